@@ -1,0 +1,41 @@
+"""What can go wrong, by whose fault it is: each kind of failure has its own exit code."""
+
+from typing import ClassVar
+
+
+class AutoconvertError(Exception):
+    """A failure that a person can act on: what happened, where, and what to do about it.
+
+    `hint` is the sentence that says what to do; the command line prints it below the message.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class InputError(AutoconvertError):
+    """Bad usage or bad input: options that contradict, a missing or corrupt checkpoint."""
+
+    exit_code = 2
+
+
+class Refused(AutoconvertError):
+    """The model needs something that the compiler cannot prove right yet."""
+
+    exit_code = 3
+
+
+class CheckFailed(AutoconvertError):
+    """A check compared numbers and they differ: the result must not be used."""
+
+    exit_code = 4
+
+
+class MachineError(AutoconvertError):
+    """The machine or the network: disk full, no access, not enough memory."""
+
+    exit_code = 5

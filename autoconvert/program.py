@@ -1,0 +1,58 @@
+"""The program that passes rewrite: one graph, the weights it names, and the states it keeps."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+from torch import fx
+
+ReadTensor = Callable[[str], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A constant of the device graph, as an expression over checkpoint tensors.
+
+    The graph has a placeholder of the same `name`. `sources` are names of the module's parameters or
+    buffers; without a `program` the weight is the one source as it is, otherwise it is
+    `program(*sources)`, each read and cast to float32 first.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    sources: tuple[str, ...]
+    program: fx.GraphModule | None = None
+
+    def evaluate(self, read: ReadTensor) -> torch.Tensor:
+        """The weight's value, float32 of `shape`, reading each source through `read` once."""
+        sources = [read(name).to(torch.float32) for name in self.sources]
+        return sources[0] if self.program is None else self.program(*sources)
+
+
+@dataclass(frozen=True)
+class State:
+    """A tensor that lives from call to call: input and output of every signature under one name."""
+
+    name: str
+    shape: tuple[int, ...]
+    kind: Literal["key", "value"]
+    sequence_axis: int
+    dtype: torch.dtype = torch.float32
+
+
+@dataclass(frozen=True)
+class Program:
+    """A graph from named inputs to named outputs.
+
+    `graph` is executable: placeholders are user inputs, weights and states; it returns a dict by output name.
+    `context` is the largest number of positions; None before the program is made stateful.
+    """
+
+    graph: fx.GraphModule
+    weights: dict[str, Weight] = field(default_factory=dict)
+    states: tuple[State, ...] = ()
+    context: int | None = None
+
+    def with_graph(self, graph: fx.GraphModule) -> "Program":
+        return replace(self, graph=graph)
