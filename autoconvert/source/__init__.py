@@ -1,0 +1,1 @@
+"""Where a model comes from: its module without weights in memory, and its weights read as needed."""

@@ -1,0 +1,128 @@
+"""The configuration of a folder, and the module that transformers makes of it."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch._subclasses.fake_tensor import UnsupportedFakeTensorException
+from transformers import (
+    CONFIG_MAPPING,
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    __version__,
+)
+
+from autoconvert.errors import InputError, Refused
+from autoconvert.source.skeleton import build_without_values
+
+AUTO_MODEL = "AutoModelForCausalLM"
+
+
+def read_config(folder: Path, trust_remote_code: bool = False) -> PreTrainedConfig:
+    """The configuration in `folder`/config.json.
+
+    Raises InputError where there is none, it cannot be read, it says that the checkpoint is quantised, or no
+    causal language model is known for it.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise InputError(f"{path}: missing", hint=_hint_for_no_config(folder))
+    try:
+        fields = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({error})", hint="download or save the model again") from error
+    if not isinstance(fields, Mapping):
+        raise InputError(f"{path}: not a JSON object", hint="download or save the model again")
+    _refuse_quantized(path, fields)
+    model_type, remote = fields.get("model_type"), fields.get("auto_map") or {}
+    if model_type not in CONFIG_MAPPING and not remote:
+        raise InputError(
+            f"{path}: transformers {__version__} does not know the model type {model_type!r}",
+            hint="update transformers, or build the module yourself and pass it to autoconvert.convert",
+        )
+    if model_type not in CONFIG_MAPPING and not trust_remote_code:
+        raise InputError(
+            f"{path}: the model type {model_type!r} comes with code of its own",
+            hint="read that code, then pass --trust-remote-code to run it",
+        )
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except (ValueError, TypeError, KeyError, AttributeError, ImportError, OSError) as error:
+        raise InputError(
+            f"{path}: transformers cannot read it ({_first_line(error)})",
+            hint="check config.json against the model's documentation",
+        ) from error
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not (trust_remote_code and AUTO_MODEL in remote):
+        if AUTO_MODEL in remote:
+            hint = "read the code that comes with the model, then pass --trust-remote-code to run it"
+        else:
+            hint = "pass a causal (decoder-only) language model, or a module of your own"
+        raise InputError(f"{path}: there is no causal language model for type {model_type!r}", hint=hint)
+    return config
+
+
+def build_module(config: PreTrainedConfig, trust_remote_code: bool = False) -> PreTrainedModel:
+    """The causal language model of `config` in eval mode and float32, its parameters without values.
+
+    Attention is torch's scaled_dot_product_attention where the class supports it, written out where not.
+    Raises InputError where transformers cannot build it, Refused where its constructor needs weights.
+    """
+
+    def build(attention: str) -> PreTrainedModel:
+        return build_without_values(
+            lambda: AutoModelForCausalLM.from_config(
+                config,
+                attn_implementation=attention,
+                dtype=torch.float32,
+                trust_remote_code=trust_remote_code,
+            )
+        )
+
+    try:
+        try:
+            return build("sdpa")
+        except (ValueError, ImportError):
+            return build("eager")
+    except UnsupportedFakeTensorException as error:
+        raise Refused(
+            f"{config.model_type}: the module's constructor computes with the values of its weights",
+            hint=_first_line(error),
+        ) from error
+    except ImportError as error:
+        raise InputError(
+            f"{config.model_type}: the module needs a package that is not installed ({_first_line(error)})",
+            hint="install it and try again",
+        ) from error
+    except Exception as error:
+        raise InputError(
+            f"{config.model_type}: transformers cannot build the module "
+            f"({type(error).__name__}: {_first_line(error)})",
+            hint="check config.json: does AutoModelForCausalLM.from_config accept it?",
+        ) from error
+
+
+def _refuse_quantized(path: Path, fields: Mapping[str, object]) -> None:
+    for scope in (fields, fields.get("text_config")):
+        if isinstance(scope, Mapping) and (quantization := scope.get("quantization_config")):
+            method = quantization.get("quant_method") if isinstance(quantization, Mapping) else None
+            raise InputError(
+                f"{path}: the checkpoint is quantised already ({method or 'quantization_config'}), "
+                "which is not supported yet",
+                hint="pass the original checkpoint in bfloat16, float16 or float32",
+            )
+
+
+def _hint_for_no_config(folder: Path) -> str:
+    if (folder / "adapter_config.json").is_file():
+        return "this is an adapter: pass its base model, and the adapter by --adapter"
+    if any(folder.glob("*.gguf")):
+        return "GGUF files are not supported: pass the original Hugging Face checkpoint"
+    return "pass a folder as save_pretrained writes it"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,103 @@
+"""Models of the Hugging Face hub: only the files that a conversion reads are downloaded."""
+
+import json
+from collections.abc import Collection
+from pathlib import Path
+
+from httpx2 import HTTPError
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    DryRunError,
+    GatedRepoError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from autoconvert.errors import InputError, MachineError
+from autoconvert.source.checkpoint import PICKLE, PICKLE_HINT, SAFETENSORS
+
+SMALL_FILES = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")
+
+
+def download(
+    model: str, *, revision: str | None, token: str | None, remote_code: bool, allow_pickle: bool
+) -> Path:
+    """The folder with config, tokenizer and weights of the hub's `model`, downloaded where it is not yet.
+
+    Raises InputError for an id, a revision or a weight format that is not there, MachineError for a hub that
+    cannot be reached or does not let us in.
+    """
+
+    def fetch(patterns: Collection[str]) -> Path:
+        return _snapshot(model, revision, token, patterns)
+
+    folder = fetch([*SMALL_FILES, *(["*.py"] if remote_code else [])])
+    for single in (SAFETENSORS, PICKLE) if allow_pickle else (SAFETENSORS,):
+        index = folder / f"{single}.index.json"
+        folder = fetch(_shard_names(index) if index.is_file() else [single])
+        if index.is_file() or (folder / single).is_file():
+            return folder
+    if not allow_pickle and _holds(model, revision, token, f"{PICKLE}*"):
+        raise InputError(f"{model}: its weights are pickles, which can run code when read", hint=PICKLE_HINT)
+    return folder
+
+
+def _holds(model: str, revision: str | None, token: str | None, pattern: str) -> bool:
+    """Whether the hub has files like `pattern`; False where it cannot be asked."""
+    try:
+        return bool(
+            snapshot_download(model, revision=revision, token=token, allow_patterns=[pattern], dry_run=True)
+        )
+    except DryRunError:
+        return False
+
+
+def _shard_names(index: Path) -> list[str]:
+    try:
+        return sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{index.name}: not a checkpoint index ({error})", hint="report it to the author"
+        ) from error
+
+
+def _snapshot(model: str, revision: str | None, token: str | None, patterns: Collection[str]) -> Path:
+    at = f"{model} at {revision}" if revision else model
+    try:
+        folder = snapshot_download(
+            model, revision=revision, token=token, allow_patterns=list(patterns), ignore_patterns=["*/*"]
+        )
+    except HFValidationError as error:
+        raise InputError(
+            f"{model!r} is neither a folder nor a hub id",
+            hint="pass a folder that exists, an id like meta-llama/Llama-3.2-1B, or demo",
+        ) from error
+    except GatedRepoError as error:
+        raise MachineError(
+            f"{at}: its authors ask you to accept their terms first",
+            hint=f"accept them on https://huggingface.co/{model}, then run `hf auth login` or pass a token",
+        ) from error
+    except RevisionNotFoundError as error:
+        raise InputError(
+            f"{at}: no such revision", hint="pass a branch, a tag or a full commit hash"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise InputError(
+            f"{model}: neither a folder here nor a model of the hub",
+            hint="check the spelling; for a private model log in with `hf auth login` or pass a token",
+        ) from error
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        raise MachineError(
+            f"{at}: the hub cannot be reached and the model is not in the cache",
+            hint="check the network and HF_HUB_OFFLINE, or pass a folder that holds the model",
+        ) from error
+    except HTTPError as error:
+        raise MachineError(
+            f"{at}: the hub answered with an error, or not at all ({error})", hint="try again later"
+        ) from error
+    except OSError as error:
+        raise MachineError(f"{at}: cannot be downloaded ({error})", hint="check disk and network") from error
+    return Path(folder)

@@ -1,0 +1,108 @@
+"""The weights of a module by its own names: made by recipes, ties followed, buffers included."""
+
+from collections.abc import Collection, Mapping
+
+import torch
+from torch import nn
+
+from autoconvert.errors import InputError
+from autoconvert.source.recipe import Recipe
+from autoconvert.source.weights import FLOAT_DTYPES, TensorWeights, Weights
+
+
+class ModuleWeights:
+    """Tensors of a checkpoint by the names of the module that they belong to.
+
+    A tied parameter reads under each of its names. A buffer that the checkpoint does not hold reads as the
+    value that the module computed. A parameter is floating point: other dtypes raise InputError.
+    """
+
+    def __init__(self, module: nn.Module, checkpoint: Weights, recipes: Mapping[str, Recipe]) -> None:
+        self._checkpoint = checkpoint
+        self._recipes: dict[str, Recipe] = dict(recipes)
+        self._buffers = TensorWeights(dict(module.named_buffers(remove_duplicate=False)))
+        self._parameters = {
+            name: tuple(parameter.shape)
+            for name, parameter in module.named_parameters(remove_duplicate=False)
+        }
+        for group in ties(module):
+            if found := next((name for name in group if name in recipes), None):
+                for name in group:
+                    self._recipes.setdefault(name, recipes[found])
+
+    def names(self) -> Collection[str]:
+        return self._recipes.keys() | set(self._buffers.names())
+
+    def sources(self, name: str) -> tuple[str, ...]:
+        """The checkpoint tensors that `name` is made from; none for a buffer that the module computed."""
+        return () if self._computed(name) else self._recipe(name).sources
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return (
+            self._buffers.shape(name) if self._computed(name) else self._recipe(name).shape(self._checkpoint)
+        )
+
+    def dtype(self, name: str) -> torch.dtype:
+        return (
+            self._buffers.dtype(name) if self._computed(name) else self._recipe(name).dtype(self._checkpoint)
+        )
+
+    def nbytes(self, name: str) -> int:
+        return torch.Size(self.shape(name)).numel() * self.dtype(name).itemsize
+
+    def read(self, name: str) -> torch.Tensor:
+        if self._computed(name):
+            return self._buffers.read(name)
+        return self._checked(name).read(self._checkpoint)
+
+    def read_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+        if self._computed(name):
+            return self._buffers.read_rows(name, start, stop)
+        return self._checked(name).read_rows(self._checkpoint, start, stop)
+
+    def check(self, name: str) -> None:
+        """Raise InputError unless the checkpoint holds `name` in the module's shape and a floating dtype."""
+        if not self._computed(name):
+            self._checked(name)
+
+    def _computed(self, name: str) -> bool:
+        return name not in self._recipes and name in self._buffers.names()
+
+    def _recipe(self, name: str) -> Recipe:
+        if name in self._recipes:
+            return self._recipes[name]
+        if name not in self._parameters:
+            raise KeyError(f"the module has no tensor {name}")
+        raise InputError(
+            f"{name}: the checkpoint has no tensor for it",
+            hint="check that the checkpoint is complete and that config.json belongs to it",
+        )
+
+    def _checked(self, name: str) -> Recipe:
+        recipe = self._recipe(name)
+        where = name if recipe.sources == (name,) else f"{name} (from {_listed(recipe.sources)})"
+        if name not in self._parameters:
+            return recipe
+        if (shape := recipe.shape(self._checkpoint)) != self._parameters[name]:
+            raise InputError(
+                f"{where}: the checkpoint has shape {list(shape)}, the module {list(self._parameters[name])}",
+                hint="check that config.json belongs to this checkpoint",
+            )
+        if (dtype := recipe.dtype(self._checkpoint)) not in FLOAT_DTYPES:
+            raise InputError(
+                f"{where}: dtype {str(dtype).removeprefix('torch.')} is not supported yet as a weight",
+                hint="use a checkpoint in bfloat16, float16 or float32",
+            )
+        return recipe
+
+
+def ties(module: nn.Module) -> list[list[str]]:
+    """The names of each parameter that has several."""
+    groups: dict[int, list[str]] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        groups.setdefault(id(parameter), []).append(name)
+    return [names for names in groups.values() if len(names) > 1]
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} … {names[-1]}, {len(names)} tensors"

@@ -1,0 +1,134 @@
+"""One safetensors file, read tensor by tensor.
+
+The format (https://huggingface.co/docs/safetensors): 8 bytes of little-endian header length, a JSON header
+`{name: {"dtype", "shape", "data_offsets": [begin, end]}}`, and the data, where the offsets count from.
+Reads are plain reads, not a memory map: a mapped file counts as resident memory page by page.
+"""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from autoconvert.errors import InputError, MachineError
+
+DTYPES: dict[str, torch.dtype] = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "F8_E8M0": torch.float8_e8m0fnu,
+}
+LARGEST_HEADER = 100_000_000
+LARGEST_READ = 1 << 30  # one preadv returns at most 2 GiB - 4 KiB
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a tensor lies: bytes `begin:end` of the file, row-major."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+class SafetensorsFile:
+    """The tensors of one file. Raises InputError naming the file where it is truncated or corrupt."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @cached_property
+    def entries(self) -> Mapping[str, Entry]:
+        size = self.path.stat().st_size
+        with self.path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if size < 8 or length > min(size - 8, LARGEST_HEADER):
+                raise self._corrupt("the header is longer than the file")
+            try:
+                header = json.loads(file.read(length))
+                fields = {name: field for name, field in header.items() if name != "__metadata__"}
+                entries = {name: _entry(field, 8 + length) for name, field in fields.items()}
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise self._corrupt(f"the header cannot be read ({type(error).__name__}: {error})") from error
+        for name, entry in entries.items():
+            if entry.end > size:
+                raise self._corrupt(
+                    f"tensor {name} ends at byte {entry.end}, the file at byte {size}: it is truncated"
+                )
+            if entry.dtype in DTYPES and entry.end - entry.begin != _nbytes(entry):
+                raise self._corrupt(
+                    f"tensor {name} has {entry.end - entry.begin} bytes, not {_nbytes(entry)}"
+                )
+        return entries
+
+    def dtype(self, name: str) -> torch.dtype:
+        if (dtype := DTYPES.get(self.entries[name].dtype)) is None:
+            raise InputError(
+                f"{self.path.name}: tensor {name} has dtype {self.entries[name].dtype}, not supported yet",
+                hint="use a checkpoint in bfloat16, float16 or float32",
+            )
+        return dtype
+
+    def read(self, name: str) -> torch.Tensor:
+        """The whole tensor, in newly allocated memory."""
+        entry = self.entries[name]
+        return self._load(entry.begin, entry.end, self.dtype(name)).reshape(entry.shape)
+
+    def read_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """Rows `start:stop` of axis 0, in newly allocated memory."""
+        entry = self.entries[name]
+        if not 0 <= start <= stop <= entry.shape[0]:
+            raise IndexError(f"rows {start}:{stop} of {name}, which has {entry.shape[0]}")
+        row = (entry.end - entry.begin) // max(entry.shape[0], 1)
+        data = self._load(entry.begin + start * row, entry.begin + stop * row, self.dtype(name))
+        return data.reshape(stop - start, *entry.shape[1:])
+
+    def _load(self, begin: int, end: int, dtype: torch.dtype) -> torch.Tensor:
+        data = torch.empty((end - begin) // dtype.itemsize, dtype=dtype)
+        view = data.view(torch.uint8).numpy().data
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY)
+            try:
+                done = 0
+                while done < len(view):
+                    count = os.preadv(descriptor, [view[done : done + LARGEST_READ]], begin + done)
+                    if count == 0:
+                        raise self._corrupt(f"the file ends before byte {end}: it is truncated")
+                    done += count
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise MachineError(f"{self.path}: cannot be read ({error.strerror})") from error
+        return data
+
+    def _corrupt(self, what: str) -> InputError:
+        return InputError(f"{self.path}: {what}", hint="download or save the checkpoint again")
+
+
+def _entry(field: Mapping[str, object], base: int) -> Entry:
+    shape, offsets = field["shape"], field["data_offsets"]
+    if not (isinstance(shape, list) and isinstance(offsets, list) and len(offsets) == 2):
+        raise ValueError("shape or data_offsets is not a list")
+    begin, end = (int(offset) for offset in offsets)
+    if begin < 0 or end < begin or any(not isinstance(size, int) or size < 0 for size in shape):
+        raise ValueError(f"shape {shape} or data_offsets {offsets}")
+    return Entry(str(field["dtype"]), tuple(shape), base + begin, base + end)
+
+
+def _nbytes(entry: Entry) -> int:
+    return math.prod(entry.shape) * DTYPES[entry.dtype].itemsize

@@ -1,0 +1,99 @@
+"""A module whose parameters have shapes but no values.
+
+FakeTensorMode is not a public interface of torch; no other file makes one. The meta device would not do: it
+takes the values of buffers as well, and torch.export then writes it into the graph.
+"""
+
+import copy
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.nn.modules.module import register_module_parameter_registration_hook
+
+from autoconvert.errors import InputError
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def is_fake(tensor: torch.Tensor) -> bool:
+    """Whether a tensor has a shape but no value."""
+    return isinstance(tensor, FakeTensor) or tensor.device.type == "meta"
+
+
+def build_without_values(build: Callable[[], Module]) -> Module:
+    """What `build` returns, in eval mode, its parameters without values; buffers are computed as always."""
+    with _parameters_lose_values():
+        return build().eval()
+
+
+def copy_without_values(module: Module) -> Module:
+    """A copy of `module` in eval mode and float32, its parameters without values, its buffers real.
+
+    Raises InputError where the module cannot be copied.
+    """
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    memo: dict[int, object] = {}
+    for parameter in module.parameters():
+        dtype = torch.float32 if parameter.is_floating_point() else parameter.dtype
+        with mode:
+            fake = torch.empty(parameter.shape, dtype=dtype)
+        memo[id(parameter)] = nn.Parameter(fake, requires_grad=False)
+    try:
+        copied = copy.deepcopy(module, memo)
+    except Exception as error:
+        raise InputError(
+            f"{type(module).__name__}: cannot be copied ({type(error).__name__}: {error})",
+            hint="make the module work with copy.deepcopy, or pass the folder it was saved to",
+        ) from error
+    for path, owner in copied.named_modules():
+        for name, buffer in owner.named_buffers(prefix=path, recurse=False):
+            if buffer.dtype in (torch.float16, torch.bfloat16):
+                set_buffer(copied, name, buffer.to(torch.float32))
+    return copied.eval()
+
+
+def set_buffer(module: nn.Module, name: str, value: torch.Tensor) -> None:
+    """Replace the buffer called `name`, a path from `module`."""
+    path, _, leaf = name.rpartition(".")
+    setattr(module.get_submodule(path), leaf, value)
+
+
+def untie(module: nn.Module, name: str) -> None:
+    """Give the parameter called `name` an identity of its own, without a value."""
+    path, _, leaf = name.rpartition(".")
+    owner = module.get_submodule(path)
+    fake = owner.get_parameter(leaf).detach()
+    assert isinstance(fake, FakeTensor)
+    with fake.fake_mode:
+        fresh = torch.empty_like(fake)
+    owner.register_parameter(leaf, nn.Parameter(fresh, requires_grad=False))
+
+
+@contextmanager
+def _parameters_lose_values() -> Iterator[None]:
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    # By the real parameter while it lives, so that registering it twice gives one parameter: a tie.
+    known: weakref.WeakValueDictionary[int, nn.Parameter] = weakref.WeakValueDictionary()
+    fakes: dict[int, nn.Parameter] = {}
+
+    def forget(module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
+        if parameter is None or is_fake(parameter):
+            return None
+        key = id(parameter)
+        if known.get(key) is not parameter:
+            known[key] = parameter
+            fake = mode.from_tensor(parameter.detach())
+            fakes[key] = nn.Parameter(fake, requires_grad=False)
+            fakes[key].__dict__.update(parameter.__dict__)
+        return fakes[key]
+
+    handle = register_module_parameter_registration_hook(forget)  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -1,0 +1,182 @@
+"""A model as its owner gives it: where it comes from, its module, and its weights."""
+
+import importlib.resources
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig
+
+from autoconvert.errors import InputError, Refused
+from autoconvert.source.checkpoint import open_checkpoint
+from autoconvert.source.config import build_module, read_config
+from autoconvert.source.conversion import plan_conversion
+from autoconvert.source.hub import download
+from autoconvert.source.module_weights import ModuleWeights, ties
+from autoconvert.source.recipe import Recipe, Renamed
+from autoconvert.source.skeleton import copy_without_values, is_fake, set_buffer, untie
+from autoconvert.source.weights import FLOAT_DTYPES, TensorWeights, Weights
+
+DEMO = "demo"
+COMPARED_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model whose weights are read as needed.
+
+    `name` is for the output folder. `module` is in eval mode and float32; its parameters have no values,
+    its buffers do. `weights` reads by the module's names. `folder` holds the tokenizer,
+    generation_config.json and the chat template, if there is one. `checkpoint` has every tensor of the
+    checkpoint with its bytes, and `unmatched` why some have no place in the module.
+    """
+
+    name: str
+    module: nn.Module
+    weights: Weights
+    config: PreTrainedConfig | None
+    folder: Path | None
+    checkpoint: Mapping[str, int] = field(default_factory=dict)
+    unmatched: Mapping[str, str] = field(default_factory=dict)
+
+
+def load_source(
+    model: str | Path | nn.Module,
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
+) -> Source:
+    """The model that `model` names: "demo", a local folder, a hub id, or a module itself.
+
+    A module is copied without its weights and left as it is; they are read from it, so keep it unchanged
+    while the source is in use. `revision` and `token` are for the hub. Raises InputError for what is not a
+    model or not a whole one, Refused for a module whose buffers are computed from weights, MachineError for a
+    hub that cannot be reached.
+    """
+    if isinstance(model, nn.Module):
+        return _from_module(model)
+    if model == DEMO:
+        folder = Path(str(importlib.resources.files("autoconvert.source") / DEMO))
+        return _from_folder(folder, DEMO, trust_remote_code, allow_pickle)
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        if revision is not None:
+            raise InputError(f"{model}: a folder has no revisions", hint="leave --revision out")
+        return _from_folder(folder, folder.resolve().name, trust_remote_code, allow_pickle)
+    if isinstance(model, Path) or folder.exists() or model.startswith((".", "/", "~")):
+        raise InputError(
+            f"{model}: {'not a folder' if folder.exists() else 'no such folder'}",
+            hint="pass the folder that holds config.json and the weights",
+        )
+    folder = download(
+        model, revision=revision, token=token, remote_code=trust_remote_code, allow_pickle=allow_pickle
+    )
+    return _from_folder(folder, model.rpartition("/")[2], trust_remote_code, allow_pickle)
+
+
+def _from_folder(folder: Path, name: str, trust_remote_code: bool, allow_pickle: bool) -> Source:
+    config = read_config(folder, trust_remote_code)
+    checkpoint = open_checkpoint(folder, allow_pickle)
+    module = build_module(config, trust_remote_code)
+    plan = plan_conversion(module, checkpoint)
+    _untie_what_differs(module, plan.recipes, checkpoint)
+    _fill_buffers(module, plan.recipes, checkpoint)
+    return Source(
+        name=name,
+        module=module,
+        weights=ModuleWeights(module, checkpoint, plan.recipes),
+        config=module.config,
+        folder=folder,
+        checkpoint={tensor: checkpoint.nbytes(tensor) for tensor in checkpoint.names()},
+        unmatched=plan.unmatched,
+    )
+
+
+def _from_module(live: nn.Module) -> Source:
+    """A source over a module in memory; float16 and bfloat16 become float32, as for a checkpoint."""
+    tensors = dict(live.named_parameters(remove_duplicate=False))
+    for name, tensor in [*tensors.items(), *live.named_buffers()]:
+        if tensor.device.type != "cpu":
+            raise InputError(
+                f"{type(live).__name__}: {name} is on {tensor.device}",
+                hint="move the module to the cpu first",
+            )
+    for name, parameter in tensors.items():
+        if parameter.dtype not in FLOAT_DTYPES:
+            raise InputError(
+                f"{name}: dtype {parameter.dtype} is not supported yet as a weight",
+                hint="pass the module before it is quantised",
+            )
+    module = copy_without_values(live)
+    config = getattr(module, "config", None)
+    if not isinstance(config, PreTrainedConfig):
+        config = None
+    else:
+        _compute_in_float32(config)
+    weights = TensorWeights(tensors)
+    origin = Path(config.name_or_path).expanduser() if config and config.name_or_path else None
+    return Source(
+        name=origin.name if origin else type(live).__name__,
+        module=module,
+        weights=ModuleWeights(module, weights, {name: Renamed(name) for name in tensors}),
+        config=config,
+        folder=origin if origin and origin.is_dir() else None,
+        checkpoint={name: weights.nbytes(name) for name in tensors},
+    )
+
+
+def _compute_in_float32(config: PreTrainedConfig) -> None:
+    """Say float32 in a copied module's configuration too: some modules ask it for their dtype."""
+    config.dtype = torch.float32
+    for key in config.sub_configs:
+        if (sub_config := getattr(config, key, None)) is not None:
+            sub_config.dtype = torch.float32
+
+
+def _untie_what_differs(module: nn.Module, recipes: Mapping[str, Recipe], checkpoint: Weights) -> None:
+    """Where a checkpoint holds different values for tied names it is right, as in from_pretrained."""
+    for group in ties(module):
+        held = [name for name in group if name in recipes]
+        for name in held[1:]:
+            if not _equal(recipes[held[0]], recipes[name], checkpoint):
+                untie(module, name)
+
+
+def _equal(one: Recipe, other: Recipe, checkpoint: Weights) -> bool:
+    if one.sources == other.sources:
+        return True
+    shape = one.shape(checkpoint)
+    if shape != other.shape(checkpoint):
+        return False
+    if not shape:
+        return torch.equal(one.read(checkpoint).float(), other.read(checkpoint).float())
+    rows = shape[0]
+    return all(
+        torch.equal(
+            one.read_rows(checkpoint, start, min(start + COMPARED_ROWS, rows)).to(torch.float32),
+            other.read_rows(checkpoint, start, min(start + COMPARED_ROWS, rows)).to(torch.float32),
+        )
+        for start in range(0, rows, COMPARED_ROWS)
+    )
+
+
+def _fill_buffers(module: nn.Module, recipes: Mapping[str, Recipe], checkpoint: Weights) -> None:
+    """Give buffers the checkpoint's values; the others keep what the module computed, and must have one."""
+    for name, buffer in list(module.named_buffers()):
+        if recipe := recipes.get(name):
+            value = recipe.read(checkpoint)
+            if value.shape != buffer.shape:
+                raise InputError(
+                    f"{name}: the checkpoint has shape {list(value.shape)}, the module {list(buffer.shape)}",
+                    hint="check that config.json belongs to this checkpoint",
+                )
+            set_buffer(module, name, value.to(buffer.dtype))
+        elif is_fake(buffer):
+            raise Refused(
+                f"{name}: this buffer is not in the checkpoint and is computed from weights",
+                hint="save it with the checkpoint: register it with persistent=True",
+            )
