@@ -1,0 +1,1 @@
+"""Converts unmodified PyTorch language models to LiteRT by rewriting the traced graph."""

@@ -1,0 +1,97 @@
+"""Checks a rewrite where it happens: the matched region and its replacement on the same random inputs."""
+
+import torch
+from torch import Tensor, fx
+
+from autoconvert.errors import CheckFailed
+from autoconvert.matching import Match
+from autoconvert.rewriting import concrete, source_line, structure
+
+_LENGTH = 7
+# Both sides sum in float32 in different orders; widths of 10⁴ stay well below this.
+_TOLERANCE = 2e-5
+
+
+class RegionCheck:
+    """Called with each match before it is replaced; regions of the same structure are executed once."""
+
+    def __init__(self) -> None:
+        self.executed = 0
+        self._seen: set[str] = set()
+
+    def __call__(self, graph: fx.GraphModule, match: Match) -> None:
+        """Raises CheckFailed where the replacement gives other numbers than what it replaces."""
+        region = _region(match)
+        key = f"{match.pattern.name} {match.scalars} {_structure(region, match)}"
+        if key in self._seen:
+            return
+        self._seen.add(key)
+        self.executed += 1
+        self._execute(fx.GraphModule(graph, _extract(region, match)), match)
+
+    def _execute(self, region: fx.GraphModule, match: Match) -> None:
+        generator = torch.Generator().manual_seed(0)
+        inputs = {name: _random(node.meta["val"], generator) for name, node in match.bound.items()}
+        with torch.no_grad():
+            expected = region(*inputs.values())
+            actual = match.pattern.becomes(**inputs, **match.scalars)
+        scale = expected[expected.isfinite()].abs().max().item() if expected.isfinite().any() else 1.0
+        same = torch.allclose(actual, expected, rtol=_TOLERANCE, atol=_TOLERANCE * scale, equal_nan=True)
+        if actual.shape != expected.shape or not same:
+            raise CheckFailed(
+                f"Pattern {match.pattern.name} ({match.pattern.source}) gives other numbers than what it replaces, "
+                f"at {source_line(match.output)}.",
+                hint="The pattern is wrong for these shapes: its guard must decline them, or its replacement change.",
+            )
+
+
+def _region(match: Match) -> list[fx.Node]:
+    """The nodes between what the pattern's parameters bound and its output, in order."""
+    inputs = set(match.bound.values())
+    found: set[fx.Node] = set()
+    pending = [match.output]
+    while pending:
+        node = pending.pop()
+        if node in found or node in inputs:
+            continue
+        found.add(node)
+        pending.extend(node.all_input_nodes)
+    return [node for node in match.output.graph.nodes if node in found]
+
+
+def _structure(region: list[fx.Node], match: Match) -> str:
+    index = {node: f"%{i}" for i, node in enumerate([*match.bound.values(), *region])}
+    lines = [structure(node.meta["val"]) for node in match.bound.values()]
+    for node in region:
+        args = fx.map_arg((node.args, node.kwargs), lambda n: index[n])
+        lines.append(f"{node.op} {node.target} {args}")
+    return "\n".join(lines)
+
+
+def _extract(region: list[fx.Node], match: Match) -> fx.Graph:
+    graph = fx.Graph()
+    values: dict[fx.Node, object] = {}
+    for name, node in match.bound.items():
+        values[node] = graph.placeholder(name)
+    for node in region:
+        if isinstance(node.meta.get("val"), torch.SymInt):
+            values[node] = concrete(node.meta["val"], _LENGTH)
+        else:
+            values[node] = graph.node_copy(node, lambda n: values[n])  # type: ignore[arg-type,return-value]
+    graph.output(values[match.output])  # type: ignore[arg-type]
+    return graph
+
+
+def _random(value: Tensor, generator: torch.Generator) -> Tensor:
+    sizes = [concrete(size, _LENGTH) for size in value.shape]
+    if value.dtype == torch.bool:
+        # The diagonal stays open, so that no softmax is over nothing.
+        return (torch.rand(sizes, generator=generator) < 0.6) | torch.eye(*_last_two(sizes), dtype=torch.bool)
+    if value.is_floating_point():
+        return torch.randn(sizes, generator=generator, dtype=value.dtype)
+    return torch.randint(0, _LENGTH, sizes, generator=generator, dtype=value.dtype)
+
+
+def _last_two(sizes: list[int]) -> tuple[int, int]:
+    rows, columns = ([1, 1] + sizes)[-2:]
+    return rows, columns

@@ -1,0 +1,205 @@
+"""Matching: where in a graph does a pattern stand, and if it nearly does, what is different."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from autoconvert.pattern import Pattern
+from autoconvert.rewriting import shape, where
+
+aten = torch.ops.aten
+
+_COMMUTATIVE = {
+    aten.add.Tensor,
+    aten.mul.Tensor,
+    aten.__and__.Tensor,
+    aten.bitwise_and.Tensor,
+    aten.logical_and.default,
+    aten.eq.Tensor,
+    aten.maximum.default,
+    aten.minimum.default,
+}
+
+
+@dataclass(frozen=True)
+class Match:
+    """A pattern found: what its parameters are in the model, and the value that it computes."""
+
+    pattern: Pattern
+    output: fx.Node
+    bound: dict[str, fx.Node]
+    scalars: dict[str, float]
+
+
+@dataclass(frozen=True)
+class NearMiss:
+    """A pattern that began to match: how many of its operations did, and the first that did not."""
+
+    pattern: Pattern
+    output: fx.Node
+    matched: int
+    of: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"pattern {self.pattern.name} matched {self.matched} of {self.of} operations: {self.reason}"
+
+
+@dataclass
+class _Binding:
+    """What a partial match has decided. Sizes are compared as text, since symbolic sizes have no other identity."""
+
+    nodes: dict[fx.Node, fx.Node] = field(default_factory=dict)
+    scalars: dict[str, float] = field(default_factory=dict)
+    sizes: dict[str, str] = field(default_factory=dict)
+
+    def copy(self) -> "_Binding":
+        return _Binding(dict(self.nodes), dict(self.scalars), dict(self.sizes))
+
+
+class Matcher:
+    """Matches one normalised pattern graph; keeps the nearest miss of each attempt."""
+
+    def __init__(self, pattern: Pattern, graph: fx.Graph) -> None:
+        self._pattern = pattern
+        self._output: fx.Node = next(iter(reversed(graph.nodes))).args[0]  # type: ignore[assignment]
+        self._operations = sum(node.op == "call_function" for node in graph.nodes)
+        self._deepest: tuple[int, str] = (0, "")
+
+    @property
+    def anchor(self) -> Any:
+        """The operation that a value must come from to be worth an attempt."""
+        return self._output.target
+
+    def match(self, node: fx.Node) -> Match | NearMiss:
+        """Tries the pattern with its output at `node`."""
+        self._deepest = (0, "")
+        for binding in self._unify(self._output, node, _Binding()):
+            match = self._accepted(node, binding)
+            if isinstance(match, Match):
+                return match
+            self._deepest = (self._operations, match)
+        return NearMiss(self._pattern, node, self._deepest[0], self._operations, self._deepest[1])
+
+    def _accepted(self, node: fx.Node, binding: _Binding) -> Match | str:
+        bound = {str(p.target): m for p, m in binding.nodes.items() if p.op == "placeholder"}
+        values = {name: m.meta["val"] for name, m in bound.items()}
+        declined = self._pattern.guard(**values, **binding.scalars)
+        return declined if declined else Match(self._pattern, node, bound, binding.scalars)
+
+    def _unify(self, p: fx.Node, m: Any, binding: _Binding) -> Iterator[_Binding]:
+        if p in binding.nodes:
+            if binding.nodes[p] is m:
+                yield binding
+            else:
+                self._miss(binding, p, m, "is another value than where the pattern uses it first")
+            return
+        if not isinstance(m, fx.Node):
+            self._miss(binding, p, m, "is a number, the pattern expects a tensor")
+            return
+        if p.op == "placeholder":
+            if isinstance(m.meta.get("val"), Tensor):
+                binding = binding.copy()
+                binding.nodes[p] = m
+                yield binding
+            return
+        if p.op != m.op or p.target != m.target:
+            self._miss(binding, p, m, f"the pattern expects {_name(p)}")
+            return
+        binding = binding.copy()
+        binding.nodes[p] = m
+        for operands in _operand_orders(p, m):
+            yield from self._unify_all(operands, p, m, binding)
+
+    def _unify_all(
+        self, operands: list[tuple[Any, Any, str]], p: fx.Node, m: fx.Node, binding: _Binding
+    ) -> Iterator[_Binding]:
+        if not operands:
+            yield binding
+            return
+        (pattern_value, value, kind), *rest = operands
+        for bound in self._unify_argument(pattern_value, value, kind, p, m, binding):
+            yield from self._unify_all(rest, p, m, bound)
+
+    def _unify_argument(
+        self, expected: Any, value: Any, kind: str, p: fx.Node, m: fx.Node, binding: _Binding
+    ) -> Iterator[_Binding]:
+        if isinstance(expected, fx.Node) and isinstance(expected.meta.get("val"), Tensor):
+            yield from self._unify(expected, value, binding)
+        elif kind == "sizes":
+            yield from self._sizes(shape(p), shape(m), p, m, binding)
+        elif kind == "size":
+            yield from self._sizes((expected,), (_size(value),), p, m, binding)
+        elif isinstance(expected, list | tuple) and isinstance(value, list | tuple) and len(expected) == len(value):
+            yield from self._unify_all([(e, v, kind) for e, v in zip(expected, value, strict=True)], p, m, binding)
+        elif isinstance(expected, float) and expected in self._pattern.scalars:
+            yield from self._scalar(self._pattern.scalars[expected], value, p, m, binding)
+        elif not isinstance(value, fx.Node) and expected == value:
+            yield binding
+        else:
+            self._miss(binding, p, m, f"has the argument {value}, the pattern expects {expected}")
+
+    def _scalar(self, name: str, value: Any, p: fx.Node, m: fx.Node, binding: _Binding) -> Iterator[_Binding]:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            self._miss(binding, p, m, f"{name} is not a number")
+        elif binding.scalars.get(name, float(value)) != float(value):
+            self._miss(binding, p, m, f"{name} is {value} here and {binding.scalars[name]} elsewhere")
+        else:
+            binding = binding.copy()
+            binding.scalars[name] = float(value)
+            yield binding
+
+    def _sizes(
+        self, expected: tuple[Any, ...], sizes: tuple[Any, ...], p: fx.Node, m: fx.Node, binding: _Binding
+    ) -> Iterator[_Binding]:
+        if len(expected) != len(sizes):
+            self._miss(binding, p, m, f"has rank {len(sizes)}, the pattern expects {len(expected)}")
+            return
+        binding = binding.copy()
+        for pattern_size, size in zip(expected, sizes, strict=True):
+            literal = pattern_size in (0, 1, -1)
+            known = str(pattern_size) if literal else binding.sizes.setdefault(str(pattern_size), str(size))
+            if known != str(size):
+                self._miss(binding, p, m, f"has size {size} where the pattern expects {known}")
+                return
+        yield binding
+
+    def _miss(self, binding: _Binding, p: fx.Node, m: Any, reason: str) -> None:
+        matched = sum(node.op == "call_function" for node in binding.nodes)
+        if matched > self._deepest[0]:
+            place = where(m) if isinstance(m, fx.Node) else str(m)
+            self._deepest = (matched, f"{place}: {reason}")
+
+
+def _operand_orders(p: fx.Node, m: fx.Node) -> Iterator[list[tuple[Any, Any, str]]]:
+    """The ways to pair the arguments of two calls of one operation; none if one has what the other lacks."""
+    schema = getattr(p.target, "_schema", None)
+    if len(p.args) != len(m.args) or set(p.kwargs) != set(m.kwargs):
+        return
+    kinds = _size_arguments(str(schema))
+    names = [a.name for a in schema.arguments] if schema else [""] * len(p.args)
+    by_position = [kinds.get(name, "") for name in names[: len(p.args)]]
+    keywords = [(p.kwargs[key], m.kwargs[key], kinds.get(key, "")) for key in p.kwargs]
+    yield [*zip(p.args, m.args, by_position, strict=True), *keywords]
+    if p.target in _COMMUTATIVE and len(m.args) == 2:
+        yield [*zip(p.args, reversed(m.args), by_position, strict=True), *keywords]
+
+
+@cache
+def _size_arguments(schema: str) -> dict[str, str]:
+    """Sizes are bound, axes are compared: the text of the schema tells them apart (SymInt and int)."""
+    found = re.findall(r"SymInt(\S*) (\w+)", schema)
+    return {name: "sizes" if suffix.startswith("[") else "size" for suffix, name in found}
+
+
+def _size(value: Any) -> Any:
+    return value.meta["val"] if isinstance(value, fx.Node) else value
+
+
+def _name(node: fx.Node) -> str:
+    return str(node.target).removeprefix("aten.").removesuffix(".default").removesuffix(".Tensor")

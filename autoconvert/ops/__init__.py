@@ -1,0 +1,28 @@
+"""The semantic operations: what patterns map to and lowerings map from.
+
+Each is one node in the graph and carries its body in plain PyTorch, so that a graph runs after every pass.
+"""
+
+from torch._ops import OpOverload
+
+from autoconvert.ops import attention as _attention
+from autoconvert.ops import feed_forward as _feed_forward
+from autoconvert.ops import norms as _norms
+from autoconvert.ops import rotary as _rotary
+from autoconvert.ops.semantic import Body, semantic
+
+rms_norm = semantic(_norms.rms_norm)
+layer_norm = semantic(_norms.layer_norm)
+rotary = semantic(_rotary.rotary)
+attention = semantic(_attention.attention)
+cached_attention = semantic(_attention.cached_attention)
+gated_feed_forward = semantic(_feed_forward.gated_feed_forward)
+
+BODIES: dict[OpOverload, Body] = {
+    rms_norm: _norms.rms_norm,
+    layer_norm: _norms.layer_norm,
+    rotary: _rotary.rotary,
+    attention: _attention.attention,
+    cached_attention: _attention.cached_attention,
+    gated_feed_forward: _feed_forward.gated_feed_forward,
+}

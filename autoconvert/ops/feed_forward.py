@@ -1,0 +1,33 @@
+"""Feed-forward layers."""
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "relu": F.relu,
+    "sigmoid": F.sigmoid,
+}
+
+
+def gated_feed_forward(
+    x: Tensor,
+    gate: Tensor,
+    up: Tensor,
+    down: Tensor,
+    gate_bias: Tensor | None,
+    up_bias: Tensor | None,
+    down_bias: Tensor | None,
+    activation: str,
+) -> Tensor:
+    """Gated feed-forward (Shazeer, 2020): down(activation(gate(x)) · up(x)).
+
+    `x` [..., width], `gate` and `up` [inner, width], `down` [width, inner], biases [inner] and [width];
+    `activation` is a name in ACTIVATIONS.
+    """
+    gated = ACTIVATIONS[activation](F.linear(x, gate, gate_bias)) * F.linear(x, up, up_bias)
+    return F.linear(gated, down, down_bias)

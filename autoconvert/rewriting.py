@@ -1,0 +1,138 @@
+"""How a rewrite makes nodes: every new node knows its value's shape and the source line it came from."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._guards import detect_fake_mode
+from torch.fx.experimental.proxy_tensor import make_fx
+
+Argument = Any
+
+_PROVENANCE = ("stack_trace", "nn_module_stack")
+
+
+def emit(graph: fx.Graph, target: Callable[..., Any], *args: Argument, like: fx.Node, **kwargs: Argument) -> fx.Node:
+    """Inserts a call at the graph's insertion point; shape and dtype are inferred, the origin is that of `like`."""
+    node = graph.call_function(target, args, kwargs)
+    node.meta = {key: like.meta[key] for key in _PROVENANCE if key in like.meta}
+    node.meta["val"] = infer(node)
+    return node
+
+
+def infer(node: fx.Node) -> Any:
+    """The fake value of a call, from the fake values of its arguments."""
+    values = fx.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
+    mode = detect_fake_mode([n.meta["val"] for n in node.all_input_nodes if isinstance(n.meta["val"], Tensor)])
+    assert callable(node.target)
+    if mode is None:
+        return node.target(*values[0], **values[1])
+    with mode, torch.no_grad():
+        return node.target(*values[0], **values[1])
+
+
+def replace(node: fx.Node, new: fx.Node) -> None:
+    """Every use of `node` becomes a use of `new`, and `node` goes."""
+    node.replace_all_uses_with(new)
+    node.graph.erase_node(node)
+
+
+def shape(node: fx.Node) -> tuple[int | torch.SymInt, ...]:
+    """The shape of a node's value; () where it is no tensor."""
+    value = node.meta.get("val")
+    return tuple(value.shape) if isinstance(value, Tensor) else ()
+
+
+def same_shape(a: fx.Node, b: fx.Node) -> bool:
+    return _key(shape(a)) == _key(shape(b))
+
+
+def _key(sizes: tuple[int | torch.SymInt, ...]) -> tuple[str, ...]:
+    return tuple(str(size) for size in sizes)
+
+
+def is_symbolic(size: int | torch.SymInt) -> bool:
+    return isinstance(size, torch.SymInt)
+
+
+def finish(graph: fx.GraphModule) -> fx.GraphModule:
+    """Drops what nobody uses, checks the graph's form, and makes it callable again."""
+    graph.graph.eliminate_dead_code()
+    graph.graph.lint()
+    graph.delete_all_unused_submodules()
+    used = {node.target for node in graph.graph.nodes if node.op == "get_attr"}
+    for name in [name for name, _ in graph.named_buffers() if name not in used]:
+        delattr(graph, name)
+    graph.recompile()
+    return graph
+
+
+def where(node: fx.Node) -> str:
+    """The place in the model a node came from: operation, module path and source line, for messages."""
+    stack = node.meta.get("nn_module_stack") or {}
+    paths = [path for path, _ in stack.values()] if stack else []
+    path = paths[-1].split("decoder.")[-1] if paths else ""
+    operation = str(node.target).removeprefix("aten.").removesuffix(".default").removesuffix(".Tensor")
+    place = f"{operation} in {path}" if path else operation
+    line = source_line(node)
+    return f"{place} ({line})" if line else place
+
+
+def source_line(node: fx.Node) -> str:
+    """`file:line: code` of the innermost line of the model's own code, or ""."""
+    trace = (node.meta.get("stack_trace") or "").strip().splitlines()
+    for index in range(len(trace) - 1, -1, -1):
+        text = trace[index].strip()
+        if text.startswith("File "):
+            file, line = text.split('"')[1], text.split("line ")[1].split(",")[0]
+            code = trace[index + 1].strip() if index + 1 < len(trace) else ""
+            return f"{file}:{line}: {code}"
+    return ""
+
+
+def inline(graph: fx.Graph, body: fx.Graph, inputs: dict[str, Argument], like: fx.Node) -> Any:
+    """Copies `body` to the insertion point with its placeholders replaced by `inputs`; gives what it returns."""
+    values: dict[fx.Node, Any] = {}
+    for node in body.nodes:
+        if node.op == "placeholder":
+            values[node] = inputs[str(node.target)]
+        elif node.op == "output":
+            return fx.map_arg(node.args[0], lambda n: values[n])
+        else:
+            copy = graph.node_copy(node, lambda n: values[n])
+            copy.meta = {key: like.meta[key] for key in _PROVENANCE if key in like.meta}
+            copy.meta["val"] = node.meta["val"]
+            values[node] = copy
+    raise AssertionError("a graph ends in its output")
+
+
+def traced(function: Callable[..., Any], values: dict[str, Any]) -> fx.GraphModule:
+    """The graph of `function` called with fake `values` by name, semantic operations kept as nodes."""
+    names = list(values)
+    fakes = [value for value in values.values() if isinstance(value, Tensor)]
+    mode = detect_fake_mode(fakes)
+
+    def call(*args: Any) -> Any:
+        return function(**dict(zip(names, args, strict=True)))
+
+    with mode, torch.no_grad():  # type: ignore[union-attr]
+        graph = make_fx(call, pre_dispatch=True)(*values.values())
+    for node, name in zip(graph.graph.find_nodes(op="placeholder"), names, strict=True):
+        node.target = name
+    return graph
+
+
+def concrete(size: int | torch.SymInt, length: int) -> int:
+    """A size with the sequence symbol set to `length`."""
+    if isinstance(size, int):
+        return size
+    expression = size.node.expr
+    return int(expression.subs({symbol: length for symbol in expression.free_symbols}))
+
+
+def structure(value: Any) -> str:
+    """Shape and dtype as text: equal for values that no rewrite could tell apart."""
+    if isinstance(value, Tensor):
+        return f"{value.dtype}[{', '.join(map(str, value.shape))}]"
+    return repr(value)
