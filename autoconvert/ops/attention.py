@@ -3,6 +3,9 @@
 import torch
 from torch import Tensor
 
+# What the runtime writes into a mask to hide a position: finite, so that a fully hidden row gives no NaN.
+CLOSED = -0.7 * torch.finfo(torch.float32).max
+
 
 def attention(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, causal: bool, window: int = 0
@@ -45,17 +48,23 @@ def cached_attention(
     [1, 1, chunk, context] is added to the scores. With `window` > 0 a position sees itself and the
     `window` − 1 before it. Gives [1, heads, chunk, value width] and both caches.
     """
-    groups, context = key.shape[1], key_cache.shape[2]
-    heads, chunk, width = query.shape[1], query.shape[2], query.shape[3]
-    slots = input_pos[0] + torch.arange(chunk, device=query.device)
+    slots = input_pos[0] + torch.arange(query.shape[2], device=query.device)
     new_keys = key_cache.index_copy(2, slots, key)
     new_values = value_cache.index_copy(3, slots, value.transpose(-2, -1))
+    return attend(query, new_keys, new_values, input_pos, mask, scale, window), new_keys, new_values
+
+
+def attend(
+    query: Tensor, keys: Tensor, values: Tensor, input_pos: Tensor, mask: Tensor, scale: float, window: int
+) -> Tensor:
+    """Attention of `query` [1, heads, chunk, width] over caches in the runtime's layouts; see cached_attention."""
+    groups, context = keys.shape[1], keys.shape[2]
+    _, heads, chunk, width = query.shape
+    repeats = heads // groups
     if window:
         distance = input_pos[:, None] - torch.arange(context, dtype=input_pos.dtype, device=query.device)[None]
-        mask = torch.where(distance < window, mask, torch.finfo(mask.dtype).min * 0.7)
+        mask = torch.where(distance < window, mask, CLOSED)
     # Heads of one group are rows of one matrix product; the mask repeats per head instead of the cache.
-    rows = heads // groups * chunk
-    scores = query.reshape(1, groups, rows, width) @ new_keys.transpose(-2, -1) * scale
-    scores = scores + mask.repeat(1, 1, heads // groups, 1)
-    output = scores.softmax(-1) @ new_values.transpose(-2, -1)
-    return output.reshape(1, heads, chunk, -1), new_keys, new_values
+    rows = (query * scale).reshape(1, groups, repeats * chunk, width)
+    scores = rows @ keys.transpose(-2, -1) + (mask if chunk == 1 else mask.repeat(1, 1, repeats, 1))
+    return (scores.softmax(-1) @ values.transpose(-2, -1)).reshape(1, heads, chunk, -1)

@@ -1,0 +1,1 @@
+"""Questions about a graph that passes ask before they change it."""

@@ -1,0 +1,114 @@
+"""Lowering: a specialised graph becomes a small LiteRT flatbuffer that has its weights as inputs."""
+
+import contextlib
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._ops import OpOverload
+
+from autoconvert import ops
+from autoconvert.ops.attention import attend
+from autoconvert.ops.semantic import Body
+from autoconvert.passes.normalise import normalise
+from autoconvert.program import Program
+from autoconvert.rewriting import finish, inline, replace, structure, traced
+
+
+def lower(name: str, program: Program) -> bytes:
+    """The flatbuffer of one signature `name`; inputs and outputs keep the names that they have in the graph.
+
+    Tokens and positions are int32, weights are float32 inputs by the names in `program.weights`.
+    """
+    # Importing litert_torch takes seconds and brings jax, which only lowering needs.
+    with quiet():
+        import litert_torch
+
+        graph = expand(program.graph)
+        inputs = {str(node.target): node.meta["val"] for node in graph.graph.find_nodes(op="placeholder")}
+        model = litert_torch.signature(name, graph.eval(), sample_kwargs=inputs).convert()
+        return bytes(model.model_content())
+
+
+def expand(graph: fx.GraphModule) -> fx.GraphModule:
+    """A copy of `graph` in which every semantic operation is replaced by ATen operations that the device has."""
+    expanded = fx.Graph()
+    expanded.output(expanded.graph_copy(graph.graph, {}))
+    copy = fx.GraphModule(graph, expanded)
+    bodies = _device_bodies()
+    expansions: dict[str, fx.Graph] = {}
+    for node in list(copy.graph.nodes):
+        if node.target in bodies:
+            _expand_node(copy.graph, node, bodies[node.target], expansions)
+    return finish(normalise(copy))
+
+
+def _expand_node(graph: fx.Graph, node: fx.Node, body: Body, expansions: dict[str, fx.Graph]) -> None:
+    names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
+    arguments = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
+    values = {k: v.meta["val"] if isinstance(v, fx.Node) else v for k, v in arguments.items()}
+    key = f"{node.target} {[structure(value) for value in values.values()]}"
+    if key not in expansions:
+        expansions[key] = _traced(body, values)
+    with graph.inserting_before(node):
+        result = inline(graph, expansions[key], arguments, like=node)
+    if isinstance(result, fx.Node):
+        replace(node, result)
+        return
+    for user in list(node.users):
+        replace(user, result[user.args[1]])
+    graph.erase_node(node)
+
+
+def _traced(body: Body, values: dict[str, Any]) -> fx.Graph:
+    fixed = {name: value for name, value in values.items() if not isinstance(value, Tensor)}
+    tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
+    return traced(lambda **bound: body(**bound, **fixed), tensors).graph
+
+
+def _device_bodies() -> dict[OpOverload, Body]:
+    return {**ops.BODIES, ops.cached_attention: _cached_attention}
+
+
+def _cached_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    input_pos: Tensor,
+    mask: Tensor,
+    scale: float,
+    window: int = 0,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As ops.cached_attention, with the one operation that becomes DYNAMIC_UPDATE_SLICE."""
+    from litert_torch.generative.custom_ops.dynamic_update_slice import dynamic_update_slice
+
+    start, zero = input_pos[0], torch.zeros((), dtype=torch.int32)
+    keys = dynamic_update_slice(key_cache, key, [zero, zero, start, zero])
+    values = dynamic_update_slice(value_cache, value.transpose(-2, -1), [zero, zero, zero, start])
+    return attend(query, keys, values, input_pos, mask, scale, window), keys, values
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silences what torch, jax and the converter print from Python and C++ while lowering."""
+    level = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with open(os.devnull, "wb") as nowhere, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(saved, 2)
+            os.close(saved)
+            logging.disable(level)
