@@ -1,0 +1,209 @@
+"""Weight inputs of a graph become constants: placed, named, typed, and cut off the signatures."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from ai_edge_litert import schema_py_generated as schema
+
+from autoconvert.errors import AutoconvertError
+from autoconvert.lowering import flatbuffer
+from autoconvert.lowering.quantize import Encoding, Scheme, encoding_for
+from autoconvert.program import Weight
+
+_DEQUANTIZE_FLOAT16_VERSION = 3
+
+
+@dataclass
+class Constant:
+    """One stored tensor: the weights that share it, and every place of the model that uses it.
+
+    `tensors` and `buffer` are objects of the `ModelT`; `uses` are pairs of operator and operand, as in
+    `encoding_for`.
+    """
+
+    weights: list[Weight]
+    uses: set[tuple[str, int]] = field(default_factory=set)
+    places: list[tuple[int, int, Weight]] = field(default_factory=list)
+    tensors: list[Any] = field(default_factory=list)
+    buffer: Any = None
+    encoding: Encoding = Encoding.FLOAT32
+
+    @property
+    def weight(self) -> Weight:
+        """The weight whose value is stored; those that share it have the same one."""
+        return self.weights[0]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the data in the file, without scales."""
+        return int(np.prod(self.weight.shape, dtype=np.int64)) * self.encoding.dtype.itemsize
+
+
+def bind_weights(model: Any, weights: Mapping[str, Weight], scheme: Scheme) -> list[Constant]:
+    """Make every signature input that `weights` names a constant, in the order of `weights`.
+
+    Weights of the same source, or of the same program over the same sources, become one constant. A weight
+    that no operator uses is removed from the model and is not among the constants. Raises AutoconvertError
+    when an input is not float32 of the weight's shape.
+    """
+    constants = _constants_by_identity(weights)
+    constant_of = {weight.name: constant for constant in constants for weight in constant.weights}
+    _cut_weight_inputs(model, weights, constant_of)
+    for constant in constants:
+        _collect_uses(model, constant)
+    used = [constant for constant in constants if constant.uses]
+    _name(model, used)
+    for constant in used:
+        _place(model, constant, scheme)
+    signatures = flatbuffer.signatures_by_subgraph(model)
+    for index, subgraph in enumerate(model.subgraphs):
+        flatbuffer.drop_unused_tensors(subgraph, signatures.get(index))
+    return used
+
+
+class ZeroPoints:
+    """The zero points of symmetric scales; one array for all tensors of as many rows, so written once."""
+
+    def __init__(self) -> None:
+        self._of_length: dict[int, npt.NDArray[np.int64]] = {}
+
+    def __call__(self, rows: int) -> npt.NDArray[np.int64]:
+        return self._of_length.setdefault(rows, np.zeros(rows, np.int64))
+
+
+def set_scales(constant: Constant, scales: npt.NDArray[np.float32], zero_points: ZeroPoints) -> None:
+    """Give the tensors of an int8 constant their scales, float32 [rows], sharing one array."""
+    for tensor in constant.tensors:
+        tensor.quantization = schema.QuantizationParametersT(
+            scale=scales, zeroPoint=zero_points(len(scales)), quantizedDimension=0
+        )
+
+
+def _constants_by_identity(weights: Mapping[str, Weight]) -> list[Constant]:
+    by_identity: dict[tuple[object, ...], Constant] = {}
+    for weight in weights.values():
+        program = None if weight.program is None else id(weight.program)
+        identity = (weight.sources, program, weight.shape)
+        if identity in by_identity:
+            by_identity[identity].weights.append(weight)
+        else:
+            by_identity[identity] = Constant([weight])
+    return list(by_identity.values())
+
+
+def _cut_weight_inputs(
+    model: Any, weights: Mapping[str, Weight], constant_of: Mapping[str, Constant]
+) -> None:
+    for signature in model.signatureDefs or []:
+        subgraph = model.subgraphs[signature.subgraphIndex]
+        for entry in signature.inputs:
+            name = entry.name.decode()
+            if name not in weights:
+                continue
+            tensor = subgraph.tensors[entry.tensorIndex]
+            shape = tuple(int(size) for size in tensor.shape) if tensor.shape is not None else ()
+            if shape != tuple(weights[name].shape) or tensor.type != schema.TensorType.FLOAT32:
+                raise AutoconvertError(
+                    f"input {name!r} of {signature.signatureKey.decode()!r} has shape {shape} and type "
+                    f"{tensor.type}, but the weight is float32 of {tuple(weights[name].shape)}"
+                )
+            place = (signature.subgraphIndex, entry.tensorIndex, weights[name])
+            constant_of[name].places.append(place)
+        bound = {entry.tensorIndex for entry in signature.inputs if entry.name.decode() in weights}
+        signature.inputs = [entry for entry in signature.inputs if entry.tensorIndex not in bound]
+        subgraph.inputs = [index for index in subgraph.inputs if index not in bound]
+
+
+def _collect_uses(model: Any, constant: Constant) -> None:
+    """Fill in `uses`, and forget the places where nothing uses the weight."""
+    used_places = []
+    for subgraph_index, tensor_index, weight in constant.places:
+        subgraph = model.subgraphs[subgraph_index]
+        uses = {
+            (flatbuffer.operator_name(model, operator), operand)
+            for operator in subgraph.operators
+            for operand, index in enumerate(operator.inputs)
+            if index == tensor_index
+        }
+        if tensor_index in subgraph.outputs:
+            uses.add(("OUTPUT", subgraph.outputs.index(tensor_index)))
+        if uses:
+            constant.uses |= uses
+            used_places.append((subgraph_index, tensor_index, weight))
+    constant.places = used_places
+
+
+def _name(model: Any, constants: list[Constant]) -> None:
+    """Weights carry their own names, behind the subgraph's in all subgraphs but the first that has them.
+
+    The quantiser and other tools want names that are unique in the file; an activation that happens to have
+    a weight's name is renamed.
+    """
+    names: dict[bytes, int] = {}
+    for constant in constants:
+        for subgraph_index, tensor_index, weight in constant.places:
+            subgraph = model.subgraphs[subgraph_index]
+            tensor = subgraph.tensors[tensor_index]
+            own = weight.name.encode()
+            tensor.name = own if own not in names else subgraph.name + b"/" + own
+            names[tensor.name] = id(tensor)
+    for subgraph in model.subgraphs:
+        for tensor in subgraph.tensors:
+            while names.setdefault(tensor.name, id(tensor)) != id(tensor):
+                tensor.name = subgraph.name + b"/" + tensor.name
+
+
+def _place(model: Any, constant: Constant, scheme: Scheme) -> None:
+    constant.encoding = encoding_for(scheme, constant.uses, len(constant.weight.shape))
+    # Zero is a default, which a flatbuffer leaves out; the layout fills in the real numbers.
+    constant.buffer = schema.BufferT(offset=1, size=1)
+    model.buffers.append(constant.buffer)
+    for subgraph_index, tensor_index, _ in constant.places:
+        tensor = model.subgraphs[subgraph_index].tensors[tensor_index]
+        tensor.buffer = len(model.buffers) - 1
+        tensor.type = constant.encoding.tensor_type
+        constant.tensors.append(tensor)
+        if constant.encoding is Encoding.FLOAT16:
+            _dequantise_float16(model, model.subgraphs[subgraph_index], tensor_index)
+
+
+def _dequantise_float16(model: Any, subgraph: Any, tensor_index: int) -> None:
+    """Insert the DEQUANTIZE operations that operators without float16 weights need.
+
+    FULLY_CONNECTED has no kernel for float16 weights: the whole tensor is widened, once, before the first
+    use. EMBEDDING_LOOKUP copies rows as they are: its output becomes float16 and the few rows are widened.
+    """
+    widened: int | None = None
+    for operator in list(subgraph.operators):
+        for operand, index in enumerate(operator.inputs):
+            if index != tensor_index:
+                continue
+            if flatbuffer.operator_name(model, operator) == "EMBEDDING_LOOKUP":
+                rows = _add_tensor(subgraph, operator.outputs[0], b"float16", schema.TensorType.FLOAT16)
+                after = subgraph.operators.index(operator) + 1
+                _insert_dequantize(model, subgraph, after, rows, operator.outputs[0])
+                operator.outputs = [rows]
+                continue
+            if widened is None:
+                widened = _add_tensor(subgraph, tensor_index, b"float32", schema.TensorType.FLOAT32)
+                before = subgraph.operators.index(operator)
+                _insert_dequantize(model, subgraph, before, tensor_index, widened)
+            operator.inputs[operand] = widened
+
+
+def _add_tensor(subgraph: Any, like: int, suffix: bytes, tensor_type: int) -> int:
+    """The index of a new activation in the shape of tensor `like`."""
+    original = subgraph.tensors[like]
+    name = b"/".join((subgraph.name, original.name, suffix))
+    shape = {"shape": original.shape, "shapeSignature": original.shapeSignature, "hasRank": original.hasRank}
+    subgraph.tensors.append(schema.TensorT(name=name, type=tensor_type, **shape))
+    return len(subgraph.tensors) - 1
+
+
+def _insert_dequantize(model: Any, subgraph: Any, position: int, source: int, result: int) -> None:
+    code = flatbuffer.operator_code(model, schema.BuiltinOperator.DEQUANTIZE, _DEQUANTIZE_FLOAT16_VERSION)
+    dequantize = schema.OperatorT(opcodeIndex=code, inputs=[source], outputs=[result])
+    subgraph.operators.insert(position, dequantize)

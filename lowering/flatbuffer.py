@@ -1,0 +1,255 @@
+"""Reading, merging and writing TFLite flatbuffers.
+
+The format is `tflite/converter/schema/schema.fbs` of LiteRT; the objects are those of
+`ai_edge_litert.schema_py_generated` (`ModelT`, `SubGraphT`, ...), which carries no type hints.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import flatbuffers
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.tools import flatbuffer_utils
+
+from autoconvert.errors import AutoconvertError
+
+FILE_IDENTIFIER = b"TFL3"
+NO_TENSOR = -1
+_BUFFER_ALIGNMENT = 16
+_OPERATOR_NAMES = {code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)}
+
+
+def read_model(data: bytes) -> Any:
+    """The `ModelT` of a flatbuffer, every buffer's data in the object whether it lay inside or after it.
+
+    Raises AutoconvertError when the bytes are no TFLite flatbuffer.
+    """
+    if data[4:8] != FILE_IDENTIFIER:
+        raise AutoconvertError(f"not a TFLite flatbuffer: its identifier is {bytes(data[4:8])!r}")
+    return flatbuffer_utils.read_model_from_bytearray(data)
+
+
+def write_model(model: Any) -> bytes:
+    """The flatbuffer of a `ModelT`.
+
+    An array object that several tensors hold, such as scales that subgraphs share, is written once, and the
+    flatbuffer's size follows from the lengths of the arrays alone.
+    """
+    builder = _SharingBuilder(1 << 16)
+    builder.Finish(model.Pack(builder), file_identifier=FILE_IDENTIFIER)
+    return bytes(builder.Output())
+
+
+def merge(models: Sequence[Any]) -> Any:
+    """One `ModelT` with the signatures of all, in order; the models given are taken apart.
+
+    Operator codes and equal buffers are shared, subgraphs and references to them are renumbered, and tensors
+    and subgraphs get names that are unique in the file. Raises AutoconvertError when two models have a
+    signature of the same name.
+    """
+    merged = schema.ModelT(
+        version=models[0].version,
+        description=models[0].description,
+        operatorCodes=[],
+        subgraphs=[],
+        buffers=[schema.BufferT()],
+        metadata=[],
+        signatureDefs=[],
+    )
+    buffer_of_content: dict[bytes, int] = {}
+    code_of_operator: dict[tuple[object, ...], int] = {}
+    for model in models:
+        _renumber_operator_codes(model, merged, code_of_operator)
+        _renumber_buffers(model, merged, buffer_of_content)
+        _renumber_subgraphs(model, len(merged.subgraphs))
+        merged.subgraphs.extend(model.subgraphs)
+        for signature in model.signatureDefs or []:
+            if any(signature.signatureKey == other.signatureKey for other in merged.signatureDefs):
+                raise AutoconvertError(f"two graphs have the signature {signature.signatureKey.decode()!r}")
+            merged.signatureDefs.append(signature)
+        _merge_metadata(model, merged)
+    _make_names_unique(merged)
+    return merged
+
+
+def operator_name(model: Any, operator: Any) -> str:
+    """The name of an operator as in the schema (`FULLY_CONNECTED`), or the name of a custom one."""
+    code = model.operatorCodes[operator.opcodeIndex]
+    builtin = flatbuffer_utils.get_builtin_code_from_operator_code(code)
+    if builtin == schema.BuiltinOperator.CUSTOM and code.customCode:
+        return str(code.customCode.decode())
+    return str(_OPERATOR_NAMES.get(builtin, f"BUILTIN_{builtin}"))
+
+
+def operator_code(model: Any, builtin: int, version: int) -> int:
+    """The index of a builtin's operator code, added when the model has none of at least that version."""
+    for index, code in enumerate(model.operatorCodes):
+        if flatbuffer_utils.get_builtin_code_from_operator_code(code) == builtin and code.version >= version:
+            return index
+    # Older runtimes read the one-byte field alone; 127 says that the code is in the wider one.
+    narrow = min(builtin, schema.BuiltinOperator.PLACEHOLDER_FOR_GREATER_OP_CODES)
+    model.operatorCodes.append(
+        schema.OperatorCodeT(deprecatedBuiltinCode=narrow, builtinCode=builtin, version=version)
+    )
+    return len(model.operatorCodes) - 1
+
+
+def signatures_by_subgraph(model: Any) -> dict[int, Any]:
+    """The signature of each subgraph that has one."""
+    return {signature.subgraphIndex: signature for signature in model.signatureDefs or []}
+
+
+def drop_unused_tensors(subgraph: Any, signature: Any | None) -> None:
+    """Remove the tensors that no operator, input or output names, and renumber the rest."""
+    used = {index for operator in subgraph.operators for index in _tensor_indices(operator)}
+    used |= {*subgraph.inputs, *subgraph.outputs}
+    kept = [index for index in range(len(subgraph.tensors)) if index in used]
+    new_index = {old: new for new, old in enumerate(kept)} | {NO_TENSOR: NO_TENSOR}
+    subgraph.tensors = [subgraph.tensors[index] for index in kept]
+    subgraph.inputs = [new_index[index] for index in subgraph.inputs]
+    subgraph.outputs = [new_index[index] for index in subgraph.outputs]
+    for operator in subgraph.operators:
+        for field in ("inputs", "outputs", "intermediates"):
+            if (indices := getattr(operator, field)) is not None:
+                setattr(operator, field, [new_index[index] for index in indices])
+    if signature is not None:
+        for entry in [*signature.inputs, *signature.outputs]:
+            entry.tensorIndex = new_index[entry.tensorIndex]
+
+
+class _SharingBuilder(flatbuffers.Builder):  # type: ignore[misc]  # flatbuffers has no type hints
+    """A builder that writes an array object once and aligns bytes as the schema's `force_align: 16` asks."""
+
+    def __init__(self, initial_size: int) -> None:
+        super().__init__(initial_size)
+        # By identity, not by content: the size must not depend on what the arrays hold.
+        self._offset_of_array: dict[int, int] = {}
+
+    def CreateNumpyVector(self, x: np.ndarray[Any, Any]) -> int:
+        if id(x) not in self._offset_of_array:
+            if x.dtype == np.uint8:
+                # The generated Python code leaves force_align out; a runtime may read the bytes as floats.
+                self.Prep(_BUFFER_ALIGNMENT, x.size)
+            self._offset_of_array[id(x)] = super().CreateNumpyVector(x)
+        return self._offset_of_array[id(x)]
+
+
+def _tensor_indices(operator: Any) -> Iterator[int]:
+    for indices in (operator.inputs, operator.outputs, operator.intermediates):
+        if indices is not None:
+            yield from indices
+
+
+def _renumber_operator_codes(
+    model: Any, merged: Any, code_of_operator: dict[tuple[object, ...], int]
+) -> None:
+    new_index = []
+    for code in model.operatorCodes:
+        key = (code.builtinCode, code.deprecatedBuiltinCode, code.customCode, code.version)
+        if key not in code_of_operator:
+            code_of_operator[key] = len(merged.operatorCodes)
+            merged.operatorCodes.append(code)
+        new_index.append(code_of_operator[key])
+    for subgraph in model.subgraphs:
+        for operator in subgraph.operators:
+            operator.opcodeIndex = new_index[operator.opcodeIndex]
+
+
+def _renumber_buffers(model: Any, merged: Any, buffer_of_content: dict[bytes, int]) -> None:
+    new_index = []
+    for buffer in model.buffers:
+        if buffer.data is None or len(buffer.data) == 0:
+            new_index.append(0)
+            continue
+        content = bytes(buffer.data)
+        if content not in buffer_of_content:
+            buffer_of_content[content] = len(merged.buffers)
+            merged.buffers.append(schema.BufferT(data=np.frombuffer(content, np.uint8)))
+        new_index.append(buffer_of_content[content])
+    for subgraph in model.subgraphs:
+        for tensor in subgraph.tensors:
+            tensor.buffer = new_index[tensor.buffer]
+    for entry in model.metadata or []:
+        entry.buffer = new_index[entry.buffer]
+
+
+def _renumber_subgraphs(model: Any, first: int) -> None:
+    for signature in model.signatureDefs or []:
+        signature.subgraphIndex += first
+    for subgraph in model.subgraphs:
+        for operator in subgraph.operators:
+            for options in (operator.builtinOptions, operator.builtinOptions2):
+                _shift_subgraph_references(options, first)
+
+
+def _shift_subgraph_references(options: Any | None, first: int) -> None:
+    """Composites, control flow, sorts and scatters name their bodies in fields called `...subgraph...`."""
+    for field, value in vars(options).items() if options is not None else ():
+        if "subgraph" not in field.lower() or value is None:
+            continue
+        if isinstance(value, int):
+            setattr(options, field, value + first if value >= 0 else value)
+        else:
+            setattr(options, field, [int(index) + first for index in value])
+
+
+def _merge_metadata(model: Any, merged: Any) -> None:
+    by_name = {entry.name: entry for entry in merged.metadata}
+    for entry in model.metadata or []:
+        known = by_name.get(entry.name)
+        if known is None:
+            merged.metadata.append(entry)
+        elif entry.name == b"min_runtime_version":
+            known.buffer = max(known.buffer, entry.buffer, key=lambda index: _version(merged.buffers[index]))
+
+
+def _version(buffer: Any) -> tuple[int, ...]:
+    """The number in a `min_runtime_version` buffer, which is a string padded with zero bytes."""
+    parts = buffer.data.tobytes().rstrip(b"\0").decode().split(".")
+    return tuple(int(part) for part in parts if part.isdigit())
+
+
+def _make_names_unique(model: Any) -> None:
+    owner = _owning_signatures(model)
+    for signature in model.signatureDefs:
+        model.subgraphs[signature.subgraphIndex].name = signature.signatureKey
+    subgraph_names: set[bytes] = set()
+    tensor_names: set[bytes] = set()
+    for index, subgraph in enumerate(model.subgraphs):
+        signature = owner.get(index, b"")
+        subgraph.name = _unique(subgraph.name or b"", signature, subgraph_names)
+        for tensor in subgraph.tensors:
+            tensor.name = _unique(tensor.name or b"", signature, tensor_names)
+
+
+def _owning_signatures(model: Any) -> dict[int, bytes]:
+    """The signature from which each subgraph is reached, the first where several are."""
+    owner: dict[int, bytes] = {}
+    for signature in model.signatureDefs:
+        pending = [signature.subgraphIndex]
+        while pending:
+            index = pending.pop()
+            if index in owner:
+                continue
+            owner[index] = signature.signatureKey
+            for operator in model.subgraphs[index].operators:
+                for options in (operator.builtinOptions, operator.builtinOptions2):
+                    pending.extend(_referenced_subgraphs(options))
+    return owner
+
+
+def _referenced_subgraphs(options: Any | None) -> Iterable[int]:
+    for field, value in vars(options).items() if options is not None else ():
+        if "subgraph" in field.lower() and value is not None:
+            yield from [value] if isinstance(value, int) else value
+
+
+def _unique(name: bytes, signature: bytes, taken: set[bytes]) -> bytes:
+    """`name`, or where it is taken already `signature/name`, with a number when that is taken too."""
+    candidate, number = name, 0
+    while candidate in taken or not candidate:
+        candidate = signature + b"/" + name + (b";%d" % number if number else b"")
+        number += 1
+    taken.add(candidate)
+    return candidate

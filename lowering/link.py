@@ -1,0 +1,156 @@
+"""The linker: weightless graphs and a checkpoint become one `.tflite`, a tile of a tensor at a time.
+
+A graph arrives with every weight as an input. The linker merges the graphs, makes each of those inputs a
+constant whose data lies after the flatbuffer, so that nothing is limited to 2 GB, and streams the data there:
+read, evaluated, quantised, written. The layout follows from the shapes alone; the flatbuffer, with the scales
+that quantising found, is written last, at the front.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from autoconvert.lowering import flatbuffer
+from autoconvert.lowering.constants import Constant, ZeroPoints, bind_weights, set_scales
+from autoconvert.lowering.external_buffers import externalise_graph_constants, lay_out
+from autoconvert.lowering.quantize import Encoding, Scheme
+from autoconvert.lowering.streamed_file import StreamedFile
+from autoconvert.lowering.tiles import TensorStore, check_shapes, encoded_tiles
+from autoconvert.program import Weight
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class LinkedTensor:
+    """A constant of the file: the weights that share it, and where and how its `size` bytes are stored.
+
+    `uses` are operators with the operand's number, such as `FULLY_CONNECTED:1`; they decide the `dtype`.
+    """
+
+    names: tuple[str, ...]
+    sources: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: str
+    uses: tuple[str, ...]
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True)
+class LinkedSignature:
+    """What is left of a signature when its weights are constants: names in the file's order."""
+
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Linked:
+    """The file that was written; sizes in bytes. `unused` are weights that no signature needs."""
+
+    path: Path
+    size: int
+    flatbuffer_size: int
+    tensors: tuple[LinkedTensor, ...]
+    signatures: tuple[LinkedSignature, ...]
+    unused: tuple[str, ...]
+
+    @property
+    def bytes_by_dtype(self) -> dict[str, int]:
+        """Bytes of weights by the dtype they are stored in, scales not counted."""
+        sizes: Counter[str] = Counter()
+        for tensor in self.tensors:
+            sizes[tensor.dtype] += tensor.size
+        return dict(sizes)
+
+
+def link(
+    graphs: Sequence[bytes],
+    weights: Mapping[str, Weight],
+    store: TensorStore,
+    scheme: Scheme,
+    path: Path,
+    *,
+    progress: Progress = lambda done, total: None,
+) -> Linked:
+    """Write `path` from weightless flatbuffers and the weights that their inputs name.
+
+    `progress` is called with the bytes written and the bytes of the file. The same arguments give the same
+    bytes. Peak memory is a few tiles, or the largest weight that has a program. Raises InputError for a
+    checkpoint that does not fit or is not finite, MachineError when the disk is full or refuses; whatever
+    happens, `path` is either the whole new file or what it was.
+    """
+    model = flatbuffer.merge([flatbuffer.read_model(graph) for graph in graphs])
+    constants = bind_weights(model, weights, scheme)
+    check_shapes(constants, store)
+    tables = externalise_graph_constants(model)
+    zero_points = ZeroPoints()
+    scales = {id(constant): _reserve_scales(constant, zero_points) for constant in constants}
+    external = [(constant.buffer, constant.size) for constant in constants]
+    layout = lay_out(model, external + [(buffer, data.nbytes) for buffer, data in tables])
+
+    with StreamedFile(path, layout.file_size) as file, closing(encoded_tiles(constants, store)) as tiles:
+        for tile in tiles:
+            data = tile.encoded.data
+            row_size = data.nbytes // max(1, len(data)) if data.ndim else 0
+            offset = tile.constant.buffer.offset + tile.first_row * row_size
+            file.write_at(offset, data.reshape(-1).view(np.uint8).data)
+            if tile.encoded.scales is not None:
+                rows = slice(tile.first_row, tile.first_row + len(tile.encoded.scales))
+                scales[id(tile.constant)][rows] = tile.encoded.scales
+            progress(offset + data.nbytes, layout.file_size)
+        for buffer, table in tables:
+            file.write_at(buffer.offset, table.data)
+        file.write_at(0, flatbuffer.write_model(model))
+        progress(layout.file_size, layout.file_size)
+    return _linked(path, layout.file_size, layout.flatbuffer_size, model, constants, weights)
+
+
+def _reserve_scales(constant: Constant, zero_points: ZeroPoints) -> npt.NDArray[np.float32]:
+    """The array that the constant's tensors hold, to be filled while its rows are written."""
+    rows = constant.weight.shape[0] if constant.encoding is Encoding.INT8_ROWS else 0
+    scales = np.zeros(rows, np.float32)
+    if constant.encoding is Encoding.INT8_ROWS:
+        set_scales(constant, scales, zero_points)
+    return scales
+
+
+def _linked(
+    path: Path,
+    size: int,
+    flatbuffer_size: int,
+    model: Any,
+    constants: Sequence[Constant],
+    weights: Mapping[str, Weight],
+) -> Linked:
+    tensors = tuple(
+        LinkedTensor(
+            names=tuple(weight.name for weight in constant.weights),
+            sources=constant.weight.sources,
+            shape=tuple(constant.weight.shape),
+            dtype=constant.encoding.label,
+            uses=tuple(f"{operator}:{operand}" for operator, operand in sorted(constant.uses)),
+            offset=constant.buffer.offset,
+            size=constant.size,
+        )
+        for constant in constants
+    )
+    signatures = tuple(
+        LinkedSignature(
+            signature.signatureKey.decode(),
+            tuple(entry.name.decode() for entry in signature.inputs),
+            tuple(entry.name.decode() for entry in signature.outputs),
+        )
+        for signature in model.signatureDefs
+    )
+    stored = {name for tensor in tensors for name in tensor.names}
+    unused = tuple(name for name in weights if name not in stored)
+    return Linked(path, size, flatbuffer_size, tensors, signatures, unused)
