@@ -90,7 +90,7 @@ def table(names: Sequence[str], speeds: Sequence[Sequence[Speed]]) -> Table:
             name,
             f"{middle.prefill:.1f}",
             f"{middle.decode:.2f}",
-            f"{low:.2f} to {high:.2f}",
+            f"{low:.1f}-{high:.1f}",
             f"{middle.decode / first.decode:.2f}",
             f"{middle.load_seconds:.1f}",
         )
