@@ -85,13 +85,21 @@ def set_scales(constant: Constant, scales: npt.NDArray[np.float32], zero_points:
 def _constants_by_identity(weights: Mapping[str, Weight]) -> list[Constant]:
     by_identity: dict[tuple[object, ...], Constant] = {}
     for weight in weights.values():
-        program = None if weight.program is None else id(weight.program)
-        identity = (weight.sources, program, weight.shape)
+        identity = (weight.sources, _program_identity(weight), weight.shape)
         if identity in by_identity:
             by_identity[identity].weights.append(weight)
         else:
             by_identity[identity] = Constant([weight])
     return list(by_identity.values())
+
+
+def _program_identity(weight: Weight) -> object:
+    """Equal for programs that compute the same: their code says all, unless they hold tensors or modules."""
+    program = weight.program
+    if program is None:
+        return None
+    holds_state = any(node.op in ("get_attr", "call_module") for node in program.graph.nodes)
+    return id(program) if holds_state else program.code
 
 
 def _cut_weight_inputs(

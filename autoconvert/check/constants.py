@@ -7,6 +7,7 @@ half its row's step from the source, where the step is as fine as the row's larg
 
 import mmap
 import os
+import struct
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -85,19 +86,25 @@ class Stored:
 class Constants:
     """The constants of a `.tflite`, by name, as the float32 numbers that they stand for.
 
-    A weight that several signatures share is found by the weight's own name. Raises InputError when the file
-    is no TFLite flatbuffer and CheckFailed when a constant contradicts itself or the file is cut short.
+    A weight that several signatures share is found by the weight's own name; `signature_inputs` are names by
+    signature. Raises InputError when the file cannot be read as TFLite, and CheckFailed when a constant
+    contradicts itself or the file ends within one.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file = path.open("rb", buffering=0)
-        # Mapped, since only the pages of the flatbuffer itself are touched.
-        self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
-        if self._map[4:8] != b"TFL3":
-            raise InputError(f"{path} is not a TFLite file", hint="Give a .tflite file.")
-        self.model = schema.Model.GetRootAs(self._map, 0)
-        self.tensors = {stored.name: stored for stored in self._external_tensors()}
+        try:
+            # Mapped, since only the pages of the flatbuffer itself are touched.
+            with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                if data[4:8] != b"TFL3":
+                    raise InputError(f"{path} is not a TFLite file", hint="Give a .tflite file.")
+                model = schema.Model.GetRootAs(data, 0)
+                self.tensors = {stored.name: stored for stored in _external_tensors(model)}
+                self.signature_inputs = dict(_signature_inputs(model))
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror}") from error
+        except (ValueError, IndexError, struct.error) as error:
+            raise InputError(f"{path} is damaged: {error}", hint="Convert the model again.") from error
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a constant."""
@@ -125,7 +132,8 @@ class Constants:
         """Rows of a stored tensor as they lie in the file, [stop - start, columns]."""
         dtype = _DTYPES[stored.tensor_type]
         row_size = stored.columns * dtype.itemsize
-        data = os.pread(self._file.fileno(), (stop - start) * row_size, stored.offset + start * row_size)
+        with self._path.open("rb", buffering=0) as file:
+            data = os.pread(file.fileno(), (stop - start) * row_size, stored.offset + start * row_size)
         if len(data) != (stop - start) * row_size:
             raise CheckFailed(f"{self._path} ends within constant {stored.name!r}", hint=_BUG)
         rows: npt.NDArray[Any] = np.frombuffer(data, dtype).reshape(stop - start, stored.columns)
@@ -135,31 +143,6 @@ class Constants:
         if name not in self.tensors:
             raise InputError(f"{self._path} has no constant {name!r}")
         return self.tensors[name]
-
-    def _external_tensors(self) -> Iterator[Stored]:
-        for subgraph in map(self.model.Subgraphs, range(self.model.SubgraphsLength())):
-            for tensor in map(subgraph.Tensors, range(subgraph.TensorsLength())):
-                buffer = self.model.Buffers(tensor.Buffer())
-                if buffer.Size() > 0:
-                    yield self._stored(tensor, buffer)
-
-    def _stored(self, tensor: Any, buffer: Any) -> Stored:
-        name = tensor.Name().decode()
-        shape = tuple(int(tensor.Shape(axis)) for axis in range(tensor.ShapeLength()))
-        quantization = tensor.Quantization()
-        scales = None
-        if quantization is not None and quantization.ScaleLength() > 0:
-            scales = np.array(quantization.ScaleAsNumpy(), np.float32)
-            if quantization.QuantizedDimension() != 0 or np.any(quantization.ZeroPointAsNumpy()):
-                raise CheckFailed(f"constant {name!r} is not quantised symmetrically by rows", hint=_BUG)
-        stored = Stored(name, tensor.Type(), shape, buffer.Offset(), buffer.Size(), scales)
-        if stored.tensor_type in _DTYPES:
-            size = stored.rows * stored.columns * _DTYPES[stored.tensor_type].itemsize
-            if stored.size != size:
-                raise CheckFailed(f"constant {name!r} has {stored.size} bytes, its shape {size}", hint=_BUG)
-        if stored.tensor_type == _INT8 and (scales is None or len(scales) != stored.rows):
-            raise CheckFailed(f"constant {name!r} has no scale for each of its rows", hint=_BUG)
-        return stored
 
 
 def read_constant(path: Path, name: str) -> torch.Tensor:
@@ -207,13 +190,44 @@ def check_constants(
     )
 
 
-def _check_inputs(constants: Constants, weights: Mapping[str, Weight]) -> None:
-    model = constants.model
+def _external_tensors(model: Any) -> Iterator[Stored]:
+    for subgraph in map(model.Subgraphs, range(model.SubgraphsLength())):
+        for tensor in map(subgraph.Tensors, range(subgraph.TensorsLength())):
+            buffer = model.Buffers(tensor.Buffer())
+            if buffer.Size() > 0:
+                yield _stored(tensor, buffer)
+
+
+def _stored(tensor: Any, buffer: Any) -> Stored:
+    name = tensor.Name().decode()
+    shape = tuple(int(tensor.Shape(axis)) for axis in range(tensor.ShapeLength()))
+    quantization = tensor.Quantization()
+    scales = None
+    if quantization is not None and quantization.ScaleLength() > 0:
+        scales = np.array(quantization.ScaleAsNumpy(), np.float32)
+        if quantization.QuantizedDimension() != 0 or np.any(quantization.ZeroPointAsNumpy()):
+            raise CheckFailed(f"constant {name!r} is not quantised symmetrically by rows", hint=_BUG)
+    stored = Stored(name, tensor.Type(), shape, buffer.Offset(), buffer.Size(), scales)
+    if stored.tensor_type in _DTYPES:
+        size = stored.rows * stored.columns * _DTYPES[stored.tensor_type].itemsize
+        if stored.size != size:
+            raise CheckFailed(f"constant {name!r} has {stored.size} bytes, its shape {size}", hint=_BUG)
+    if stored.tensor_type == _INT8 and (scales is None or len(scales) != stored.rows):
+        raise CheckFailed(f"constant {name!r} has no scale for each of its rows", hint=_BUG)
+    return stored
+
+
+def _signature_inputs(model: Any) -> Iterator[tuple[str, tuple[str, ...]]]:
     for signature in map(model.SignatureDefs, range(model.SignatureDefsLength())):
-        for entry in map(signature.Inputs, range(signature.InputsLength())):
-            if (name := entry.Name().decode()) in weights:
-                key = signature.SignatureKey().decode()
-                raise CheckFailed(f"weight {name!r} is still an input of signature {key!r}", hint=_BUG)
+        inputs = map(signature.Inputs, range(signature.InputsLength()))
+        yield signature.SignatureKey().decode(), tuple(entry.Name().decode() for entry in inputs)
+
+
+def _check_inputs(constants: Constants, weights: Mapping[str, Weight]) -> None:
+    for signature, inputs in constants.signature_inputs.items():
+        for name in inputs:
+            if name in weights:
+                raise CheckFailed(f"weight {name!r} is still an input of signature {signature!r}", hint=_BUG)
 
 
 def _refuse_unknown(stored: Stored) -> None:

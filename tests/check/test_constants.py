@@ -44,6 +44,19 @@ def overwrite(
     file.path.write_bytes(data)
 
 
+def test_damaged_or_missing_file_is_an_input_error(tmp_path: Path) -> None:
+    file = linked(tmp_path, "int8")
+    damaged = tmp_path / "damaged.tflite"
+    damaged.write_bytes(file.path.read_bytes()[:3000])
+    with pytest.raises(InputError, match="is damaged"):
+        Constants(damaged)
+    damaged.write_bytes(b"")
+    with pytest.raises(InputError, match="is damaged"):
+        Constants(damaged)
+    with pytest.raises(InputError, match="No such file"):
+        Constants(tmp_path / "missing.tflite")
+
+
 @pytest.mark.parametrize("scheme", ["none", "fp16", "int8"])
 def test_linked_file_passes_and_every_weight_is_compared(tmp_path: Path, scheme: Scheme) -> None:
     file = linked(tmp_path, scheme)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import fx
 
 from autoconvert.check.constants import Constants
 from autoconvert.errors import AutoconvertError, InputError, MachineError
@@ -76,6 +77,25 @@ def test_tied_weights_and_signatures_share_one_buffer(tmp_path: Path) -> None:
     places = [tensors[name] for name in ("embed", "decode/embed", "head")]
     assert {(place.offset, place.size) for place in places} == {(tied.offset, tied.size)}
     assert file.size < 80_000
+
+
+def test_weights_whose_programs_compute_the_same_are_stored_once(tmp_path: Path) -> None:
+    def doubled(weight: torch.Tensor) -> torch.Tensor:
+        return weight * 2
+
+    def tripled(weight: torch.Tensor) -> torch.Tensor:
+        return weight * 3
+
+    def stored(embed: fx.GraphModule, head: fx.GraphModule) -> list[tuple[str, ...]]:
+        weights = weightless.weights()
+        weights["embed"] = replace(weights["embed"], program=embed)
+        weights["head"] = replace(weights["head"], program=head)
+        path = tmp_path / "model.tflite"
+        file = link(weightless.lowered(), weights, weightless.checkpoint(), "int8", path)
+        return [tensor.names for tensor in file.tensors if tensor.names[0] in ("embed", "head")]
+
+    assert stored(fx.symbolic_trace(doubled), fx.symbolic_trace(doubled)) == [("embed", "head")]
+    assert stored(fx.symbolic_trace(doubled), fx.symbolic_trace(tripled)) == [("embed",), ("head",)]
 
 
 def test_only_tables_of_rows_are_stored_smaller(tmp_path: Path) -> None:
