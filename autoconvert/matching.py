@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from autoconvert.pattern import Pattern
+from autoconvert.program import NearMiss
 from autoconvert.rewriting import shape, where
 
 aten = torch.ops.aten
@@ -34,20 +35,6 @@ class Match:
     output: fx.Node
     bound: dict[str, fx.Node]
     scalars: dict[str, float]
-
-
-@dataclass(frozen=True)
-class NearMiss:
-    """A pattern that began to match: how many of its operations did, and the first that did not."""
-
-    pattern: Pattern
-    output: fx.Node
-    matched: int
-    of: int
-    reason: str
-
-    def __str__(self) -> str:
-        return f"pattern {self.pattern.name} matched {self.matched} of {self.of} operations: {self.reason}"
 
 
 @dataclass
@@ -84,7 +71,7 @@ class Matcher:
             if isinstance(match, Match):
                 return match
             self._deepest = (self._operations, match)
-        return NearMiss(self._pattern, node, self._deepest[0], self._operations, self._deepest[1])
+        return NearMiss(self._pattern.name, node.name, self._deepest[0], self._operations, self._deepest[1])
 
     def _accepted(self, node: fx.Node, binding: _Binding) -> Match | str:
         bound = {str(p.target): m for p, m in binding.nodes.items() if p.op == "placeholder"}

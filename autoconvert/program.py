@@ -42,6 +42,34 @@ class State:
 
 
 @dataclass(frozen=True)
+class NearMiss:
+    """A pattern that began to match: how many of its operations did, and why the next one did not."""
+
+    pattern: str
+    node: str
+    matched: int
+    of: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"pattern {self.pattern} matched {self.matched} of {self.of} operations: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Recognition:
+    """What was found: matches by pattern and by kind of block, and for values that matched nothing the nearest."""
+
+    patterns: dict[str, int] = field(default_factory=dict)
+    blocks: dict[str, int] = field(default_factory=dict)
+    near_misses: tuple[NearMiss, ...] = ()
+
+    def nearest(self, most: int) -> list[NearMiss]:
+        """The near misses that came closest, each pattern and reason once."""
+        ranked = sorted(self.near_misses, key=lambda miss: miss.matched / miss.of, reverse=True)
+        return list({(miss.pattern, miss.matched): miss for miss in reversed(ranked)}.values())[::-1][:most]
+
+
+@dataclass(frozen=True)
 class Program:
     """A graph from named inputs to named outputs.
 
@@ -53,6 +81,7 @@ class Program:
     weights: dict[str, Weight] = field(default_factory=dict)
     states: tuple[State, ...] = ()
     context: int | None = None
+    recognition: Recognition = field(default_factory=Recognition)
 
     def with_graph(self, graph: fx.GraphModule) -> "Program":
         return replace(self, graph=graph)

@@ -98,6 +98,7 @@ def _cached_attention(
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Silences what torch, jax and the converter print from Python and C++ while lowering."""
+    os.environ.setdefault("LITERT_TORCH_SHOW_PROGRESS", "n")
     level = logging.root.manager.disable
     logging.disable(logging.ERROR)
     sys.stderr.flush()

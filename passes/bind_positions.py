@@ -4,6 +4,7 @@ A table with one sequence axis is read at `input_pos`. A table with two is an at
 as causal, or causal with a window, and becomes an attribute of the attention that uses it.
 """
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,7 +59,7 @@ def bind_positions(program: Program, context: int) -> Program:
             _bind_constant(graph, node, table)
     graph.graph.eliminate_dead_code()
     _drop_positions(graph, input_pos)
-    return Program(finish(graph), program.weights, program.states, context)
+    return dataclasses.replace(program, graph=finish(graph), context=context)
 
 
 def _is_table(node: fx.Node) -> bool:

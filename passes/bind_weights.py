@@ -3,6 +3,8 @@
 `1 + weight`, a transposed matrix, a fused projection: each becomes one weight with the expression as its program.
 """
 
+import dataclasses
+
 import torch
 from torch import fx
 
@@ -24,7 +26,7 @@ def bind_weights(program: Program) -> Program:
             weight = _lift(graph, node, program.weights)
             weights[weight.name] = weight
     finish(graph)
-    return Program(graph, _used(graph, weights), program.states, program.context)
+    return dataclasses.replace(program, weights=_used(graph, weights))
 
 
 def _fold(graph: fx.GraphModule, node: fx.Node) -> None:

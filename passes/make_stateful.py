@@ -3,6 +3,7 @@
 The sequence-axis analysis proves first that nothing else mixes positions.
 """
 
+import dataclasses
 import operator
 
 import torch
@@ -44,7 +45,7 @@ def make_stateful(program: Program) -> Program:
         states.extend(pair)
     output = next(iter(reversed(graph.nodes)))
     output.args = ({**output.args[0], **results},)  # type: ignore[dict-item]
-    return Program(finish(program.graph), program.weights, tuple(states), context)
+    return dataclasses.replace(program, graph=finish(program.graph), states=tuple(states))
 
 
 def _states(attention: fx.Node, index: int, context: int) -> tuple[State, State]:

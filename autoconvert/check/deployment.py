@@ -1,0 +1,115 @@
+"""Checks what is deployed: the linked file in the interpreter, and the bundle in the runtime."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from autoconvert.check.engine import check_bundle
+from autoconvert.check.file import Runner, logits_at, open_file, telling_positions
+from autoconvert.check.parity import Reference, compare_logits, random_tokens
+from autoconvert.errors import CheckFailed
+from autoconvert.lowering.link import link
+from autoconvert.lowering.quantize import Scheme
+from autoconvert.lowering.tokenizer import TokenizerSpec, load_tokenizer
+from autoconvert.program import Program
+from autoconvert.settings import Settings
+from autoconvert.source.weights import Weights
+
+# Root mean square of what quantisation changes, in standard deviations of the logits: more is not rounding.
+_ROUNDING = {"none": 1e-4, "fp16": 2e-2, "int8": 0.25}
+# Natural log-probability of a token, in the engine against the same constants in the interpreter.
+_SAME_CONSTANTS = 2e-2
+
+
+def check_linked_file(
+    path: Path,
+    graphs: Sequence[bytes],
+    program: Program,
+    weights: Weights,
+    scheme: Scheme,
+    reference: Reference,
+    vocabulary: int,
+    *,
+    thorough: bool,
+) -> str:
+    """Prefills prefixes and decodes at their ends; gives a sentence for the report, raises CheckFailed.
+
+    A quantised file is compared twice: the same graphs linked with unquantised weights must give the source's
+    logits, and what quantisation changes in the file itself must be of the size of rounding.
+    """
+    assert program.context is not None
+    if scheme == "none":
+        worst = _check_exact(path, program.context, reference, vocabulary, thorough)
+        return f"logits within {worst:.1e} σ"
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        exact = link(graphs, program.weights, weights, "none", Path(folder) / "exact.tflite")
+        worst = _check_exact(exact.path, program.context, reference, vocabulary, thorough)
+    rounding = _check_rounding(path, program.context, reference, vocabulary, _ROUNDING[scheme])
+    return f"logits within {worst:.1e} σ unquantised, {scheme} changes them by {rounding:.1e} σ"
+
+
+def _check_exact(path: Path, context: int, reference: Reference, vocabulary: int, thorough: bool) -> float:
+    with open_file(path, context) as runner:
+        positions = list(range(context)) if thorough else telling_positions(runner.prefill_lengths, context)
+        return compare_positions(runner, positions, reference, vocabulary)
+
+
+def compare_positions(
+    runner: Runner, positions: Sequence[int], reference: Reference, vocabulary: int, tolerance: float = 1e-4
+) -> float:
+    """Random tokens, prefilled up to each position and decoded there, against one run of the reference."""
+    tokens = random_tokens(max(positions) + 1, vocabulary)
+    expected = reference(tokens)[list(positions)]
+    logits = torch.stack([logits_at(runner, tokens, position) for position in positions])
+    return compare_logits(logits, expected, "the file, run by its signatures,", tolerance)
+
+
+def _check_rounding(path: Path, context: int, reference: Reference, vocabulary: int, allowed: float) -> float:
+    with open_file(path, context) as runner:
+        positions = telling_positions(runner.prefill_lengths, min(context, 256))
+        tokens = random_tokens(max(positions) + 1, vocabulary)
+        expected = reference(tokens)[positions]
+        logits = torch.stack([logits_at(runner, tokens, position) for position in positions])
+    change = float(((logits - expected).square().mean(-1).sqrt() / expected.std(-1)).max())
+    if not change <= allowed:
+        raise CheckFailed(
+            f"The check failed: the quantised file's logits differ from the model's by {change:.2g} standard "
+            f"deviations (root mean square), and rounding explains at most {allowed:g}.",
+            hint="Convert with --quantize none to see whether the model can be quantised this way at all.",
+        )
+    return change
+
+
+def check_bundle_file(
+    bundle: Path, linked: Path, folder: Path, settings: Settings, reference: Reference, tokenizer: TokenizerSpec
+) -> str:
+    """The runtime's tokens and scores against the source's tokenizer and logits; raises CheckFailed.
+
+    For a quantised bundle the logits are those of the linked file, whose distance to the source is checked apart.
+    """
+    source_tokenizer = load_tokenizer(folder)
+    encode_turn = None
+    if tokenizer.chat is not None:
+
+        def encode_turn(text: str) -> list[int]:
+            turn = [{"role": "user", "content": text}]
+            return list(source_tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=False))
+
+    exact = settings.quantize == "none"
+    with open_file(linked, settings.context) as runner:
+        checked = check_bundle(
+            bundle,
+            reference if exact else lambda tokens: _decoded(runner, tokens),
+            lambda text: list(source_tokenizer.encode(text)),
+            tolerance=1e-3 if exact else _SAME_CONSTANTS,
+            encode_turn=encode_turn,
+        )
+    return f"log-probabilities within {checked.worst:.1e} at prompts of {', '.join(map(str, checked.lengths))} tokens"
+
+
+def _decoded(runner: Runner, tokens: Sequence[int]) -> Tensor:
+    runner.reset()
+    return torch.stack([runner.decode(token) for token in tokens])

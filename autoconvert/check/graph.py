@@ -1,0 +1,112 @@
+"""Checks the stateful graph in PyTorch, with the real weights: a run in chunks against the source's one run.
+
+All chunks go through the graph together, operation by operation, so that each weight is read once.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from autoconvert.check.chunks import Chunk, split
+from autoconvert.check.parity import Reference, compare_logits, random_tokens
+from autoconvert.program import Program
+from autoconvert.source.streamed import LazyParameter
+from autoconvert.source.weights import Weights
+
+# A larger weight stays on disk and is multiplied in tiles; a smaller one is read once for all chunks.
+_LARGEST_IN_MEMORY = 256 << 20
+
+# (tokens, slots): a padded chunk, a single token, a full chunk over what padding left, and so on.
+_CHUNKS = ((7, 9), (1, 1), (4, 4), (1, 1), (6, 8))
+
+
+def check_graph(program: Program, weights: Weights, reference: Reference, vocabulary: int) -> float:
+    """Runs random tokens in chunks and compares the logits at every position with `reference`.
+
+    Gives the largest difference in units of the reference's standard deviation. Raises CheckFailed.
+    """
+    assert program.context is not None
+    sizes, total = [], 0
+    for real, size in _CHUNKS:
+        if total + size <= program.context:
+            sizes.append((real, size))
+            total += real
+    tokens = random_tokens(total, vocabulary)
+    chunks = split(tokens, sizes, program.context)
+    outputs = run_chunks(program, weights, chunks, "logits")
+    logits = torch.cat([out[0, : part.real] for out, part in zip(outputs, chunks, strict=True)])
+    return compare_logits(logits, reference(tokens), "the rewritten graph, run in chunks,")
+
+
+def run_chunks(program: Program, weights: Weights, chunks: Sequence[Chunk], output: str) -> list[Tensor]:
+    """One output of the program for each chunk, the states handed from chunk to chunk and zero at first."""
+    return _Lockstep(program, weights, chunks).run(output)
+
+
+class _Lockstep:
+    """Evaluates each operation for every chunk before the next one; frees values after their last use."""
+
+    def __init__(self, program: Program, weights: Weights, chunks: Sequence[Chunk]) -> None:
+        self._program, self._weights, self._chunks = program, weights, chunks
+        nodes = list(program.graph.graph.nodes)
+        self._results: dict[str, fx.Node] = nodes[-1].args[0]
+        self._states = {state.name: state for state in program.states}
+        self._values: list[dict[fx.Node, Any]] = [{} for _ in chunks]
+        self._loaded: dict[fx.Node, Tensor] = {}
+        self._last_user = {operand: node for node in nodes for operand in node.all_input_nodes}
+
+    def run(self, output: str) -> list[Tensor]:
+        wanted = self._results[output]
+        kept: list[Tensor] = []
+        with torch.no_grad():
+            for node in self._program.graph.graph.nodes:
+                if node.op != "call_function":
+                    continue
+                results = [self._value(node, index) for index in range(len(self._chunks))]
+                if node is wanted:
+                    kept = results
+                self._free(node)
+        return kept
+
+    def _free(self, node: fx.Node) -> None:
+        self._loaded.clear()
+        for operand in [*node.all_input_nodes, node]:
+            # What only the output uses is a state, and the next chunk has taken it already.
+            if self._last_user.get(operand) is node or all(user.op == "output" for user in operand.users):
+                for values in self._values:
+                    values.pop(operand, None)
+
+    def _value(self, node: fx.Node, index: int) -> Any:
+        values = self._values[index]
+        if node not in values:
+            if node.target in self._program.weights:
+                return self._weight(node)
+            values[node] = self._compute(node, index)
+        return values[node]
+
+    def _compute(self, node: fx.Node, index: int) -> Any:
+        name = str(node.target)
+        if node.op == "get_attr":
+            return getattr(self._program.graph, name)
+        if node.op == "placeholder" and name in self._states:
+            if index == 0:
+                return torch.zeros(self._states[name].shape, dtype=self._states[name].dtype)
+            return self._value(self._results[name], index - 1)
+        if node.op == "placeholder":
+            return getattr(self._chunks[index], name)
+        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: self._value(n, index))
+        function: Callable[..., Any] = node.target  # type: ignore[assignment]
+        return function(*args, **kwargs)
+
+    def _weight(self, node: fx.Node) -> Tensor:
+        if node not in self._loaded:
+            weight = self._program.weights[str(node.target)]
+            large = 4 * torch.Size(weight.shape).numel() > _LARGEST_IN_MEMORY
+            self._loaded[node] = (
+                LazyParameter(self._weights, weight.sources[0], weight.shape)
+                if large and weight.program is None
+                else weight.evaluate(self._weights.read)
+            )
+        return self._loaded[node]

@@ -1,0 +1,237 @@
+"""A conversion from end to end: source, trace, passes, lowering, linking, bundling, each checked."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import nn
+
+from autoconvert.check.constants import check_constants
+from autoconvert.check.deployment import check_bundle_file, check_linked_file
+from autoconvert.check.graph import check_graph
+from autoconvert.check.parity import reference_of
+from autoconvert.check.region import RegionCheck
+from autoconvert.errors import InputError
+from autoconvert.lowering.link import Linked, link
+from autoconvert.lowering.litert import lower
+from autoconvert.lowering.litertlm import write_bundle
+from autoconvert.lowering.metadata import build_executor_metadata, build_llm_metadata
+from autoconvert.lowering.tokenizer import TokenizerSpec, read_tokenizer
+from autoconvert.output import output_folder
+from autoconvert.patterns import PATTERNS
+from autoconvert.pipeline import PASSES, Options, Pass, run_passes, signatures
+from autoconvert.program import Program
+from autoconvert.report.progress import Display, Silent, Timeline
+from autoconvert.report.report import CheckResult, Report, make_report, write_report
+from autoconvert.settings import Settings, choose
+from autoconvert.source.accounting import account
+from autoconvert.source.source import Source, load_source
+from autoconvert.trace import trace
+
+# Above this size the file and the bundle are run only by `--verify full`: the engine takes gigabytes.
+_QUICK_FILE = 300 << 20
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What a conversion wrote: `files` by format, and the report."""
+
+    folder: Path
+    files: dict[str, Path]
+    report: Report
+
+
+@dataclass(frozen=True)
+class Stages:
+    """The replaceable parts of a conversion, so that a test can put a fault into one of them."""
+
+    passes: Sequence[Pass] = PASSES
+    before_link: Callable[[Program], Program] = lambda program: program
+    before_bundle: Callable[[TokenizerSpec], TokenizerSpec] = lambda tokenizer: tokenizer
+
+
+def convert(
+    model: str | Path | nn.Module,
+    output: str | Path | None = None,
+    *,
+    quantize: str = "int8",
+    context: int | None = None,
+    prefill: Sequence[int] | None = None,
+    formats: Sequence[str] = ("litertlm",),
+    verify: str = "quick",
+    revision: str | None = None,
+    token: str | None = None,
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
+    display: Display | None = None,
+    stages: Stages | None = None,
+) -> Bundle:
+    """Converts `model` ("demo", a folder, a hub id, or a module from tokens to logits) into `output` (./NAME).
+
+    Raises:
+        InputError: the model, its checkpoint or the options are not usable.
+        Refused: something in the model is not proven to convert.
+        CheckFailed: the result differs from the model.
+        MachineError: disk, memory, access or network.
+    """
+    timeline = Timeline(display or Silent())
+    with timeline.stage("read model") as stage:
+        source = load_source(
+            model,
+            revision=revision,
+            token=token,
+            trust_remote_code=trust_remote_code,
+            allow_pickle=allow_pickle,
+        )
+        stage.note = f"{len(source.checkpoint)} tensors, {_megabytes(sum(source.checkpoint.values()))}"
+        settings = choose(
+            source.config, context=context, prefill=prefill, quantize=quantize, formats=formats, verify=verify
+        )
+        tokenizer = _tokenizer(source) if "litertlm" in settings.formats else None
+    with output_folder(Path(output) if output is not None else Path(source.name)) as (folder, publish):
+        conversion = _Conversion(source, settings, tokenizer, timeline, folder, stages or Stages())
+        files, report = conversion.run()
+        return Bundle(publish.folder, publish(files), report)
+
+
+def _tokenizer(source: Source) -> TokenizerSpec:
+    if source.folder is None:
+        raise InputError(
+            "A .litertlm bundle needs a tokenizer, and a module in memory has none.",
+            hint="Choose --format tflite (formats=('tflite',)), or convert a folder that holds the tokenizer.",
+        )
+    return read_tokenizer(source.folder)
+
+
+@dataclass
+class _Conversion:
+    """One conversion under way; each method is a stage and writes into `folder`."""
+
+    source: Source
+    settings: Settings
+    tokenizer: TokenizerSpec | None
+    timeline: Timeline
+    folder: Path
+    stages: Stages
+    checks: list[CheckResult] = field(default_factory=list)
+
+    def run(self) -> tuple[dict[str, Path], Report]:
+        program = self._rewrite()
+        rows = account(self.source, [s for weight in program.weights.values() for s in weight.sources])
+        if self.settings.verify != "off":
+            self._check_graph(program)
+        graphs = self._lower(program)
+        program = self.stages.before_link(program)
+        linked = self._link(graphs, program)
+        files = {"tflite": linked.path}
+        if self.settings.verify != "off":
+            self._check_constants(linked, program)
+            if self._runs_file(linked):
+                self._check_file(linked, graphs, program)
+        if self.tokenizer is not None:
+            files["litertlm"] = self._bundle(linked, program, self.stages.before_bundle(self.tokenizer))
+            if self._runs_file(linked):
+                self._check_bundle(files["litertlm"], linked, self.tokenizer)
+        files = {name: file for name, file in files.items() if name in self.settings.formats}
+        stages = self.timeline.stages
+        report = make_report(self.source.name, self.settings, program, linked, rows, files, stages, self.checks)
+        files["report"] = write_report(report, self.folder / "report.json")
+        return files, report
+
+    def _runs_file(self, linked: Linked) -> bool:
+        return self.settings.verify == "full" or (self.settings.verify == "quick" and linked.size < _QUICK_FILE)
+
+    def _rewrite(self) -> Program:
+        with self.timeline.stage("trace") as stage:
+            program = trace(self.source.module)
+            stage.note = f"{len(program.graph.graph.nodes)} nodes"
+        with self.timeline.stage("rewrite") as stage:
+            regions = RegionCheck() if self.settings.verify != "off" else None
+            options = Options(self.settings.context, PATTERNS, regions or (lambda graph, match: None))
+            program = run_passes(program, options, self.stages.passes)
+            blocks = program.recognition.blocks
+            stage.note = ", ".join(f"{count} {block.replace('_', '-')}" for block, count in blocks.items())
+        if regions is not None:
+            self.checks.append(CheckResult("rewrites", True, f"{regions.executed} distinct regions executed"))
+        return program
+
+    def _check_graph(self, program: Program) -> None:
+        with self.timeline.stage("check graph") as stage, reference_of(self.source) as reference:
+            worst = check_graph(program, self.source.weights, reference, _vocabulary(program))
+            stage.note = f"logits within {worst:.1e} σ"
+            self.checks.append(CheckResult("graph in chunks", True, stage.note))
+
+    def _lower(self, program: Program) -> list[bytes]:
+        with self.timeline.stage("lower") as stage:
+            parts = signatures(program, self.settings.prefill)
+            graphs = []
+            for index, (name, part) in enumerate(parts.items()):
+                stage.advance(index, len(parts))
+                graphs.append(lower(name, part))
+            stage.note = ", ".join(parts)
+        return graphs
+
+    def _link(self, graphs: list[bytes], program: Program) -> Linked:
+        with self.timeline.stage("link") as stage:
+            linked = link(
+                graphs,
+                program.weights,
+                self.source.weights,
+                self.settings.quantize,
+                self.folder / "model.tflite",
+                progress=stage.advance,
+            )
+            stage.note = f"{_megabytes(linked.size)}, {self.settings.quantize}"
+        return linked
+
+    def _check_constants(self, linked: Linked, program: Program) -> None:
+        with self.timeline.stage("check constants") as stage:
+            checked = check_constants(linked.path, program.weights, self.source.weights, self.settings.quantize)
+            stage.note = f"{checked.constants} tensors, {checked.numbers:,} numbers read back"
+            self.checks.append(CheckResult("constants", True, stage.note))
+
+    def _check_file(self, linked: Linked, graphs: list[bytes], program: Program) -> None:
+        with self.timeline.stage("check file") as stage, reference_of(self.source) as reference:
+            stage.note = check_linked_file(
+                linked.path,
+                graphs,
+                program,
+                self.source.weights,
+                self.settings.quantize,
+                reference,
+                _vocabulary(program),
+                thorough=self.settings.verify == "full",
+            )
+            self.checks.append(CheckResult("file in the interpreter", True, stage.note))
+
+    def _bundle(self, linked: Linked, program: Program, tokenizer: TokenizerSpec) -> Path:
+        with self.timeline.stage("bundle") as stage:
+            path = self.folder / "model.litertlm"
+            write_bundle(
+                linked.path,
+                tokenizer.section,
+                build_llm_metadata(tokenizer, self.settings.context),
+                build_executor_metadata(program.states, self.settings.context),
+                path,
+            )
+            stage.note = _megabytes(path.stat().st_size)
+        return path
+
+    def _check_bundle(self, bundle: Path, linked: Linked, tokenizer: TokenizerSpec) -> None:
+        with self.timeline.stage("check bundle") as stage, reference_of(self.source) as reference:
+            assert self.source.folder is not None
+            stage.note = check_bundle_file(
+                bundle, linked.path, self.source.folder, self.settings, reference, tokenizer
+            )
+            self.checks.append(CheckResult("bundle in the runtime", True, stage.note))
+
+
+def _vocabulary(program: Program) -> int:
+    output = next(iter(reversed(program.graph.graph.nodes)))
+    return int(output.args[0]["logits"].meta["val"].shape[-1])  # type: ignore[index,call-overload,union-attr]
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"
+
+

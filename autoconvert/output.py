@@ -1,0 +1,60 @@
+"""The output folder: everything is written beside its final place and moved there when all of it is right."""
+
+import errno
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from autoconvert.errors import MachineError
+
+
+@dataclass(frozen=True)
+class Publish:
+    """Moves finished files to their names in `folder`, replacing what was there."""
+
+    folder: Path
+
+    def __call__(self, files: Mapping[str, Path]) -> dict[str, Path]:
+        return {name: file.replace(self.folder / file.name) for name, file in files.items()}
+
+
+@contextmanager
+def output_folder(folder: Path) -> Iterator[tuple[Path, Publish]]:
+    """A temporary folder on the same disk as `folder`, and how to publish from it.
+
+    Whatever happens, the temporary folder goes; a folder that was made and stayed empty goes as well.
+
+    Raises:
+        MachineError: the folder cannot be made or written to, or the disk is full.
+    """
+    missing = _missing(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".autoconvert-", dir=folder) as temporary:
+            yield Path(temporary), Publish(folder)
+    except OSError as error:
+        if error.errno not in _REASONS:
+            raise
+        raise MachineError(f"Cannot write to {folder}: {_REASONS[error.errno]}.", hint="Choose another -o.") from error
+    finally:
+        for made in missing:
+            if made.is_dir() and not any(made.iterdir()):
+                made.rmdir()
+
+
+_REASONS = {
+    errno.EACCES: "no permission",
+    errno.EPERM: "no permission",
+    errno.EROFS: "the disk is read-only",
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.ENOTDIR: "a part of the path is not a folder",
+    errno.EEXIST: "a file of that name is in the way",
+}
+
+
+def _missing(folder: Path) -> list[Path]:
+    """The folder and its parents that do not exist yet, the innermost first."""
+    return [path for path in (folder, *folder.parents) if not path.exists()]

@@ -1,0 +1,72 @@
+"""The compiler in reading order: the tuple of passes, and the one loop that runs them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from autoconvert.errors import Refused
+from autoconvert.passes.bind_positions import bind_positions
+from autoconvert.passes.bind_weights import bind_weights
+from autoconvert.passes.make_stateful import make_stateful
+from autoconvert.passes.normalise import normalise
+from autoconvert.passes.recognise import OnMatch, recognise
+from autoconvert.passes.specialise import decode, prefill
+from autoconvert.pattern import Pattern
+from autoconvert.program import Program
+
+
+@dataclass(frozen=True)
+class Options:
+    """What passes need to know: the `context` in positions, the patterns, and who watches matches."""
+
+    context: int
+    patterns: Sequence[Pattern]
+    on_match: OnMatch
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One transformation: `run` gives a program that computes the same and executes in PyTorch."""
+
+    name: str
+    run: Callable[[Program, Options], Program]
+
+
+PASSES: tuple[Pass, ...] = (
+    Pass("normalise", lambda program, _: program.with_graph(normalise(program.graph))),
+    # Blocks are recognised while weights and positions are still inputs: patterns are written that way.
+    Pass("recognise", lambda program, options: recognise(program, options.patterns, options.on_match)),
+    Pass("bind weights", lambda program, _: bind_weights(program)),
+    # Masks become attributes of recognised attention, so this comes after recognition.
+    Pass("bind positions", lambda program, options: bind_positions(program, options.context)),
+    Pass("make stateful", lambda program, _: make_stateful(program)),
+)
+
+
+def run_passes(
+    program: Program,
+    options: Options,
+    passes: Sequence[Pass] = PASSES,
+    after: Callable[[Pass, Program], None] = lambda _, program: None,
+) -> Program:
+    """Runs `passes` in order; `after` sees the program after each.
+
+    Raises:
+        Refused: a pass could not prove its rewrite; the hint ends with the nearest patterns that declined.
+    """
+    for step in passes:
+        try:
+            program = step.run(program, options)
+        except Refused as refusal:
+            raise _with_near_misses(refusal, program) from refusal
+        after(step, program)
+    return program
+
+
+def _with_near_misses(refusal: Refused, program: Program) -> Refused:
+    nearest = "\n".join(f"Nearest: {miss}" for miss in program.recognition.nearest(3))
+    return Refused(refusal.message, hint="\n".join(filter(None, (refusal.hint, nearest))))
+
+
+def signatures(program: Program, lengths: Sequence[int]) -> dict[str, Program]:
+    """The program specialised to each prefill length and to decode, by the runtime's signature names."""
+    return {f"prefill_{n}": prefill(program, n) for n in lengths} | {"decode": decode(program)}

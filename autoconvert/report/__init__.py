@@ -1,0 +1,1 @@
+"""What a conversion tells: progress while it runs, and what it did."""

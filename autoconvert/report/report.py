@@ -1,0 +1,90 @@
+"""The report: everything that a conversion found, did and checked, as `report.json`."""
+
+import dataclasses
+import json
+import resource
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from autoconvert.lowering.link import Linked
+from autoconvert.program import Program
+from autoconvert.report.progress import StageTime
+from autoconvert.settings import Settings
+from autoconvert.source.accounting import Row
+
+_PACKAGES = ("torch", "transformers", "litert-torch", "ai-edge-litert", "ai-edge-quantizer", "litert-lm-api")
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """A check that ran: what it compared, and the figure that it found."""
+
+    name: str
+    passed: bool
+    detail: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `report.json` holds; sizes in bytes, times in seconds."""
+
+    model: str
+    settings: dict[str, Any]
+    blocks: dict[str, int]
+    patterns: dict[str, int]
+    near_misses: list[dict[str, Any]]
+    layers: int
+    signatures: list[dict[str, Any]]
+    states: list[dict[str, Any]]
+    files: dict[str, int]
+    bytes_by_dtype: dict[str, int]
+    checkpoint: list[dict[str, Any]]
+    checks: list[CheckResult]
+    stages: list[StageTime]
+    seconds: float
+    peak_memory: int
+    versions: dict[str, str]
+
+
+def make_report(
+    model: str,
+    settings: Settings,
+    program: Program,
+    linked: Linked,
+    rows: Sequence[Row],
+    files: Mapping[str, Path],
+    stages: Sequence[StageTime],
+    checks: Sequence[CheckResult],
+) -> Report:
+    """Gathers a finished conversion."""
+    return Report(
+        model=model,
+        settings=dataclasses.asdict(settings),
+        blocks=program.recognition.blocks,
+        patterns=program.recognition.patterns,
+        near_misses=[dataclasses.asdict(miss) for miss in program.recognition.near_misses],
+        layers=sum(state.kind == "key" for state in program.states),
+        signatures=[dataclasses.asdict(signature) for signature in linked.signatures],
+        states=[{"name": state.name, "shape": state.shape, "kind": state.kind} for state in program.states],
+        files={name: file.stat().st_size for name, file in files.items()},
+        bytes_by_dtype=linked.bytes_by_dtype,
+        checkpoint=[dataclasses.asdict(row) for row in rows],
+        checks=list(checks),
+        stages=list(stages),
+        seconds=sum(stage.seconds for stage in stages),
+        peak_memory=_peak_memory(),
+        versions={package: version(package) for package in _PACKAGES},
+    )
+
+
+def write_report(report: Report, path: Path) -> Path:
+    path.write_text(json.dumps(dataclasses.asdict(report), indent=1) + "\n")
+    return path
+
+
+def _peak_memory() -> int:
+    """Peak resident memory of this process, bytes (Linux reports kilobytes)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

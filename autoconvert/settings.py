@@ -1,0 +1,88 @@
+"""What a person may choose about a conversion, checked before anything is done."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from transformers import PreTrainedConfig
+
+from autoconvert.errors import InputError
+from autoconvert.lowering.quantize import SCHEMES, Scheme
+
+Format = Literal["litertlm", "tflite"]
+Verify = Literal["quick", "full", "off"]
+
+DEFAULT_CONTEXT = 4096
+# A large rung for speed and a small one for the last slots of a conversation, which the planner fills only so.
+DEFAULT_PREFILL = (128, 16)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A valid choice: `context` in positions, `prefill` chunk lengths, the longest first."""
+
+    context: int
+    prefill: tuple[int, ...]
+    quantize: Scheme
+    formats: tuple[Format, ...]
+    verify: Verify
+
+
+def choose(
+    config: PreTrainedConfig | None,
+    *,
+    context: int | None,
+    prefill: Sequence[int] | None,
+    quantize: str,
+    formats: Sequence[str],
+    verify: str,
+) -> Settings:
+    """Settles defaults by the model's `config`.
+
+    Raises:
+        InputError: a choice that contradicts another, or the model.
+    """
+    limit = context_limit(config)
+    if context is not None and context < 2:
+        raise InputError(f"A context of {context} positions holds no conversation.", hint="Choose at least 2.")
+    if context is not None and limit is not None and context > limit:
+        raise InputError(
+            f"A context of {context} positions is larger than the {limit} that the model was made for.",
+            hint=f"Choose --context {limit} or less.",
+        )
+    chosen = context if context is not None else min(DEFAULT_CONTEXT, limit or DEFAULT_CONTEXT)
+    return Settings(
+        context=chosen,
+        prefill=_prefill(prefill, chosen),
+        quantize=_one_of("quantize", quantize, SCHEMES),  # type: ignore[arg-type]
+        formats=tuple(_one_of("format", name, get_args(Format)) for name in formats),  # type: ignore[misc]
+        verify=_one_of("verify", verify, get_args(Verify)),  # type: ignore[arg-type]
+    )
+
+
+def context_limit(config: PreTrainedConfig | None) -> int | None:
+    """How many positions the model was made for; None where its configuration does not say."""
+    if config is None:
+        return None
+    limit = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return limit if isinstance(limit, int) and limit > 0 else None
+
+
+def _prefill(prefill: Sequence[int] | None, context: int) -> tuple[int, ...]:
+    if prefill is None:
+        return tuple(length for length in DEFAULT_PREFILL if length <= context) or (context,)
+    if not prefill or any(length < 1 for length in prefill):
+        raise InputError("Prefill lengths are positive numbers.", hint="For example --prefill 128,16.")
+    too_long = max(prefill)
+    if too_long > context:
+        raise InputError(
+            f"A prefill of {too_long} positions does not fit a context of {context}.",
+            hint="Choose shorter --prefill lengths or a larger --context.",
+        )
+    return tuple(sorted(set(prefill), reverse=True))
+
+
+def _one_of(option: str, value: str, allowed: Sequence[str]) -> str:
+    if value not in allowed:
+        raise InputError(f"--{option} {value} is not known.", hint=f"Choose one of: {', '.join(allowed)}.")
+    return value
