@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch._subclasses.fake_tensor import UnsupportedFakeTensorException
 from transformers import (
     CONFIG_MAPPING,
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -16,7 +15,7 @@ from transformers import (
     __version__,
 )
 
-from autoconvert.errors import InputError, Refused
+from autoconvert.errors import AutoconvertError, InputError
 from autoconvert.source.skeleton import build_without_values
 
 AUTO_MODEL = "AutoModelForCausalLM"
@@ -51,9 +50,9 @@ def read_config(folder: Path, trust_remote_code: bool = False) -> PreTrainedConf
         )
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except (ValueError, TypeError, KeyError, AttributeError, ImportError, OSError) as error:
+    except Exception as error:
         raise InputError(
-            f"{path}: transformers cannot read it ({_first_line(error)})",
+            f"{path}: transformers cannot read it ({_brief(error)})",
             hint="check config.json against the model's documentation",
         ) from error
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not (trust_remote_code and AUTO_MODEL in remote):
@@ -87,20 +86,17 @@ def build_module(config: PreTrainedConfig, trust_remote_code: bool = False) -> P
             return build("sdpa")
         except (ValueError, ImportError):
             return build("eager")
-    except UnsupportedFakeTensorException as error:
-        raise Refused(
-            f"{config.model_type}: the module's constructor computes with the values of its weights",
-            hint=_first_line(error),
-        ) from error
+    except AutoconvertError:
+        raise
     except ImportError as error:
         raise InputError(
-            f"{config.model_type}: the module needs a package that is not installed ({_first_line(error)})",
+            f"{config.model_type}: the module needs a package that is not installed ({_brief(error)})",
             hint="install it and try again",
         ) from error
     except Exception as error:
         raise InputError(
             f"{config.model_type}: transformers cannot build the module "
-            f"({type(error).__name__}: {_first_line(error)})",
+            f"({type(error).__name__}: {_brief(error)})",
             hint="check config.json: does AutoModelForCausalLM.from_config accept it?",
         ) from error
 
@@ -124,5 +120,5 @@ def _hint_for_no_config(folder: Path) -> str:
     return "pass a folder as save_pretrained writes it"
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _brief(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

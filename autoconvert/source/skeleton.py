@@ -1,21 +1,28 @@
 """A module whose parameters have shapes but no values.
 
-FakeTensorMode is not a public interface of torch; no other file makes one. The meta device would not do: it
-takes the values of buffers as well, and torch.export then writes it into the graph.
+FakeTensorMode and TorchDispatchMode are not public interfaces of torch; they are made in this file alone. The
+meta device would not do: it takes the values of buffers as well, and torch.export writes it into the graph.
 """
 
 import copy
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+    UnsupportedFakeTensorException,
+)
 from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from autoconvert.errors import InputError
+from autoconvert.errors import InputError, Refused
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -26,9 +33,19 @@ def is_fake(tensor: torch.Tensor) -> bool:
 
 
 def build_without_values(build: Callable[[], Module]) -> Module:
-    """What `build` returns, in eval mode, its parameters without values; buffers are computed as always."""
-    with _parameters_lose_values():
-        return build().eval()
+    """What `build` returns, in eval mode, its parameters without values; buffers are computed as always.
+
+    Raises Refused where building needs the value of a parameter.
+    """
+    try:
+        with _parameters_lose_values(), _ValuesStayTrue():  # type: ignore[no-untyped-call]
+            return build().eval()
+    except (
+        DataDependentOutputException,
+        DynamicOutputShapeException,
+        UnsupportedFakeTensorException,
+    ) as error:
+        raise _needs_values(str(error.__cause__ or error.args[0])) from error
 
 
 def copy_without_values(module: Module) -> Module:
@@ -74,6 +91,30 @@ def untie(module: nn.Module, name: str) -> None:
     owner.register_parameter(leaf, nn.Parameter(fresh, requires_grad=False))
 
 
+class _ValuesStayTrue(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Refuses to write a value that is not there into a tensor that has one: it would keep the old one."""
+
+    def __torch_dispatch__(
+        self, operation: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        tensors = [value for value in args if isinstance(value, torch.Tensor)]
+        if (
+            operation._schema.is_mutable
+            and tensors
+            and not is_fake(tensors[0])
+            and any(map(is_fake, tensors))
+        ):
+            raise _needs_values(str(operation))
+        return operation(*args, **(kwargs or {}))
+
+
+def _needs_values(operation: str) -> Refused:
+    return Refused(
+        f"building the module computes with the values of its weights ({operation})",
+        hint="move that computation into forward, or register its result as a persistent buffer",
+    )
+
+
 @contextmanager
 def _parameters_lose_values() -> Iterator[None]:
     mode = FakeTensorMode(allow_non_fake_inputs=True)
@@ -90,6 +131,8 @@ def _parameters_lose_values() -> Iterator[None]:
             fake = mode.from_tensor(parameter.detach())
             fakes[key] = nn.Parameter(fake, requires_grad=False)
             fakes[key].__dict__.update(parameter.__dict__)
+            # transformers initialises what lacks this mark, and some of its initialisations look at values.
+            fakes[key]._is_hf_initialized = True  # type: ignore[attr-defined]
         return fakes[key]
 
     handle = register_module_parameter_registration_hook(forget)  # type: ignore[arg-type]

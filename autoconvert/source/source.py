@@ -62,6 +62,8 @@ def load_source(
     if model == DEMO:
         folder = Path(str(importlib.resources.files("autoconvert.source") / DEMO))
         return _from_folder(folder, DEMO, trust_remote_code, allow_pickle)
+    if not str(model):
+        raise InputError("no model is named", hint="pass a folder, a hub id, or demo")
     folder = Path(model).expanduser()
     if folder.is_dir():
         if revision is not None:
@@ -144,6 +146,11 @@ def _untie_what_differs(module: nn.Module, recipes: Mapping[str, Recipe], checkp
         for name in held[1:]:
             if not _equal(recipes[held[0]], recipes[name], checkpoint):
                 untie(module, name)
+                if module.get_parameter(name) is module.get_parameter(held[0]):
+                    raise InputError(
+                        f"{held[0]} and {name} are one tensor in the module but differ in the checkpoint",
+                        hint="check that config.json and the code belong to this checkpoint",
+                    )
 
 
 def _equal(one: Recipe, other: Recipe, checkpoint: Weights) -> bool:

@@ -1,0 +1,1 @@
+"""Tests of where models and their weights come from."""
