@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ai_edge_litert.compiled_model import CompiledModel
 from torch import fx
 
 from autoconvert.check.constants import Constants
@@ -59,6 +60,22 @@ def test_int8_file_says_what_its_constants_say(tmp_path: Path, delegate: bool, s
     assert actual.keys() == expected.keys()
     for name in expected:
         assert np.abs(actual[name] - expected[name]).max() < 0.015 * np.abs(expected[name]).max()
+
+
+@pytest.mark.parametrize("scheme", ["none", "fp16", "int8"])
+def test_the_runtime_of_the_phone_agrees_with_the_interpreter(tmp_path: Path, scheme: Scheme) -> None:
+    """CompiledModel verifies and loads the flatbuffer by code of its own."""
+    path = linked(tmp_path, scheme).path
+    expected = weightless.runtime_outputs(path, "decode")
+    model = CompiledModel.from_file(str(path))
+    inputs = {name: model.create_input_buffer_by_name("decode", name) for name in ("tokens", "input_pos")}
+    outputs = {name: model.create_output_buffer_by_name("decode", name) for name in expected}
+    for name, value in weightless.sample_inputs("decode").items():
+        inputs[name].write(value)
+    model.run_by_name("decode", inputs, outputs)
+    for name, value in expected.items():
+        actual = outputs[name].read(value.size, np.float32).reshape(value.shape)
+        np.testing.assert_allclose(actual, value, rtol=1e-5, atol=1e-5 * np.abs(value).max())
 
 
 def test_values_of_weights_with_programs_are_stored(tmp_path: Path) -> None:
