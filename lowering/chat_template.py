@@ -146,6 +146,8 @@ def adapt(
     if start and spelled.startswith(start):
         body = f"{{%- set spoken %}}\n{body}{{% endset %}}{{{{ spoken[{len(start)}:] }}}}"
         notes.append("chat template: its literal start token removed, which the runtime writes")
+    elif start and not render(tokenizer, body, [user(PLACEHOLDER)]).startswith(start):
+        notes.append(f"a chat starts with {start}, as the tokenizer starts a text; its template writes none")
     # Both engines drop a new line after a tag: this one leaves the body at the start of a line, as it was.
     return f"{preamble}\n{body}" if preamble else body, tuple(notes)
 

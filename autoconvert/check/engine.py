@@ -186,10 +186,16 @@ def check_tokens(engine: litert_lm.Engine, encode: Encode, prompt: str) -> None:
 
 
 def check_turn(engine: litert_lm.Engine, encode_turn: Encode) -> None:
+    """Compares the token ids of a user's turn.
+
+    A template without a start token gets the tokenizer's all the same: the runtime writes it before any text.
+    """
     message = "Where is the nearest river?"
     with engine.create_conversation() as conversation:
         rendered = conversation.render_message_to_string(message)
     ids, wanted = runtime_ids(engine, rendered), encode_turn(message)
+    if wanted[:1] != ids[:1] and engine.bos_token_id is not None:
+        wanted = [engine.bos_token_id, *wanted]
     if ids != wanted:
         raise CheckFailed(
             f"the runtime renders a user's turn as {rendered!r}, {len(ids)} tokens; the source's chat "
@@ -210,8 +216,8 @@ def prompt_lengths(prefill: Sequence[int], context: int, engine: litert_lm.Engin
     The runtime holds back the last token, and takes a part-filled chunk only where all of it fits.
     """
     room = context - min(prefill) - len(engine.tokenize(TARGET)) - 1
-    wanted = {4, sum(prefill) + 3, 2 * max(prefill) + min(prefill) // 2 + 1}
-    wanted |= {n for length in prefill for n in (length // 2 + 2, length + 1)}
+    wanted = {4, min(prefill) + 1, sum(prefill) + 3, 2 * max(prefill) + min(prefill) // 2 + 1}
+    wanted |= {length // 2 + 2 for length in prefill}
     lengths = sorted(n for n in wanted if 4 <= n <= room)
     if not lengths:
         raise InputError(

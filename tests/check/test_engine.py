@@ -6,8 +6,16 @@ import torch
 
 from autoconvert.check.engine import check_bundle, score
 from autoconvert.errors import CheckFailed, InputError
+from autoconvert.lowering.chat_template import read_chat_template
 from autoconvert.lowering.tokenizer import load_tokenizer, read_tokenizer
-from tests.lowering.tiny_bundle import PREFILL, bundle, byte_level_tokenizer, reference_logits, tiny_folder
+from tests.lowering.tiny_bundle import (
+    CHAT_TEMPLATE,
+    PREFILL,
+    bundle,
+    byte_level_tokenizer,
+    reference_logits,
+    tiny_folder,
+)
 
 
 def encode(text: str) -> list[int]:
@@ -32,7 +40,8 @@ def test_a_right_bundle_agrees_over_part_filled_full_and_chained_chunks(whole: P
     assert found.worst < 1e-3
     assert found.answers > 0
     # The last token is held back, so a prompt one longer than a prefill length fills it.
-    assert {length + 1 for length in PREFILL} <= set(found.lengths)
+    assert min(PREFILL) + 1 in found.lengths
+    assert {length // 2 + 2 for length in PREFILL} <= set(found.lengths)
     assert max(found.lengths) > 2 * max(PREFILL)
 
 
@@ -78,6 +87,26 @@ def test_another_chat_template_fails(whole: Path) -> None:
 
     with pytest.raises(CheckFailed, match="renders a user's turn"):
         check_bundle(whole, reference_logits, encode, tolerance=1e-3, encode_turn=other_turn)
+
+
+@pytest.mark.parametrize("written", ["", "<s>", "{{ bos_token }}"])
+def test_a_turn_starts_with_one_start_token_whatever_its_template_writes(
+    tmp_path: Path, written: str
+) -> None:
+    template = written + CHAT_TEMPLATE.removeprefix("{{ bos_token }}")
+    tokenizer = byte_level_tokenizer(prepends_start=True, chat_template=template)
+    chat, notes = read_chat_template(tokenizer, 0)
+    spec = dataclasses.replace(read_tokenizer(tiny_folder()), chat=chat)
+
+    def turn(text: str) -> list[int]:
+        ids: list[int] = tokenizer.apply_chat_template(
+            [{"role": "user", "content": text}], add_generation_prompt=True, return_dict=False
+        )
+        return ids
+
+    file = bundle(tmp_path / "model.litertlm", spec)
+    check_bundle(file, reference_logits, encode, tolerance=1e-3, encode_turn=turn)
+    assert any("template writes none" in note for note in notes) == (written == "")
 
 
 def test_a_prompt_beyond_the_context_is_an_input_error(whole: Path) -> None:
