@@ -45,7 +45,7 @@ def streamed(source: Source) -> Iterator[nn.Module]:
 
 
 class LazyParameter(torch.Tensor):
-    """A float32 tensor that holds the name of a weight, not its values; `transposed` swaps two axes."""
+    """A float32 tensor that names a weight instead of holding it; `transposed` swaps the last two axes."""
 
     weights: Weights
     name_in_module: str
@@ -55,7 +55,8 @@ class LazyParameter(torch.Tensor):
     def __new__(
         cls, weights: Weights, name: str, shape: tuple[int, ...], transposed: bool = False
     ) -> "LazyParameter":
-        order = (1, shape[0]) if transposed else _row_major(shape)
+        order = _row_major(_swapped(shape) if transposed else shape)
+        order = _swapped(order) if transposed else order
         lazy: LazyParameter = torch.Tensor._make_wrapper_subclass(
             cls, shape, strides=order, dtype=torch.float32, device=torch.device("cpu"), requires_grad=False
         )
@@ -88,7 +89,7 @@ class LazyParameter(torch.Tensor):
 
     def read(self) -> torch.Tensor:
         whole = self.weights.read(self.name_in_module).to(torch.float32)
-        return whole.t() if self.transposed else whole
+        return whole.mT if self.transposed else whole
 
     def read_rows(self, start: int, stop: int) -> torch.Tensor:
         """Rows of the stored tensor, whether transposed or not."""
@@ -108,6 +109,14 @@ def _row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(reversed(strides))
 
 
+def _swapped(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (*shape[:-2], shape[-1], shape[-2])
+
+
+def _oriented(tensor: LazyParameter, rows: torch.Tensor) -> torch.Tensor:
+    return rows.mT if tensor.transposed else rows
+
+
 def _read_all(value: Any) -> Any:
     if isinstance(value, LazyParameter):
         return value.read()
@@ -121,14 +130,17 @@ def _same(tensor: LazyParameter) -> LazyParameter:
 
 
 def _transpose(tensor: LazyParameter, dim0: int = 0, dim1: int = 1) -> LazyParameter | None:
-    if tensor.dim() != 2 or dim0 % 2 == dim1 % 2:
+    rank = tensor.dim()
+    if rank < 2 or {dim0 % rank, dim1 % rank} != {rank - 2, rank - 1}:
         return None
-    rows, columns = tensor.shape
-    return LazyParameter(tensor.weights, tensor.name_in_module, (columns, rows), not tensor.transposed)
+    shape = _swapped(tuple(tensor.shape))
+    return LazyParameter(tensor.weights, tensor.name_in_module, shape, not tensor.transposed)
 
 
 def _permute(tensor: LazyParameter, dims: Sequence[int]) -> LazyParameter | None:
-    return _transpose(tensor) if [dim % tensor.dim() for dim in dims] == [1, 0] else None
+    rank = tensor.dim()
+    swap = [*range(rank - 2), rank - 1, rank - 2]
+    return _transpose(tensor, -2, -1) if [dim % rank for dim in dims] == swap else None
 
 
 def _embedding(weight: Any, indices: torch.Tensor, *_: object, **__: object) -> torch.Tensor | None:
@@ -153,19 +165,19 @@ def _gather(weight: LazyParameter, indices: torch.Tensor) -> torch.Tensor:
 
 
 def _select(tensor: LazyParameter, dim: int, index: int) -> torch.Tensor | None:
-    if tensor.transposed or dim % tensor.dim() != 0:
+    if dim % tensor.dim() != 0 or (tensor.transposed and tensor.dim() == 2):
         return None
     row = index % tensor.shape[0]
-    return tensor.read_rows(row, row + 1)[0]
+    return _oriented(tensor, tensor.read_rows(row, row + 1))[0]
 
 
 def _slice(
     tensor: LazyParameter, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
 ) -> torch.Tensor | None:
-    if tensor.transposed or dim % tensor.dim() != 0:
+    if dim % tensor.dim() != 0 or (tensor.transposed and tensor.dim() == 2):
         return None
     begin, stop, _ = slice(start, end).indices(tensor.shape[0])
-    return tensor.read_rows(begin, max(begin, stop))[::step]
+    return _oriented(tensor, tensor.read_rows(begin, max(begin, stop)))[::step]
 
 
 def _mm(left: Any, right: Any) -> torch.Tensor | None:
@@ -187,6 +199,24 @@ def _linear(left: Any, weight: Any, bias: Any = None) -> torch.Tensor | None:
         return None
     product = product.reshape(*left.shape[:-1], weight.shape[0])
     return product if bias is None else product.add_(_read_all(bias))
+
+
+def _grouped_mm(
+    left: Any, stack: Any, offsets: Any = None, bias: Any = None, dtype: Any = None
+) -> torch.Tensor | None:
+    """The rows of `left` up to each offset, times the matrix at that place; only those with rows are read."""
+    if isinstance(left, LazyParameter) or not isinstance(stack, LazyParameter) or stack.dim() != 3:
+        return None
+    if left.dim() != 2 or offsets is None or bias is not None or dtype is not None:
+        return None
+    product = torch.zeros((left.shape[0], stack.shape[2]), dtype=torch.float32)
+    start = 0
+    for place, stop in enumerate(offsets.tolist()):
+        if stop > start:
+            matrix = _oriented(stack, stack.read_rows(place, place + 1))[0]
+            product[start:stop] = left[start:stop] @ matrix
+            start = stop
+    return product
 
 
 def _tiled(left: torch.Tensor, matrix: LazyParameter) -> torch.Tensor | None:
@@ -217,4 +247,5 @@ SPECIAL: dict[Any, Callable[..., Any]] = {
     aten.mm.default: _mm,
     aten.addmm.default: _addmm,
     aten.linear.default: _linear,
+    aten._grouped_mm.default: _grouped_mm,
 }
