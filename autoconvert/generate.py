@@ -29,8 +29,8 @@ def generate(
         except RuntimeError as error:
             raise RuntimeFailed(
                 f"the runtime stopped after {len(pieces)} pieces of text: {error}",
-                hint=f"The prompt must fit the bundle's context of {metadata.max_num_tokens} tokens; "
-                "shorten it or convert with a larger --context.",
+                hint=f"A prompt must not be empty and must fit the context of {metadata.max_num_tokens} tokens; "
+                "if it does, `autoconvert check` says what is wrong with the bundle.",
             ) from error
     return "".join(pieces)
 

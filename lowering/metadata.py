@@ -12,6 +12,8 @@ from litert_lm_builder.runtime.proto.llm_metadata_pb2 import LlmMetadata
 from autoconvert.lowering.tokenizer import TokenizerSpec
 from autoconvert.program import State
 
+# The runtime opens no session without a stop token: this one is in no vocabulary, so it never stops anything.
+NO_TOKEN = (1 << 31) - 1
 STATE_TYPES = {
     "key": executor_metadata_pb2.StateBuffer.TYPE_GLOBAL_KEY_CACHE,
     "value": executor_metadata_pb2.StateBuffer.TYPE_GLOBAL_VALUE_CACHE,
@@ -23,7 +25,7 @@ def build_llm_metadata(tokenizer: TokenizerSpec, context: int) -> LlmMetadata:
     metadata = LlmMetadata(max_num_tokens=context)
     if tokenizer.start is not None:
         metadata.start_token.token_ids.ids.append(tokenizer.start)
-    for token in tokenizer.stops:
+    for token in tokenizer.stops or (NO_TOKEN,):
         metadata.stop_tokens.add().token_ids.ids.append(token)
     if tokenizer.pad is not None:
         metadata.pad_token.token_ids.ids.append(tokenizer.pad)

@@ -35,6 +35,20 @@ def test_a_model_with_a_chat_template_answers_the_turn(tmp_path: Path) -> None:
     assert visible(said) == visible(tokenizer.decode(greedy(turn, 8)))
 
 
+def test_a_model_without_stop_tokens_runs_to_the_limit(tmp_path: Path) -> None:
+    spec = dataclasses.replace(read_tokenizer(tiny_folder()), stops=(), chat=None)
+    pieces: list[str] = []
+    generate(bundle(tmp_path / "model.litertlm", spec), PROMPT, max_tokens=8, on_text=pieces.append)
+    assert len(pieces) > 4
+
+
+def test_an_empty_prompt_is_an_input_error(tmp_path: Path) -> None:
+    spec = dataclasses.replace(read_tokenizer(tiny_folder()), start=None, chat=None)
+    with pytest.raises(InputError) as caught:
+        generate(bundle(tmp_path / "model.litertlm", spec), "", max_tokens=2)
+    assert "must not be empty" in caught.value.hint
+
+
 def test_the_runtime_writes_nothing_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
