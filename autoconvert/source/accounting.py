@@ -48,6 +48,6 @@ def account(source: Source, used: Collection[str]) -> tuple[Row, ...]:
             return Row(tensor, "tied", f"the same parameter as {twin}", nbytes)
         if names:
             return Row(tensor, "left out", f"the traced graph does not reach {names[0]}", nbytes)
-        return Row(tensor, "left out", source.unmatched[tensor], nbytes)
+        return Row(tensor, "left out", source.unmatched.get(tensor, "another tensor takes its place"), nbytes)
 
     return tuple(row(tensor, nbytes) for tensor, nbytes in source.checkpoint.items())

@@ -54,17 +54,20 @@ class SafetensorsFile:
 
     @cached_property
     def entries(self) -> Mapping[str, Entry]:
-        size = self.path.stat().st_size
-        with self.path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if size < 8 or length > min(size - 8, LARGEST_HEADER):
-                raise self._corrupt("the header is longer than the file")
-            try:
-                header = json.loads(file.read(length))
-                fields = {name: field for name, field in header.items() if name != "__metadata__"}
-                entries = {name: _entry(field, 8 + length) for name, field in fields.items()}
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise self._corrupt(f"the header cannot be read ({type(error).__name__}: {error})") from error
+        try:
+            size = self.path.stat().st_size
+            with self.path.open("rb") as file:
+                length = int.from_bytes(file.read(8), "little")
+                header = file.read(length) if 8 + length <= size and length <= LARGEST_HEADER else None
+        except OSError as error:
+            raise self._unreadable(error) from error
+        if header is None:
+            raise self._corrupt("the header is longer than the file")
+        try:
+            fields = {name: field for name, field in json.loads(header).items() if name != "__metadata__"}
+            entries = {name: _entry(field, 8 + length) for name, field in fields.items()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise self._corrupt(f"the header cannot be read ({type(error).__name__}: {error})") from error
         for name, entry in entries.items():
             if entry.end > size:
                 raise self._corrupt(
@@ -113,8 +116,13 @@ class SafetensorsFile:
             finally:
                 os.close(descriptor)
         except OSError as error:
-            raise MachineError(f"{self.path}: cannot be read ({error.strerror})") from error
+            raise self._unreadable(error) from error
         return data
+
+    def _unreadable(self, error: OSError) -> MachineError:
+        return MachineError(
+            f"{self.path}: cannot be read ({error.strerror})", hint="check disk and permissions"
+        )
 
     def _corrupt(self, what: str) -> InputError:
         return InputError(f"{self.path}: {what}", hint="download or save the checkpoint again")

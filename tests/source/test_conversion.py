@@ -99,6 +99,14 @@ def test_stacked_experts_keep_the_files_dtype(old_mixtral: Path) -> None:
     assert torch.equal(stacked.float(), load(old_mixtral).get_parameter(EXPERTS))
 
 
+def test_names_that_are_the_modules_already_stay(old_mixtral: Path) -> None:
+    loaded = load(old_mixtral)
+    save_file(loaded.state_dict(), old_mixtral / "model.safetensors", metadata={"format": "pt"})
+    weights = load_source(old_mixtral).weights
+    for name, parameter in loaded.named_parameters():
+        assert torch.equal(weights.read(name), parameter), name
+
+
 def test_planning_reads_nothing(old_mixtral: Path) -> None:
     weights, checkpoint = recorded(old_mixtral)
     assert weights.shape(EXPERTS) == (4, 96, 32)

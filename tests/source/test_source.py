@@ -252,9 +252,11 @@ def test_a_plain_module_is_welcome() -> None:
     assert source.weights.read("2.num_batches_tracked") == 0
 
 
-def test_a_module_elsewhere_or_quantised_is_an_input_error() -> None:
-    with torch.device("meta"), pytest.raises(InputError, match="weight is on meta"):
+def test_a_module_without_values_or_quantised_is_an_input_error() -> None:
+    with torch.device("meta"), pytest.raises(InputError, match="weight has no values"):
         load_source(nn.Linear(2, 2))
+    with pytest.raises(InputError, match="weight has no values"):
+        load_source(build_without_values(lambda: nn.Linear(2, 2)))
     quantised = nn.Linear(2, 2)
     quantised.weight = nn.Parameter(torch.ones(2, 2, dtype=torch.int8), requires_grad=False)
     with pytest.raises(InputError, match=r"weight: dtype torch\.int8 is not supported yet"):

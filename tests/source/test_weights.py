@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from autoconvert.errors import InputError
+from autoconvert.errors import InputError, MachineError
 from autoconvert.source.checkpoint import open_checkpoint
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32, torch.float64, torch.int64, torch.uint8, torch.bool]
@@ -104,6 +104,15 @@ def test_a_corrupt_header_names_the_file(tmp_path: Path, content: bytes) -> None
     with pytest.raises(InputError, match=r"model\.safetensors: the header") as caught:
         open_checkpoint(tmp_path)
     assert "again" in caught.value.hint
+
+
+def test_a_file_that_disappears_is_a_machine_error(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file({"w": torch.zeros(4, 4)}, path)
+    checkpoint = open_checkpoint(tmp_path)
+    path.unlink()
+    with pytest.raises(MachineError, match="No such file"):
+        checkpoint.read("w")
 
 
 def test_a_size_that_does_not_fit_the_shape_names_the_tensor(tmp_path: Path) -> None:
