@@ -29,8 +29,8 @@ def generate(
         except RuntimeError as error:
             raise RuntimeFailed(
                 f"the runtime stopped after {len(pieces)} pieces of text: {error}",
-                hint=f"A prompt must not be empty and must fit the context of "
-                f"{metadata.max_num_tokens} tokens; if it does, `autoconvert check` says what is wrong with the bundle.",
+                hint=f"A prompt must not be empty and must fit {metadata.max_num_tokens} tokens; if it does, "
+                "`autoconvert check` says what is wrong with the bundle.",
             ) from error
     return "".join(pieces)
 
