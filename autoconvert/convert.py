@@ -46,7 +46,7 @@ class Stages:
     """The replaceable parts of a conversion, so that a test can put a fault into one of them."""
 
     passes: Sequence[Pass] = PASSES
-    before_link: Callable[[Program], Program] = lambda program: program
+    before_lower: Callable[[Program], Program] = lambda program: program
     before_bundle: Callable[[TokenizerSpec], TokenizerSpec] = lambda tokenizer: tokenizer
 
 
@@ -120,8 +120,8 @@ class _Conversion:
         rows = account(self.source, [s for weight in program.weights.values() for s in weight.sources])
         if self.settings.verify != "off":
             self._check_graph(program)
+        program = self.stages.before_lower(program)
         graphs = self._lower(program)
-        program = self.stages.before_link(program)
         linked = self._link(graphs, program)
         files = {"tflite": linked.path}
         if self.settings.verify != "off":
@@ -143,7 +143,7 @@ class _Conversion:
 
     def _rewrite(self) -> Program:
         with self.timeline.stage("trace") as stage:
-            program = trace(self.source.module)
+            program = trace(self.source.module, self.settings.context)
             stage.note = f"{len(program.graph.graph.nodes)} nodes"
         with self.timeline.stage("rewrite") as stage:
             regions = RegionCheck() if self.settings.verify != "off" else None

@@ -2,17 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
-
-from transformers import PreTrainedConfig
+from typing import TYPE_CHECKING, Literal, get_args
 
 from autoconvert.errors import InputError
 from autoconvert.lowering.quantize import SCHEMES, Scheme
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 Format = Literal["litertlm", "tflite"]
 Verify = Literal["quick", "full", "off"]
 
 DEFAULT_CONTEXT = 4096
+SHORTEST_CONTEXT = 4
 # A large rung for speed and a small one for the last slots of a conversation, which the planner fills only so.
 DEFAULT_PREFILL = (128, 16)
 
@@ -29,7 +31,7 @@ class Settings:
 
 
 def choose(
-    config: PreTrainedConfig | None,
+    config: "PreTrainedConfig | None",
     *,
     context: int | None,
     prefill: Sequence[int] | None,
@@ -43,8 +45,10 @@ def choose(
         InputError: a choice that contradicts another, or the model.
     """
     limit = context_limit(config)
-    if context is not None and context < 2:
-        raise InputError(f"A context of {context} positions holds no conversation.", hint="Choose at least 2.")
+    if context is not None and context < SHORTEST_CONTEXT:
+        raise InputError(
+            f"A context of {context} positions holds no conversation.", hint=f"Choose at least {SHORTEST_CONTEXT}."
+        )
     if context is not None and limit is not None and context > limit:
         raise InputError(
             f"A context of {context} positions is larger than the {limit} that the model was made for.",
@@ -60,7 +64,7 @@ def choose(
     )
 
 
-def context_limit(config: PreTrainedConfig | None) -> int | None:
+def context_limit(config: "PreTrainedConfig | None") -> int | None:
     """How many positions the model was made for; None where its configuration does not say."""
     if config is None:
         return None

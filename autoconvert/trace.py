@@ -61,8 +61,8 @@ def logits_of(output: object) -> Tensor:
     return logits
 
 
-def trace(decoder: nn.Module) -> Program:
-    """Traces `decoder` at a symbolic length.
+def trace(decoder: nn.Module, longest: int) -> Program:
+    """Traces `decoder` at a symbolic length of at most `longest` positions.
 
     The program's graph takes `tokens` and `positions` (int64 [1, s]) and every parameter by name, and
     returns `logits` (float32 [1, s, vocabulary]). Buffers are constants of the graph.
@@ -70,11 +70,12 @@ def trace(decoder: nn.Module) -> Program:
     Raises:
         Refused: the model's code cannot be traced, or only at a fixed length.
     """
-    length = Dim("s", min=2, max=1 << 20)
+    length = Dim("s", min=2, max=longest)
+    example = min(_TRACED_LENGTH, longest - 1)
     try:
         exported = export(
             TokensToLogits(decoder.eval()),
-            (torch.zeros(1, _TRACED_LENGTH, dtype=torch.int64), torch.arange(_TRACED_LENGTH)[None]),
+            (torch.zeros(1, example, dtype=torch.int64), torch.arange(example)[None]),
             dynamic_shapes=({1: length}, {1: length}),
         )
     except (InputError, KeyboardInterrupt, MemoryError):
@@ -145,7 +146,7 @@ def _make_constant(graph: fx.Graph, node: fx.Node, root: nn.Module, value: Tenso
     name = f"constant_{node.name}"
     root.register_buffer(name, value)
     with graph.inserting_before(node):
-        constant = graph.get_attr(name)
+        constant = graph.create_node("get_attr", name)
     constant.meta = dict(node.meta)
     node.replace_all_uses_with(constant)
     graph.erase_node(node)

@@ -9,11 +9,13 @@ the template says; `{% generation %}` is unknown.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError, meta, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from transformers import PreTrainedTokenizerBase
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 PLACEHOLDER = "Zaphod"
 GENERATION_TAG = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
@@ -64,7 +66,7 @@ class ChatTemplate:
 
 
 def read_chat_template(
-    tokenizer: PreTrainedTokenizerBase, start_token: int | None
+    tokenizer: "PreTrainedTokenizerBase", start_token: int | None
 ) -> tuple[ChatTemplate | None, tuple[str, ...]]:
     """The tokenizer's chat template as the runtime can take it, and notes on what was changed and why.
 
@@ -99,7 +101,7 @@ def assistant(content: str) -> Message:
 
 
 def render(
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: "PreTrainedTokenizerBase",
     source: str,
     messages: list[Message],
     *,
@@ -123,7 +125,7 @@ def environment() -> ImmutableSandboxedEnvironment:
 
 
 def adapt(
-    tokenizer: PreTrainedTokenizerBase, source: str, start_token: int | None
+    tokenizer: "PreTrainedTokenizerBase", source: str, start_token: int | None
 ) -> tuple[str, tuple[str, ...]]:
     """`source` with what the runtime lacks written before it; unchanged where it lacks nothing."""
     notes = []
@@ -165,7 +167,7 @@ def unknown_calls(source: str) -> set[str]:
     return (methods - RUNTIME_METHODS) | dumps
 
 
-def takes_parts(tokenizer: PreTrainedTokenizerBase, source: str) -> bool:
+def takes_parts(tokenizer: "PreTrainedTokenizerBase", source: str) -> bool:
     """Whether content given as a list of one text part renders as the text itself."""
     conversations = [[user(PLACEHOLDER)], [user(PLACEHOLDER), assistant(PLACEHOLDER), user(PLACEHOLDER)]]
     try:
@@ -182,7 +184,7 @@ def as_parts(turns: list[Message]) -> list[Message]:
 
 
 def runtime_renders_alike(
-    tokenizer: PreTrainedTokenizerBase, source: str, adapted: str, start_token: int | None
+    tokenizer: "PreTrainedTokenizerBase", source: str, adapted: str, start_token: int | None
 ) -> bool:
     """Whether `adapted`, given what the runtime gives it, renders what `source` renders."""
     start = "" if start_token is None else token_text(tokenizer, start_token)
@@ -198,11 +200,11 @@ def runtime_renders_alike(
     return True
 
 
-def token_text(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
+def token_text(tokenizer: "PreTrainedTokenizerBase", token: int) -> str:
     return str(tokenizer.convert_ids_to_tokens(token))
 
 
-def end_of_turn_token(tokenizer: PreTrainedTokenizerBase, source: str) -> int | None:
+def end_of_turn_token(tokenizer: "PreTrainedTokenizerBase", source: str) -> int | None:
     """The special token that follows an assistant's text, but for white space; None if there is none."""
     try:
         rendered = render(tokenizer, source, [user(PLACEHOLDER), assistant(PLACEHOLDER * 2)])
@@ -217,7 +219,7 @@ def end_of_turn_token(tokenizer: PreTrainedTokenizerBase, source: str) -> int | 
 
 
 def derive_affixes(
-    tokenizer: PreTrainedTokenizerBase, source: str, start_token: int | None
+    tokenizer: "PreTrainedTokenizerBase", source: str, start_token: int | None
 ) -> Affixes | None:
     """The text around each role's content, from renderings; None if turns are not prefix, text, suffix."""
     start = "" if start_token is None else token_text(tokenizer, start_token)

@@ -5,12 +5,14 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from autoconvert.errors import InputError, Refused
 from autoconvert.lowering.chat_template import ChatTemplate, read_chat_template
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 Encode = Callable[[str], list[int]]
 
@@ -71,8 +73,11 @@ def read_tokenizer(folder: Path) -> TokenizerSpec:
     )
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
     """The tokenizer as transformers users get it. Raises InputError that says what is missing or broken."""
+    # A module in memory converts without transformers; only a tokenizer's folder needs it.
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
     files = [folder / name for name in ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")]
     if not any(file.is_file() for file in files):
         raise InputError(
@@ -82,7 +87,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         )
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception:
+    except Exception as first:
+        error = first
         if files[0].is_file():
             try:
                 return PreTrainedTokenizerFast(tokenizer_file=str(files[0]))
@@ -95,12 +101,14 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         ) from error
 
 
-def choose_section(folder: Path, tokenizer: PreTrainedTokenizerBase) -> TokenizerSection:
+def choose_section(folder: Path, tokenizer: "PreTrainedTokenizerBase") -> TokenizerSection:
     """The first form that gives the tokenizer's own ids for texts of many kinds and its special tokens.
 
     `tokenizer.json` comes first because it also holds normalisation and added tokens, which a SentencePiece
     model does not; a tokenizer that differs from its files is written out anew. Raises Refused if none fits.
     """
+    from transformers import PreTrainedTokenizerFast
+
     wanted = [tokenizer.encode(text, add_special_tokens=False) for text in probes(tokenizer)]
 
     def exact(encode: Encode) -> bool:
@@ -122,7 +130,7 @@ def choose_section(folder: Path, tokenizer: PreTrainedTokenizerBase) -> Tokenize
     )
 
 
-def probes(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
+def probes(tokenizer: "PreTrainedTokenizerBase") -> tuple[str, ...]:
     """Texts of many kinds, and the special tokens inside a text as a chat template writes them."""
     return (*PROBES, "".join(f"{token}a\n" for token in tokenizer.all_special_tokens))
 
@@ -143,14 +151,14 @@ def sentencepiece_encoder(content: bytes) -> Encode:
     return lambda text: list(processor.encode(text))
 
 
-def serialize(tokenizer: PreTrainedTokenizerFast) -> bytes:
+def serialize(tokenizer: "PreTrainedTokenizerFast") -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "tokenizer.json")
         tokenizer.backend_tokenizer.save(str(file))
         return file.read_bytes()
 
 
-def start_token(tokenizer: PreTrainedTokenizerBase) -> tuple[int | None, tuple[str, ...]]:
+def start_token(tokenizer: "PreTrainedTokenizerBase") -> tuple[int | None, tuple[str, ...]]:
     """The token that encoding puts before a text, found by encoding one; None if it puts none.
 
     A declared `bos_token` says nothing about that. Raises Refused if several tokens are put before a text.
@@ -169,7 +177,7 @@ def start_token(tokenizer: PreTrainedTokenizerBase) -> tuple[int | None, tuple[s
 
 
 def stop_tokens(
-    folder: Path, tokenizer: PreTrainedTokenizerBase, chat: ChatTemplate | None
+    folder: Path, tokenizer: "PreTrainedTokenizerBase", chat: ChatTemplate | None
 ) -> tuple[int, ...]:
     """Tokens that end an answer: of generation config, tokenizer and chat template, each once."""
     declared = read_json(folder / "generation_config.json").get("eos_token_id")

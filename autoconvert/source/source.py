@@ -4,20 +4,21 @@ import importlib.resources
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig
 
 from autoconvert.errors import InputError, Refused
 from autoconvert.source.checkpoint import open_checkpoint
-from autoconvert.source.config import build_module, read_config
-from autoconvert.source.conversion import plan_conversion
 from autoconvert.source.hub import download
 from autoconvert.source.module_weights import ModuleWeights, ties
 from autoconvert.source.recipe import Recipe, Renamed
 from autoconvert.source.skeleton import copy_without_values, is_fake, set_buffer, untie
 from autoconvert.source.weights import FLOAT_DTYPES, TensorWeights, Weights
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 DEMO = "demo"
 COMPARED_ROWS = 4096
@@ -36,7 +37,7 @@ class Source:
     name: str
     module: nn.Module
     weights: Weights
-    config: PreTrainedConfig | None
+    config: "PreTrainedConfig | None"
     folder: Path | None
     checkpoint: Mapping[str, int] = field(default_factory=dict)
     unmatched: Mapping[str, str] = field(default_factory=dict)
@@ -81,6 +82,10 @@ def load_source(
 
 
 def _from_folder(folder: Path, name: str, trust_remote_code: bool, allow_pickle: bool) -> Source:
+    # A module in memory converts without transformers; only a folder needs it.
+    from autoconvert.source.config import build_module, read_config
+    from autoconvert.source.conversion import plan_conversion
+
     config = read_config(folder, trust_remote_code)
     checkpoint = open_checkpoint(folder, allow_pickle)
     module = build_module(config, trust_remote_code)
@@ -119,7 +124,7 @@ def _from_module(live: nn.Module) -> Source:
             )
     module = copy_without_values(live)
     config = getattr(module, "config", None)
-    if not isinstance(config, PreTrainedConfig):
+    if not hasattr(config, "get_text_config"):
         config = None
     else:
         _compute_in_float32(config)
@@ -135,7 +140,7 @@ def _from_module(live: nn.Module) -> Source:
     )
 
 
-def _compute_in_float32(config: PreTrainedConfig) -> None:
+def _compute_in_float32(config: "PreTrainedConfig") -> None:
     """Say float32 in a copied module's configuration too: some modules ask it for their dtype."""
     config.dtype = torch.float32
     for key in config.sub_configs:

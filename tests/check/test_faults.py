@@ -1,0 +1,47 @@
+"""Each seeded fault fails the default check: before lowering by the graph's, after it by the file's."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import autoconvert
+from autoconvert.check.faults import FAULTS, Fault, wrong_start_token
+from autoconvert.convert import Stages, convert
+from autoconvert.pipeline import PASSES, Pass
+from tests.lowering.tiny_bundle import byte_level_tokenizer, tiny_llama
+from tests.source.tiny import build, llama
+
+
+def converted(tmp_path: Path, stages: Stages, tied: bool = False) -> None:
+    module = build(llama(tie_word_embeddings=tied))
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter += 0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+    convert(module, tmp_path / "out", context=32, prefill=(4,), formats=("tflite",), stages=stages)
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_a_fault_in_the_passes_is_caught_by_the_graph_check(fault: Fault, tied: bool, tmp_path: Path) -> None:
+    faulty = (*PASSES, Pass(fault.name, lambda program, _: fault.inject(program)))
+    with pytest.raises(autoconvert.CheckFailed, match="run in chunks"):
+        converted(tmp_path, Stages(passes=faulty), tied)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_a_fault_after_the_passes_is_caught_by_the_file_check(fault: Fault, tmp_path: Path) -> None:
+    with pytest.raises(autoconvert.CheckFailed, match="run by its signatures"):
+        converted(tmp_path, Stages(before_lower=fault.inject))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("prepends_start", [True, False])
+def test_a_wrong_start_token_is_caught_by_the_bundle_check(prepends_start: bool, tmp_path: Path) -> None:
+    tokenizer = byte_level_tokenizer(prepends_start=prepends_start)
+    tiny_llama(len(tokenizer)).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    with pytest.raises(autoconvert.CheckFailed, match="the source's tokenizer as"):
+        convert(tmp_path / "model", tmp_path / "out", prefill=(8,), stages=Stages(before_bundle=wrong_start_token))
+    assert not (tmp_path / "out").exists()
