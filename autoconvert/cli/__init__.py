@@ -1,0 +1,32 @@
+"""The command line: `autoconvert MODEL` converts, `autoconvert run FILE` answers; one file a command."""
+
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+import typer
+
+from autoconvert.cli.convert import app as convert_app
+from autoconvert.cli.run import app as run_app
+
+# A first word that is none of these is a model to convert.
+COMMANDS: dict[str, typer.Typer] = {"run": run_app}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The console entry point; ends the process with the exit code of `autoconvert.errors`, or with 130."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    signal.signal(signal.SIGTERM, _interrupt)
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show a character gets a question mark instead of an exception.
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    if words and words[0] in COMMANDS:
+        COMMANDS[words[0]](words[1:], prog_name=f"autoconvert {words[0]}")
+    else:
+        convert_app(words, prog_name="autoconvert")
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    """A request to end is handled as Ctrl-C is: everything that cleans up after itself gets to do so."""
+    raise KeyboardInterrupt

@@ -1,0 +1,179 @@
+"""`autoconvert MODEL`: convert a model."""
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from autoconvert.cli.failures import explained
+from autoconvert.cli.quiet import captured_stderr, silence_python
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+# As in autoconvert.settings and autoconvert.lowering.quantize, which take seconds to import.
+Quantize = Literal["none", "fp16", "int8"]
+Verify = Literal["quick", "full", "off"]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"autoconvert {version('autoconvert')}")
+        raise typer.Exit
+
+
+@app.command(no_args_is_help=True)
+def convert(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="A folder with config.json and safetensors, an id of the Hugging Face hub, or demo: a small "
+            "trained model that comes with autoconvert.",
+        ),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", metavar="DIR", help="Where the files go. Default: ./ and the model's name."
+        ),
+    ] = None,
+    quantize: Annotated[
+        Quantize,
+        typer.Option(
+            help="How matrices are stored. int8: a quarter of the size, a scale a row; fp16: half the size; "
+            "none: float32."
+        ),
+    ] = "int8",
+    context: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Most tokens of a conversation. Default: 4096, or what the model was made for if less.",
+        ),
+    ] = None,
+    prefill: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N,N,…",
+            help="Chunk lengths in which a prompt is read. Default: 128,16. The runtime needs a small one to "
+            "fill the last slots of the context.",
+        ),
+    ] = None,
+    formats: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            metavar="NAME,…",
+            help="litertlm: a bundle with tokenizer and chat template, for LiteRT-LM; tflite: the model "
+            "alone. Both: litertlm,tflite.",
+        ),
+    ] = "litertlm",
+    verify: Annotated[
+        Verify,
+        typer.Option(
+            help="What is compared with the model. quick: every rewrite, the whole graph, every stored "
+            "number, and below 300 MB the files as a device runs them; full: the files whatever their size, at every "
+            "position; off: nothing."
+        ),
+    ] = "quick",
+    revision: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A branch, tag or commit of a hub model.")
+    ] = None,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TOKEN", help="For gated and private hub models. Default: what `hf auth login` stored."
+        ),
+    ] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")
+    ] = False,
+    allow_pickle: Annotated[
+        bool, typer.Option("--allow-pickle", help="Read pytorch_model.bin where there are no safetensors.")
+    ] = False,
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "-v",
+            "--verbose",
+            help="Also say which patterns matched, which nearly did, which tensors of the checkpoint were "
+            "left out and what the signatures are; show the traceback of a failure.",
+        ),
+    ] = False,
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Say the version and end."),
+    ] = False,
+) -> None:
+    """Converts an unmodified PyTorch language model to a file that LiteRT runs on a phone.
+
+    The model is traced, its graph is rewritten to keep a cache, and every step is compared with the model.
+    What cannot be proven equal is refused, with the operation and the line of the model's code.
+
+    \b
+    Examples:
+      autoconvert demo                              the model that comes along
+      autoconvert meta-llama/Llama-3.2-1B -o llama  from the hub, to ./llama
+      autoconvert ./my-finetune --context 2048      from a folder
+
+    \b
+    What a bundle says to a prompt (see autoconvert run --help):
+      autoconvert run demo/model.litertlm --prompt "In the beginning"
+
+    \b
+    The folder holds model.litertlm (or model.tflite) and report.json afterwards.
+    Nothing appears in it unless everything went well. Exit codes:
+      0    done
+      1    a bug in autoconvert
+      2    bad usage or bad input, a damaged checkpoint too
+      3    refused: something in the model is not covered
+      4    a check found other numbers than the model's
+      5    disk, memory, access or network
+      130  interrupted
+    """
+    lengths = None if prefill is None else _lengths(prefill)
+    names = _formats(formats)
+    with explained(verbose=verbose):
+        silence_python()
+        with captured_stderr():
+            from autoconvert.convert import convert as convert_model
+            from autoconvert.report.summary import summary
+            from autoconvert.report.table import display_on
+
+            console = Console(highlight=False)
+            with display_on(console) as display:
+                bundle = convert_model(
+                    model,
+                    output,
+                    quantize=quantize,
+                    context=context,
+                    prefill=lengths,
+                    formats=names,
+                    verify=verify,
+                    revision=revision,
+                    token=token,
+                    trust_remote_code=trust_remote_code,
+                    allow_pickle=allow_pickle,
+                    display=display,
+                )
+        for line in summary(bundle.report, bundle.files, verbose=verbose):
+            console.print(line, soft_wrap=True)
+
+
+def _lengths(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r} is not a list of numbers like 128,16.", param_hint="'--prefill'"
+        ) from None
+
+
+def _formats(text: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+    known = ("litertlm", "tflite")
+    if unknown := [name for name in names if name not in known]:
+        raise typer.BadParameter(f"{unknown[0]!r} is none of {', '.join(known)}.", param_hint="'--format'")
+    return names

@@ -1,0 +1,86 @@
+"""How a command ends when it fails: a message, what to do about it, and an exit code."""
+
+import errno
+import platform
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from autoconvert.errors import AutoconvertError, MachineError
+
+INTERRUPTED = 130
+BUG = 1
+
+_PACKAGES = ("autoconvert", "torch", "transformers", "litert-torch", "ai-edge-litert", "litert-lm-api")
+_MACHINE = {
+    errno.ENOSPC: "Free some space on that disk, or choose another folder.",
+    errno.EDQUOT: "Free some of your disk quota, or choose another folder.",
+    errno.EACCES: "Choose a place that you may read and write.",
+    errno.EPERM: "Choose a place that you may read and write.",
+    errno.EROFS: "Choose a disk that can be written to.",
+    errno.EIO: "The disk may be damaged; try another one.",
+    errno.EMFILE: "Raise the limit of open files (`ulimit -n`).",
+    errno.ENOMEM: "Close other programs, or use a machine with more memory.",
+}
+
+
+@contextmanager
+def explained(*, verbose: bool) -> Iterator[None]:
+    """Turns whatever goes wrong inside into a message on stderr and the end of the command.
+
+    With `verbose` the traceback comes first, also where the failure is not a bug.
+    """
+    try:
+        yield
+    except (typer.Exit, typer.Abort, BrokenPipeError):
+        raise
+    except KeyboardInterrupt:
+        _say("interrupted", "everything unfinished was removed", style="yellow")
+        raise typer.Exit(INTERRUPTED) from None
+    except Exception as error:
+        failure = error if isinstance(error, AutoconvertError) else _machine_error(error)
+        if failure is None or verbose:
+            traceback.print_exception(error)
+        if failure is None:
+            _say("error", f"{type(error).__name__}: {error}")
+            _say(
+                "hint",
+                f"This is a bug: please report it with all of the above and {versions()}",
+                style="cyan",
+            )
+            raise typer.Exit(BUG) from None
+        _say("error", failure.message)
+        if failure.hint:
+            _say("hint", failure.hint, style="cyan")
+        raise typer.Exit(failure.exit_code) from None
+
+
+def versions() -> str:
+    """The versions that matter in a report, as one line."""
+    found = [f"Python {platform.python_version()}"]
+    for package in _PACKAGES:
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            found.append(f"{package} missing")
+    return ", ".join([*found, platform.platform()])
+
+
+def _machine_error(error: Exception) -> MachineError | None:
+    """The failure of the machine that `error` is, if it is one."""
+    if isinstance(error, OSError) and error.errno in _MACHINE:
+        place = f"{error.filename}: " if error.filename else ""
+        return MachineError(f"{place}{error.strerror or error}", hint=_MACHINE[error.errno])
+    # torch has no exception of its own for this.
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return MachineError(f"Out of memory. {error}".rstrip(), hint=_MACHINE[errno.ENOMEM])
+    return None
+
+
+def _say(label: str, message: str, *, style: str = "bold red") -> None:
+    Console(stderr=True, highlight=False).print(Text.assemble((f"{label}: ", style), message), soft_wrap=True)
