@@ -48,11 +48,7 @@ def explained(*, verbose: bool) -> Iterator[None]:
             traceback.print_exception(error)
         if failure is None:
             _say("error", f"{type(error).__name__}: {error}")
-            _say(
-                "hint",
-                f"This is a bug: please report it with all of the above and {versions()}",
-                style="cyan",
-            )
+            _say("hint", f"This is a bug: please report all of this and {versions()}.", style="cyan")
             raise typer.Exit(BUG) from None
         _say("error", failure.message)
         if failure.hint:
