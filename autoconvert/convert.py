@@ -1,6 +1,7 @@
 """A conversion from end to end: source, trace, passes, lowering, linking, bundling, each checked."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from autoconvert.lowering.litert import lower
 from autoconvert.lowering.litertlm import write_bundle
 from autoconvert.lowering.metadata import build_executor_metadata, build_llm_metadata
 from autoconvert.lowering.tokenizer import TokenizerSpec, read_tokenizer
+from autoconvert.lowering.worker import start_worker
 from autoconvert.output import output_folder
 from autoconvert.patterns import PATTERNS
 from autoconvert.pipeline import PASSES, Options, Pass, run_passes, signatures
@@ -30,6 +32,10 @@ from autoconvert.trace import trace
 
 # Above this size the file and the bundle are run only by `--verify full`: the engine takes gigabytes.
 _QUICK_FILE = 300 << 20
+# From this size of checkpoint on, a second process pays for its start.
+_LARGE_MODEL = 300 << 20
+
+Lowered = Callable[[], bytes]
 
 
 @dataclass(frozen=True)
@@ -116,12 +122,15 @@ class _Conversion:
     checks: list[CheckResult] = field(default_factory=list)
 
     def run(self) -> tuple[dict[str, Path], Report]:
-        program = self._rewrite()
-        rows = account(self.source, [s for weight in program.weights.values() for s in weight.sources])
-        if self.settings.verify != "off":
-            self._check_graph(program)
+        with self._lowering() as lower_later:
+            program = self._rewrite()
+            rows = account(self.source, [s for weight in program.weights.values() for s in weight.sources])
+            parts = signatures(self.stages.before_lower(program), self.settings.prefill)
+            lowered = {name: lower_later(name, part) for name, part in parts.items()}
+            if self.settings.verify != "off":
+                self._check_graph(program)
+            graphs = self._lowered(lowered)
         program = self.stages.before_lower(program)
-        graphs = self._lower(program)
         linked = self._link(graphs, program)
         files = {"tflite": linked.path}
         if self.settings.verify != "off":
@@ -161,14 +170,22 @@ class _Conversion:
             stage.note = f"logits within {worst:.1e} σ"
             self.checks.append(CheckResult("graph in chunks", True, stage.note))
 
-    def _lower(self, program: Program) -> list[bytes]:
+    @contextmanager
+    def _lowering(self) -> Iterator[Callable[[str, Program], Lowered]]:
+        """How to lower: for a large model in a process of its own, meanwhile; otherwise here, when asked."""
+        if sum(self.source.checkpoint.values()) < _LARGE_MODEL:
+            yield lambda name, part: lambda: lower(name, part)
+            return
+        with start_worker() as worker:
+            yield lambda name, part: worker.lower(name, part).result
+
+    def _lowered(self, lowered: dict[str, Lowered]) -> list[bytes]:
         with self.timeline.stage("lower") as stage:
-            parts = signatures(program, self.settings.prefill)
             graphs = []
-            for index, (name, part) in enumerate(parts.items()):
-                stage.advance(index, len(parts))
-                graphs.append(lower(name, part))
-            stage.note = ", ".join(parts)
+            for index, result in enumerate(lowered.values()):
+                stage.advance(index, len(lowered))
+                graphs.append(result())
+            stage.note = ", ".join(lowered)
         return graphs
 
     def _link(self, graphs: list[bytes], program: Program) -> Linked:

@@ -72,7 +72,7 @@ def _traced(body: Body, values: dict[str, Any]) -> fx.Graph:
 
 
 def _device_bodies() -> dict[OpOverload, Body]:
-    return {**ops.BODIES, ops.cached_attention: _cached_attention}
+    return {**ops.BODIES, ops.cached_attention: _cached_attention, ops.rotary: _rotary}
 
 
 def _cached_attention(
@@ -92,7 +92,20 @@ def _cached_attention(
     start, zero = input_pos[0], torch.zeros((), dtype=torch.int32)
     keys = dynamic_update_slice(key_cache, key, [zero, zero, start, zero])
     values = dynamic_update_slice(value_cache, value.transpose(-2, -1), [zero, zero, zero, start])
-    return attend(query, keys, values, input_pos, mask, scale, window), keys, values
+    return attend(query, keys, values, input_pos, mask, scale, window, _times_transposed), keys, values
+
+
+def _times_transposed(a: Tensor, b: Tensor) -> Tensor:
+    """BATCH_MATMUL reads a transposed operand as it lies; written as `@` it would be copied at every step."""
+    product: Tensor = torch.ops.tfl.batch_matmul(a, b, False, True)
+    return product
+
+
+def _rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """As ops.rotary, with the sign moved into the sine, which all layers share."""
+    half = x.shape[-1] // 2
+    signs = torch.cat((-torch.ones(half), torch.ones(half)))
+    return x * cos + torch.cat((x[..., half:], x[..., :half]), dim=-1) * (sin * signs)
 
 
 @contextlib.contextmanager

@@ -1,5 +1,7 @@
 """Attention, over the sequence at hand and over a cache."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -54,10 +56,24 @@ def cached_attention(
     return attend(query, new_keys, new_values, input_pos, mask, scale, window), new_keys, new_values
 
 
+def _times_transposed(a: Tensor, b: Tensor) -> Tensor:
+    return a @ b.transpose(-2, -1)
+
+
 def attend(
-    query: Tensor, keys: Tensor, values: Tensor, input_pos: Tensor, mask: Tensor, scale: float, window: int
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    input_pos: Tensor,
+    mask: Tensor,
+    scale: float,
+    window: int,
+    times_transposed: Callable[[Tensor, Tensor], Tensor] = _times_transposed,
 ) -> Tensor:
-    """Attention of `query` [1, heads, chunk, width] over caches in the runtime's layouts; see cached_attention."""
+    """Attention of `query` [1, heads, chunk, width] over caches in the runtime's layouts; see cached_attention.
+
+    Both products are with the transpose of a cache, which a device may have an operation for.
+    """
     groups, context = keys.shape[1], keys.shape[2]
     _, heads, chunk, width = query.shape
     repeats = heads // groups
@@ -66,5 +82,5 @@ def attend(
         mask = torch.where(distance < window, mask, CLOSED)
     # Heads of one group are rows of one matrix product; the mask repeats per head instead of the cache.
     rows = (query * scale).reshape(1, groups, repeats * chunk, width)
-    scores = rows @ keys.transpose(-2, -1) + (mask if chunk == 1 else mask.repeat(1, 1, repeats, 1))
-    return (scores.softmax(-1) @ values.transpose(-2, -1)).reshape(1, heads, chunk, -1)
+    scores = times_transposed(rows, keys) + (mask if chunk == 1 else torch.cat([mask] * repeats, dim=2))
+    return times_transposed(scores.softmax(-1), values).reshape(1, heads, chunk, -1)
