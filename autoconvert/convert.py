@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from autoconvert.check.constants import check_constants
@@ -165,15 +166,25 @@ class _Conversion:
         return program
 
     def _check_graph(self, program: Program) -> None:
-        with self.timeline.stage("check graph") as stage, reference_of(self.source) as reference:
+        # The worker has the other core; two threads here would wait for each other.
+        threads = 1 if self._is_large else torch.get_num_threads()
+        with (
+            self.timeline.stage("check graph") as stage,
+            reference_of(self.source) as reference,
+            _threads(threads),
+        ):
             worst = check_graph(program, self.source.weights, reference, _vocabulary(program))
             stage.note = f"logits within {worst:.1e} σ"
             self.checks.append(CheckResult("graph in chunks", True, stage.note))
 
+    @property
+    def _is_large(self) -> bool:
+        return sum(self.source.checkpoint.values()) >= _LARGE_MODEL
+
     @contextmanager
     def _lowering(self) -> Iterator[Callable[[str, Program], Lowered]]:
         """How to lower: for a large model in a process of its own, meanwhile; otherwise here, when asked."""
-        if sum(self.source.checkpoint.values()) < _LARGE_MODEL:
+        if not self._is_large:
             yield lambda name, part: lambda: lower(name, part)
             return
         with start_worker() as worker:
@@ -241,6 +252,16 @@ class _Conversion:
                 bundle, linked.path, self.source.folder, self.settings, reference, tokenizer
             )
             self.checks.append(CheckResult("bundle in the runtime", True, stage.note))
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _vocabulary(program: Program) -> int:

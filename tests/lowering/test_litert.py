@@ -1,0 +1,96 @@
+"""A specialised graph lowers to operations that the device has, under the names that it had."""
+
+from collections import Counter
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from autoconvert.lowering.flatbuffer import operator_name, read_model
+from autoconvert.lowering.litert import expand, lower
+from autoconvert.lowering.worker import start_worker
+from autoconvert.patterns import PATTERNS
+from autoconvert.pipeline import Options, run_passes, signatures
+from autoconvert.program import Program
+from autoconvert.trace import trace
+from tests.plain_llama import PlainLlama
+
+
+@cache
+def parts() -> dict[str, Program]:
+    torch.manual_seed(0)
+    program = trace(PlainLlama().eval(), 24)
+    program = run_passes(program, Options(24, PATTERNS, lambda graph, match: None))
+    return signatures(program, (6,))
+
+
+@cache
+def lowered(name: str) -> bytes:
+    return lower(name, parts()[name])
+
+
+def operations(content: bytes) -> Counter[str]:
+    model = read_model(content)
+    subgraph = model.subgraphs[model.signatureDefs[0].subgraphIndex]
+    return Counter(operator_name(model, operator) for operator in subgraph.operators)
+
+
+@pytest.mark.parametrize("name", ["prefill_6", "decode"])
+def test_inputs_and_outputs_keep_their_names(name: str) -> None:
+    signature = read_model(lowered(name)).signatureDefs[0]
+    inputs = {entry.name.decode() for entry in signature.inputs}
+    outputs = {entry.name.decode() for entry in signature.outputs}
+    caches = {f"kv_cache_{kind}_{layer}" for kind in "kv" for layer in (0, 1)}
+    assert inputs - set(parts()[name].weights) == {"tokens", "input_pos", "mask"} | caches
+    assert outputs == caches | ({"logits"} if name == "decode" else set())
+
+
+def test_decode_has_the_operations_of_the_device_and_copies_no_cache() -> None:
+    found = operations(lowered("decode"))
+    # Per layer: q, kv, o, gate, up, down; and the head.
+    assert found["FULLY_CONNECTED"] == 2 * 6 + 1
+    assert found["DYNAMIC_UPDATE_SLICE"] == 4
+    assert found["BATCH_MATMUL"] == 4
+    assert found["EMBEDDING_LOOKUP"] == 3
+    assert found["TRANSPOSE"] == 0
+    assert not {"GATHER_ND", "STABLEHLO_SCATTER", "SELECT_V2", "BROADCAST_TO"} & set(found)
+
+
+def test_an_expanded_graph_gives_the_numbers_of_the_semantic_one() -> None:
+    program = parts()["prefill_6"]
+    generator = torch.Generator().manual_seed(0)
+    inputs = {
+        node.target: torch.randn(node.meta["val"].shape, generator=generator)
+        for node in program.graph.graph.find_nodes(op="placeholder")
+    }
+    inputs["tokens"] = torch.arange(6)[None]
+    inputs["input_pos"] = torch.arange(6, dtype=torch.int32) + 3
+    expected = program.graph(*inputs.values())
+    actual = expand(program.graph)(*inputs.values())
+    assert expected.keys() == actual.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(actual[name], value, rtol=1e-4, atol=1e-4 * float(value.std()))
+
+
+def test_the_worker_lowers_to_the_same_operations_and_passes_errors_on() -> None:
+    with start_worker() as worker:
+        program = parts()["decode"]
+        assert operations(lowered("decode")) == operations(worker.lower("decode", program).result())
+        broken = Program(torch.fx.symbolic_trace(Unlowerable()))
+        for node in broken.graph.graph.nodes:
+            node.meta["val"] = torch.empty(2, 2)
+        with pytest.raises(Exception, match="."):
+            worker.lower("broken", broken).result()
+
+
+class Unlowerable(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"y": torch.linalg.matrix_exp(x)}
+
+
+def test_the_worker_ends_with_its_context(tmp_path: Path) -> None:
+    with start_worker() as worker:
+        process = worker._process
+    assert process.poll() is not None
