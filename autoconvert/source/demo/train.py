@@ -1,4 +1,4 @@
-"""Makes the demo model: `python -m autoconvert.source.demo.train`, some 25 minutes on two cores.
+"""Makes the demo model: `python -m autoconvert.source.demo.train`, a quarter to half an hour on two cores.
 
 Fetches the text, trains the tokenizer, the 5-gram baseline and the model, measures both on held-out chapters,
 and writes the folder that `from_pretrained` reads.
