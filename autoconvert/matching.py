@@ -39,7 +39,7 @@ class Match:
 
 @dataclass
 class _Binding:
-    """What a partial match has decided. Sizes are compared as text, since symbolic sizes have no other identity."""
+    """What a partial match has decided. Sizes are text, since symbolic sizes have no other identity."""
 
     nodes: dict[fx.Node, fx.Node] = field(default_factory=dict)
     scalars: dict[str, float] = field(default_factory=dict)
@@ -54,7 +54,7 @@ class Matcher:
 
     def __init__(self, pattern: Pattern, graph: fx.Graph) -> None:
         self._pattern = pattern
-        self._output: fx.Node = next(iter(reversed(graph.nodes))).args[0]  # type: ignore[assignment]
+        self._output: fx.Node = next(iter(reversed(graph.nodes))).args[0]
         self._operations = sum(node.op == "call_function" for node in graph.nodes)
         self._deepest: tuple[int, str] = (0, "")
 
@@ -98,10 +98,17 @@ class Matcher:
         if p.op != m.op or p.target != m.target:
             self._miss(binding, p, m, f"the pattern expects {_name(p)}")
             return
-        binding = binding.copy()
-        binding.nodes[p] = m
-        for operands in _operand_orders(p, m):
-            yield from self._unify_all(operands, p, m, binding)
+        for sized in self._same_sizes(p, m, binding):
+            sized.nodes[p] = m
+            for operands in _operand_orders(p, m):
+                yield from self._unify_all(operands, p, m, sized)
+
+    def _same_sizes(self, p: fx.Node, m: fx.Node, binding: _Binding) -> Iterator[_Binding]:
+        """Results have the pattern's sizes, counted from the end; a block may have more axes in front."""
+        pairs = [
+            (e, s) for e, s in zip(reversed(shape(p)), reversed(shape(m)), strict=False) if e not in (0, 1)
+        ]
+        yield from self._sizes(tuple(e for e, _ in pairs), tuple(s for _, s in pairs), p, m, binding)
 
     def _unify_all(
         self, operands: list[tuple[Any, Any, str]], p: fx.Node, m: fx.Node, binding: _Binding
@@ -118,12 +125,18 @@ class Matcher:
     ) -> Iterator[_Binding]:
         if isinstance(expected, fx.Node) and isinstance(expected.meta.get("val"), Tensor):
             yield from self._unify(expected, value, binding)
-        elif kind == "sizes":
+        elif kind == "shape":
             yield from self._sizes(shape(p), shape(m), p, m, binding)
-        elif kind == "size":
+        elif (
+            isinstance(expected, list | tuple)
+            and isinstance(value, list | tuple)
+            and len(expected) == len(value)
+        ):
+            yield from self._unify_all(
+                [(e, v, kind) for e, v in zip(expected, value, strict=True)], p, m, binding
+            )
+        elif kind == "size" and expected is not None:
             yield from self._sizes((expected,), (_size(value),), p, m, binding)
-        elif isinstance(expected, list | tuple) and isinstance(value, list | tuple) and len(expected) == len(value):
-            yield from self._unify_all([(e, v, kind) for e, v in zip(expected, value, strict=True)], p, m, binding)
         elif isinstance(expected, float) and expected in self._pattern.scalars:
             yield from self._scalar(self._pattern.scalars[expected], value, p, m, binding)
         elif not isinstance(value, fx.Node) and expected == value:
@@ -173,15 +186,18 @@ def _operand_orders(p: fx.Node, m: fx.Node) -> Iterator[list[tuple[Any, Any, str
     by_position = [kinds.get(name, "") for name in names[: len(p.args)]]
     keywords = [(p.kwargs[key], m.kwargs[key], kinds.get(key, "")) for key in p.kwargs]
     yield [*zip(p.args, m.args, by_position, strict=True), *keywords]
-    if p.target in _COMMUTATIVE and len(m.args) == 2:
+    if p.target in _COMMUTATIVE and len(m.args) == 2 and not m.kwargs:
         yield [*zip(p.args, reversed(m.args), by_position, strict=True), *keywords]
 
 
 @cache
 def _size_arguments(schema: str) -> dict[str, str]:
-    """Sizes are bound, axes are compared: the text of the schema tells them apart (SymInt and int)."""
-    found = re.findall(r"SymInt(\S*) (\w+)", schema)
-    return {name: "sizes" if suffix.startswith("[") else "size" for suffix, name in found}
+    """Sizes are bound, axes and steps are compared: the schema's types and names tell them apart.
+
+    An argument that says the whole shape of the result is compared there, where no -1 stands in it.
+    """
+    names = set(re.findall(r"SymInt\S* (\w+)", schema)) - {"step"}
+    return {name: "shape" if name in ("size", "shape") else "size" for name in names}
 
 
 def _size(value: Any) -> Any:

@@ -1,7 +1,7 @@
 """Normalise: what people write in many ways becomes one way, so that one pattern covers it.
 
-Nothing here knows a building block. Casts to the same type, copies and other operations that change no value
-go; arguments that equal their defaults are left out; axes count from the end; products with matrices are linear.
+Nothing here knows a building block. Casts to the same type, copies and operations that change no value go;
+arguments that equal their defaults are left out; axes count from the end; products with matrices are linear.
 """
 
 import operator
@@ -31,6 +31,7 @@ _COPIES = {
     aten.dropout.default,
 }
 _CASTS = {aten._to_copy.default, aten.to.dtype, aten.to.dtype_layout, aten.type_as.default, aten.to.device}
+_COMPUTED_IN_A_TYPE = {aten.softmax.int, aten.log_softmax.int, aten.mean.dim, aten.sum.dim_IntList}
 _RESHAPES = {
     aten.view.default,
     aten._unsafe_view.default,
@@ -79,9 +80,11 @@ def _normalise_node(node: fx.Node, canonical: set[fx.Node]) -> None:
 def _explicit_arguments(node: fx.Node) -> None:
     """Positional up to the last argument that is not its default, the rest by keyword; axes from the end."""
     schema = node.target._schema
-    given = dict(zip((a.name for a in schema.arguments), node.args)) | dict(node.kwargs)
+    given = dict(zip((a.name for a in schema.arguments), node.args, strict=False)) | dict(node.kwargs)
     if schema.name == "aten::scaled_dot_product_attention" and given.get("scale") is None:
         given["scale"] = float(shape(node.args[0])[-1]) ** -0.5
+    if node.target in _COMPUTED_IN_A_TYPE and given.get("dtype") == _input(node).meta["val"].dtype:
+        given["dtype"] = None
     rank = _rank_of_axes(node)
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
@@ -93,6 +96,8 @@ def _explicit_arguments(node: fx.Node) -> None:
         value = given[argument.name]
         if rank and argument.name in ("dim", "dims", "dim0", "dim1"):
             value = _from_the_end(value, rank)
+            if torch.Tag.reduction in node.target.tags and isinstance(value, list):
+                value = sorted(value)
         if positional and not argument.kwarg_only:
             args.append(value)
         else:
@@ -120,7 +125,7 @@ def _rank_of_axes(node: fx.Node) -> int:
 
 def _from_the_end(axis: Any, rank: int) -> Any:
     if isinstance(axis, list | tuple):
-        return sorted(_from_the_end(a, rank) for a in axis)
+        return [_from_the_end(a, rank) for a in axis]
     return axis - rank if isinstance(axis, int) and axis >= 0 else axis
 
 
@@ -185,10 +190,15 @@ def _expand_only_what_grows(node: fx.Node) -> fx.Node | None:
 
 
 def _part_is_slice(node: fx.Node) -> fx.Node | None:
-    """A part of `chunk` or `split` is a slice; a slice names its start, and its end only where it stops early."""
+    """A part of `chunk` or `split` is a slice; a slice names its start, its end only where it stops early."""
     if node.target is operator.getitem and isinstance(node.args[0], fx.Node):
         whole, index = node.args
-        if whole.target in (aten.split.Tensor, aten.chunk.default, aten.split_with_sizes.default, aten.unsafe_chunk.default):
+        if whole.target in (
+            aten.split.Tensor,
+            aten.chunk.default,
+            aten.split_with_sizes.default,
+            aten.unsafe_chunk.default,
+        ):
             source = _input(whole)
             axis = whole.args[2] if len(whole.args) > 2 else whole.kwargs.get("dim", 0)
             parts = [part.shape[axis] for part in whole.meta["val"]]
@@ -196,18 +206,20 @@ def _part_is_slice(node: fx.Node) -> fx.Node | None:
                 return None
             start = sum(parts[:index])
             end = start + parts[index] if index + 1 < len(parts) else None
-            return emit(node.graph, aten.slice.Tensor, source, axis, start, *([end] if end else []), like=node)
+            return emit(
+                node.graph, aten.slice.Tensor, source, axis, start, *([end] if end else []), like=node
+            )
     if node.target is aten.slice.Tensor and len(node.args) >= 3 and isinstance(node.args[2], int):
         source, axis, start, *rest = node.args
         size = shape(source)[axis]
         if start < 0 and not is_symbolic(size):
-            return emit(node.graph, aten.slice.Tensor, source, axis, start + size, *rest, like=node)
+            return emit(node.graph, aten.slice.Tensor, source, axis, max(0, start + size), *rest, like=node)
         end = rest[0] if rest else None
         if isinstance(end, int) and len(rest) == 1 and not is_symbolic(size):
             if end >= size:
                 return emit(node.graph, aten.slice.Tensor, source, axis, start, like=node)
             if end < 0:
-                return emit(node.graph, aten.slice.Tensor, source, axis, start, end + size, like=node)
+                return emit(node.graph, aten.slice.Tensor, source, axis, start, max(0, end + size), like=node)
     return None
 
 
@@ -219,18 +231,29 @@ def _drop_without_effect(node: fx.Node) -> fx.Node | None:
 
 
 def _drop_neutral_arithmetic(node: fx.Node) -> fx.Node | None:
-    neutral = {aten.mul.Tensor: 1, aten.add.Tensor: 0, aten.sub.Tensor: 0, aten.div.Tensor: 1, aten.mul.Scalar: 1}
+    neutral = {
+        aten.mul.Tensor: 1,
+        aten.add.Tensor: 0,
+        aten.sub.Tensor: 0,
+        aten.div.Tensor: 1,
+        aten.mul.Scalar: 1,
+    }
     if node.target not in neutral or len(node.args) < 2 or node.kwargs:
         return None
     other = node.args[1]
-    is_neutral = isinstance(other, int | float) and not isinstance(other, bool) and other == neutral[node.target]
+    is_neutral = (
+        isinstance(other, int | float) and not isinstance(other, bool) and other == neutral[node.target]
+    )
     if is_neutral and isinstance(node.args[0], fx.Node) and _same_type(node, node.args[0]):
         return node.args[0]
     return None
 
 
 def _square_is_product(node: fx.Node) -> fx.Node | None:
-    if node.target is aten.square.default or (node.target is aten.pow.Tensor_Scalar and node.args[1] == 2):
+    is_square = node.target is aten.square.default or (
+        node.target is aten.pow.Tensor_Scalar and node.args[1] == 2
+    )
+    if is_square and _same_type(node, _input(node)):
         return emit(node.graph, aten.mul.Tensor, _input(node), _input(node), like=node)
     return None
 
@@ -283,6 +306,13 @@ def _transposed_is_transpose(node: fx.Node) -> fx.Node | None:
     return None
 
 
+def _transposed_twice_is_nothing(node: fx.Node) -> fx.Node | None:
+    source = node.args[0] if node.target is aten.transpose.int else None
+    is_second = isinstance(source, fx.Node) and source.target is aten.transpose.int
+    again = is_second and source.args[1:] == node.args[1:]
+    return _input(source) if again else None
+
+
 def _product_with_weight_is_linear(node: fx.Node) -> fx.Node | None:
     """x @ w and addmm(b, x, w) with a parameter matrix w are linear(x, wᵀ, b)."""
     if node.target is aten.addmm.default and not node.kwargs:
@@ -312,7 +342,10 @@ def _is_weight(node: Any) -> bool:
 def _mask_is_where(node: fx.Node) -> fx.Node | None:
     if node.target is aten.masked_fill.Scalar:
         x, mask, value = node.args
-        fill = emit(node.graph, aten.scalar_tensor.default, float(value), dtype=node.meta["val"].dtype, like=node)
+        with node.meta["val"].fake_mode:
+            fill = emit(
+                node.graph, aten.scalar_tensor.default, value, dtype=node.meta["val"].dtype, like=node
+            )
         return emit(node.graph, aten.where.self, mask, fill, x, like=node)
     return None
 
@@ -328,7 +361,11 @@ def _same_type(a: fx.Node, b: fx.Node) -> bool:
 
 
 def _is_float(value: Any) -> bool:
-    return isinstance(value, fx.Node) and isinstance(value.meta["val"], Tensor) and value.meta["val"].is_floating_point()
+    return (
+        isinstance(value, fx.Node)
+        and isinstance(value.meta["val"], Tensor)
+        and value.meta["val"].is_floating_point()
+    )
 
 
 _RULES: tuple[Callable[[fx.Node], fx.Node | None], ...] = (
@@ -343,6 +380,7 @@ _RULES: tuple[Callable[[fx.Node], fx.Node | None], ...] = (
     _inverse_root_is_rsqrt,
     _division_by_root_is_product,
     _transposed_is_transpose,
+    _transposed_twice_is_nothing,
     _product_with_weight_is_linear,
     _mask_is_where,
 )
@@ -374,4 +412,3 @@ def _freeze(value: Any) -> Any:
     if isinstance(value, dict):
         return tuple((k, _freeze(v)) for k, v in sorted(value.items()))
     return (type(value), value) if isinstance(value, bool | int | float) else value
-

@@ -1,13 +1,14 @@
 """Scaled dot-product attention, with one key head for several query heads or one each."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from autoconvert import ops
-from autoconvert.pattern import Example, Pattern, tensor
+from autoconvert.pattern import Guard, Pattern, tensor
 
 Repeat = Callable[[Tensor], Tensor]
 
@@ -85,42 +86,56 @@ def _written_out(repeat: Repeat) -> Pattern:
         scores = torch.matmul(query, repeat(key).transpose(2, 3)) * scale + mask
         return torch.matmul(torch.softmax(scores, dim=-1), repeat(value))
 
-    return _masked("written_out", repeat, matches)
+    return _masked("written_out", repeat, matches, _added)
 
 
 def _written_out_filled(repeat: Repeat) -> Pattern:
-    def matches(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, fill: Tensor, scale: float) -> Tensor:
+    def matches(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, fill: float, scale: float) -> Tensor:
         scores = torch.matmul(query, repeat(key).transpose(2, 3)) * scale
-        return torch.matmul(torch.softmax(torch.where(mask, fill, scores), dim=-1), repeat(value))
+        return torch.matmul(torch.softmax(scores.masked_fill(mask, fill), dim=-1), repeat(value))
 
     return Pattern(
         name=f"attention.written_out.filled.{repeat.__name__.strip('_')}",
         block="attention",
         matches=matches,
         becomes=lambda query, key, value, mask, fill, scale: ops.attention(
-            query, key, value, torch.where(mask, fill, 0.0), scale, False
+            query, key, value, torch.logical_not(mask), scale, False
         ),
-        example=lambda: {**_inputs(repeat), "mask": _mask() < 0, "fill": torch.tensor(-torch.inf)},
-        guard=_whole_groups,
+        example=lambda: {
+            **_inputs(repeat),
+            "mask": torch.ones(1, 1, _LENGTH, _LENGTH).triu(1) > 0,
+            "fill": -1e9,
+        },
+        guard=_filled,
     )
 
 
-def _masked(kind: str, repeat: Repeat, matches: Callable[..., Tensor]) -> Pattern:
+def _masked(kind: str, repeat: Repeat, matches: Callable[..., Tensor], guard: Guard | None = None) -> Pattern:
     return Pattern(
         name=f"attention.{kind}.{repeat.__name__.strip('_')}",
         block="attention",
         matches=matches,
         becomes=lambda query, key, value, mask, scale: ops.attention(query, key, value, mask, scale, False),
         example=lambda: {**_inputs(repeat), "mask": _mask()},
-        guard=_whole_groups,
+        guard=guard or _whole_groups,
     )
+
+
+def _added(mask: Tensor, **others: Any) -> str | None:
+    return "its mask is bool, and added" if mask.dtype == torch.bool else _whole_groups(**others)
+
+
+def _filled(fill: float, **others: Any) -> str | None:
+    """Beside a score of ordinary size, exp of less than -1e4 is 0 in float32."""
+    return f"masked scores become {fill}, which hides nothing" if fill > -1e4 else _whole_groups(**others)
 
 
 def _whole_groups(query: Tensor, key: Tensor, value: Tensor, **_: object) -> str | None:
     if query.ndim != 4 or key.ndim != 4 or value.ndim != 4:
         return "query, key and value are not [batch, heads, sequence, width]"
     if key.shape[1] != value.shape[1] or query.shape[1] % key.shape[1]:
-        return f"{query.shape[1]} query heads do not share {key.shape[1]} keys and {value.shape[1]} values evenly"
+        heads = f"{key.shape[1]} keys and {value.shape[1]} values"
+        return f"{query.shape[1]} query heads do not share {heads} evenly"
     return None
 
 

@@ -18,14 +18,22 @@ def _plain(activation: str, function: Callable[[Tensor], Tensor]) -> Pattern:
         name=f"gated_feed_forward.{activation}",
         block="feed_forward",
         matches=matches,
-        becomes=lambda x, gate, up, down: ops.gated_feed_forward(x, gate, up, down, None, None, None, activation),
+        becomes=lambda x, gate, up, down: ops.gated_feed_forward(
+            x, gate, up, down, None, None, None, activation
+        ),
         example=_inputs,
     )
 
 
 def _biased(activation: str, function: Callable[[Tensor], Tensor]) -> Pattern:
     def matches(
-        x: Tensor, gate: Tensor, up: Tensor, down: Tensor, gate_bias: Tensor, up_bias: Tensor, down_bias: Tensor
+        x: Tensor,
+        gate: Tensor,
+        up: Tensor,
+        down: Tensor,
+        gate_bias: Tensor,
+        up_bias: Tensor,
+        down_bias: Tensor,
     ) -> Tensor:
         return F.linear(function(F.linear(x, gate, gate_bias)) * F.linear(x, up, up_bias), down, down_bias)
 
@@ -36,7 +44,12 @@ def _biased(activation: str, function: Callable[[Tensor], Tensor]) -> Pattern:
         becomes=lambda x, gate, up, down, gate_bias, up_bias, down_bias: ops.gated_feed_forward(
             x, gate, up, down, gate_bias, up_bias, down_bias, activation
         ),
-        example=lambda: {**_inputs(), "gate_bias": tensor(22), "up_bias": tensor(22), "down_bias": tensor(14)},
+        example=lambda: {
+            **_inputs(),
+            "gate_bias": tensor(22),
+            "up_bias": tensor(22),
+            "down_bias": tensor(14),
+        },
     )
 
 

@@ -25,9 +25,12 @@ def binding_times(graph: fx.Graph) -> dict[fx.Node, Time]:
             times[node] = _placeholder_time(node)
         elif node.op == "get_attr":
             times[node] = Time.CONSTANT
-        elif isinstance(node.meta.get("val"), torch.SymInt):
+        elif node.target is torch.ops.aten.sym_size.int:
             # A length is a fact about positions, whichever tensor it is read from.
             times[node] = Time.POSITION
+        elif torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+            # A random number is known when it is drawn.
+            times[node] = Time.TOKEN
         else:
             times[node] = _join([times[operand] for operand in node.all_input_nodes])
     return times
@@ -52,5 +55,3 @@ def frontier(graph: fx.Graph, times: dict[fx.Node, Time], time: Time) -> list[fx
         for node in graph.nodes
         if times[node] is time and any(times.get(user) is not time for user in node.users)
     ]
-
-

@@ -1,10 +1,12 @@
 """The sequence axis: the proof that a graph, split into chunks, gives what it gives in one run.
 
-The symbolic length marks the axis in every shape. An operation may only combine values of one position; those that
-combine several must be covered by a stateful block. An operation without a rule here is not proven, so refused.
+The symbolic length marks the axis in every shape. An operation may only combine values of one position; those
+that combine several must be covered by a stateful block. An operation without a rule is not proven: refused.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import fx
@@ -20,22 +22,35 @@ Rule = Callable[[fx.Node], str | None]
 
 _MIXES = "it combines values of several positions"
 _FLATTENED = "it merges the sequence axis with another"
+_LENGTH = "it computes with the length of the sequence"
+_UNKNOWN = "no rule knows this operation"
 
 
 def check_sequence_axis(graph: fx.Graph) -> None:
     """Proves that every operation but recognised attention treats positions one by one.
 
+    Every value must have the sequence as one axis at most, of the whole length, and get it from an operand;
+    what the graph returns must be [1, sequence, width].
+
     Raises:
         Refused: naming the first operation that is not proven, and where in the model it is.
     """
+    lengths = {
+        str(size) for node in graph.find_nodes(op="placeholder") for size in shape(node) if is_symbolic(size)
+    }
     for node in graph.nodes:
-        if node.op != "call_function" or not _sees_sequence(node):
-            continue
-        reason = _reason(node)
+        reason = _reason(node, lengths) if node.op == "call_function" else None
         if reason:
             raise Refused(
                 f"{where(node)} cannot be split into chunks: {reason}.",
                 hint="A stateful block must cover it: a pattern that recognises the block it belongs to.",
+            )
+    for result in graph.output_node().all_input_nodes:
+        if axes(result) != [-2] or len(shape(result)) != 3 or shape(result)[0] != 1:
+            sizes = ", ".join(map(str, shape(result)))
+            raise Refused(
+                f"The model gives [{sizes}] at {where(result)}, not [1, sequence, vocabulary].",
+                hint="A decoder gives the logits of every position.",
             )
 
 
@@ -45,22 +60,56 @@ def axes(node: fx.Node) -> list[int]:
     return [axis - len(sizes) for axis, size in enumerate(sizes) if is_symbolic(size)]
 
 
-def _sees_sequence(node: fx.Node) -> bool:
-    return bool(axes(node)) or any(axes(operand) for operand in node.all_input_nodes)
-
-
-def _reason(node: fx.Node) -> str | None:
-    if isinstance(node.meta["val"], torch.SymInt):
+def _reason(node: fx.Node, lengths: set[str]) -> str | None:
+    if _is_length(node):
         return None
-    if not isinstance(node.target, torch._ops.OpOverload):
-        return "no rule knows this operation"
-    if len(axes(node)) > 1 or any(len(axes(operand)) > 1 for operand in node.all_input_nodes):
+    if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+        return "it draws random numbers, or it is no part of a recognised block"
+    if any(map(_is_length, node.all_input_nodes)) and node.target not in _TAKE_SIZES:
+        return _LENGTH
+    values = [node, *node.all_input_nodes]
+    if not any(map(axes, values)):
+        return None
+    if not isinstance(node.target, torch._ops.OpOverload) or node.target._schema.is_mutable:
+        return _UNKNOWN
+    rule = _rule(node)
+    if rule is None:
+        return _UNKNOWN
+    if any(str(size) not in lengths for value in values for size in shape(value) if is_symbolic(size)):
+        return "it changes the length of the sequence"
+    if any(len(axes(value)) > 1 for value in values) or not axes(node):
         return _MIXES
+    if not any(map(axes, node.all_input_nodes)):
+        return _LENGTH
+    return rule(node)
+
+
+def _rule(node: fx.Node) -> Rule | None:
     if node.target in _RULES:
-        return _RULES[node.target](node)
-    if torch.Tag.pointwise in node.target.tags or node.target in _POINTWISE:
-        return _pointwise(node)
-    return "no rule knows this operation"
+        return _RULES[node.target]
+    is_pointwise = torch.Tag.pointwise in node.target.tags  # type: ignore[union-attr]
+    return _pointwise if is_pointwise else None
+
+
+def _is_length(node: fx.Node) -> bool:
+    """A number that is known only at run time: the length, or what is computed from it."""
+    return isinstance(node.meta.get("val"), torch.SymInt | torch.SymFloat | torch.SymBool)
+
+
+def _argument(node: fx.Node, name: str) -> Any:
+    """An argument by its name in the operation's schema, its default where it is not given."""
+    for index, argument in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
+        if argument.name == name:
+            given = node.args[index : index + 1]
+            return given[0] if given else node.kwargs.get(name, argument.default_value)
+    raise KeyError(f"{node.target} has no argument {name}")
+
+
+def _axes_argument(node: fx.Node, rank: int) -> Iterable[int]:
+    """The axes in the argument `dim`, from the end; none given means all, as reductions have it."""
+    over = _argument(node, "dim")
+    given = over if isinstance(over, list | tuple) else [] if over is None else [over]
+    return [axis - rank if axis >= 0 else axis for axis in given] or range(-rank, 0)
 
 
 def _operand(node: fx.Node, index: int = 0) -> fx.Node:
@@ -71,102 +120,72 @@ def _operand(node: fx.Node, index: int = 0) -> fx.Node:
 
 def _pointwise(node: fx.Node) -> str | None:
     """Broadcasting aligns axes from the end: the sequence must be the same one everywhere."""
-    if any(isinstance(operand.meta["val"], torch.SymInt) for operand in node.all_input_nodes):
-        return "it computes with the length of the sequence"
-    found = {axis for operand in node.all_input_nodes for axis in axes(operand)}
-    return None if found == set(axes(node)) and len(found) <= 1 else _MIXES
+    return None if all(axes(n) in ([], axes(node)) for n in node.all_input_nodes) else _MIXES
 
 
-def _not_over(*axis_arguments: int) -> Rule:
-    """The operation works along the axes in these arguments, which must not be the sequence."""
-
-    def rule(node: fx.Node) -> str | None:
-        sequence = axes(_operand(node))
-        rank = len(shape(_operand(node)))
-        for index in axis_arguments:
-            over = node.args[index] if len(node.args) > index else node.kwargs.get("dim", list(range(-rank, 0)))
-            if any(axis in sequence for axis in (over if isinstance(over, list | tuple) else [over])):
-                return _MIXES
-        return None
-
-    return rule
+def _along_another(node: fx.Node) -> str | None:
+    """The operation works along the axes in `dim`, which must not be the sequence."""
+    over = _axes_argument(node, len(shape(_operand(node))))
+    return _MIXES if set(over) & set(axes(_operand(node))) else None
 
 
 def _last_axis(node: fx.Node) -> str | None:
     """Works on vectors along the last axis of the first operand, with weights that have no sequence."""
     weights = [n for n in node.all_input_nodes if n is not node.args[0]]
-    if -1 in axes(_operand(node)) or any(axes(weight) for weight in weights):
-        return _MIXES
-    return None
-
-
-def _embedding(node: fx.Node) -> str | None:
-    return _MIXES if axes(_operand(node, 0)) else None
+    return _MIXES if -1 in axes(_operand(node)) or any(map(axes, weights)) else None
 
 
 def _rows(node: fx.Node) -> str | None:
-    """index_select: rows of a table by position."""
-    return _MIXES if axes(_operand(node, 0)) else None
+    """Rows of a table that has no sequence, picked by what has."""
+    return _MIXES if axes(_operand(node)) else None
 
 
 def _matrix_product(node: fx.Node) -> str | None:
     left, right = axes(_operand(node, 0)), axes(_operand(node, 1))
-    if -1 in left or -2 in right or (left and right):
-        return _MIXES
-    return None
+    return _MIXES if -1 in left or -2 in right or (left and right) else None
 
 
 def _moved(node: fx.Node) -> str | None:
-    """Axes that move or appear carry the sequence with them: the output still has exactly one."""
-    return None if len(axes(node)) == 1 else _MIXES
+    """Axes move or appear and carry the sequence with them."""
+    return None
 
 
 def _reshape(node: fx.Node) -> str | None:
     """The sequence stays one axis, with as much before it as it had."""
-    before, after = axes(_operand(node)), axes(node)
-    if len(before) != 1 or len(after) != 1:
-        return _MIXES
-    source, target = shape(_operand(node)), shape(node)
-    if str(source[before[0]]) != str(target[after[0]]):
-        return _FLATTENED
-    return None if _product(source[: before[0]]) == _product(target[: after[0]]) else _FLATTENED
+    (before,), (after,) = axes(_operand(node)), axes(node)
+    return None if _size(shape(_operand(node))[:before]) == _size(shape(node)[:after]) else _FLATTENED
 
 
-def _product(sizes: tuple[int | torch.SymInt, ...]) -> int:
-    result = 1
-    for size in sizes:
-        result *= int(size)
-    return result
+def _size(sizes: tuple[int | torch.SymInt, ...]) -> int:
+    return math.prod(int(size) for size in sizes)
+
+
+def _concatenation(node: fx.Node) -> str | None:
+    same = all(axes(part) == axes(node) for part in node.all_input_nodes)
+    over = _axes_argument(node, len(shape(node)))
+    return None if same and not set(over) & set(axes(node)) else _MIXES
 
 
 def _attention(node: fx.Node) -> str | None:
-    query, key, value, mask, _, causal, *_ = node.args
-    sequences = [axes(operand) for operand in (query, key, value)]  # type: ignore[arg-type]
-    if sequences != [[-2], [-2], [-2]]:
+    if any(axes(_operand(node, index)) != [-2] for index in range(3)):
         return "query, key and value are not [batch, heads, sequence, width]"
-    return None if causal and mask is None else "its mask is not proven causal"
+    proven = _argument(node, "causal") and _argument(node, "mask") is None
+    return None if proven else "its mask is not proven causal"
 
 
 def _rotary(node: fx.Node) -> str | None:
     return None if all(axes(operand) in ([-2], []) for operand in node.all_input_nodes) else _MIXES
 
 
-def _concatenation(node: fx.Node) -> str | None:
-    parts = node.args[0]
-    over = node.args[1] if len(node.args) > 1 else -len(shape(node))
-    assert isinstance(parts, list | tuple)
-    return _MIXES if any(over in axes(part) for part in parts) or not _same_axes(node, parts) else None
-
-
-def _same_axes(node: fx.Node, parts: list[fx.Node] | tuple[fx.Node, ...]) -> bool:
-    return all(axes(part) == axes(node) for part in parts)
-
-
-_POINTWISE = {aten._to_copy.default, aten.where.self, aten.expand.default, aten.full_like.default}
+# The length in their arguments only says how long the result is, which its shape shows.
+_TAKE_SIZES = {aten.reshape.default, aten.expand.default, aten.sym_size.int}
 
 _RULES: dict[torch._ops.OpOverload, Rule] = {
+    aten._to_copy.default: _pointwise,
+    aten.expand.default: _pointwise,
+    aten.full_like.default: _pointwise,
     aten.linear.default: _last_axis,
-    aten.embedding.default: _embedding,
+    aten.embedding.default: _rows,
     aten.index_select.default: _rows,
     aten.matmul.default: _matrix_product,
     aten.cat.default: _concatenation,
@@ -175,14 +194,14 @@ _RULES: dict[torch._ops.OpOverload, Rule] = {
     aten.permute.default: _moved,
     aten.unsqueeze.default: _moved,
     aten.squeeze.dim: _moved,
-    aten.slice.Tensor: _not_over(1),
-    aten.select.int: _not_over(1),
-    aten.mean.dim: _not_over(1),
-    aten.sum.dim_IntList: _not_over(1),
-    aten.amax.default: _not_over(1),
-    aten.softmax.int: _not_over(1),
-    aten._softmax.default: _not_over(1),
-    aten.log_softmax.int: _not_over(1),
+    aten.slice.Tensor: _along_another,
+    aten.select.int: _along_another,
+    aten.mean.dim: _along_another,
+    aten.sum.dim_IntList: _along_another,
+    aten.amax.default: _along_another,
+    aten.softmax.int: _along_another,
+    aten._softmax.default: _along_another,
+    aten.log_softmax.int: _along_another,
     ops.rms_norm: _last_axis,
     ops.layer_norm: _last_axis,
     ops.gated_feed_forward: _last_axis,

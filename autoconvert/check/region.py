@@ -31,7 +31,8 @@ class RegionCheck:
 
     def _execute(self, region: fx.GraphModule, match: Match) -> None:
         generator = torch.Generator().manual_seed(0)
-        inputs = {name: _random(node.meta["val"], generator) for name, node in match.bound.items()}
+        values = {node: _random(node.meta["val"], generator) for node in match.bound.values()}
+        inputs = {name: values[node] for name, node in match.bound.items()}
         with torch.no_grad():
             expected = region(*inputs.values())
             actual = match.pattern.becomes(**inputs, **match.scalars)
@@ -39,9 +40,9 @@ class RegionCheck:
         same = torch.allclose(actual, expected, rtol=_TOLERANCE, atol=_TOLERANCE * scale, equal_nan=True)
         if actual.shape != expected.shape or not same:
             raise CheckFailed(
-                f"Pattern {match.pattern.name} ({match.pattern.source}) gives other numbers than what it replaces, "
-                f"at {source_line(match.output)}.",
-                hint="The pattern is wrong for these shapes: its guard must decline them, or its replacement change.",
+                f"Pattern {match.pattern.name} ({match.pattern.source}) gives other numbers than what it "
+                f"replaces, at {source_line(match.output)}.",
+                hint="The pattern is wrong for these shapes: its guard must decline, or `becomes` change.",
             )
 
 
@@ -85,13 +86,14 @@ def _extract(region: list[fx.Node], match: Match) -> fx.Graph:
 def _random(value: Tensor, generator: torch.Generator) -> Tensor:
     sizes = [concrete(size, _LENGTH) for size in value.shape]
     if value.dtype == torch.bool:
-        # The diagonal stays open, so that no softmax is over nothing.
-        return (torch.rand(sizes, generator=generator) < 0.6) | torch.eye(*_last_two(sizes), dtype=torch.bool)
+        # No row is all open or all closed, so that no softmax is over nothing, whichever of them True means.
+        diagonal = torch.eye(*_last_two(sizes), dtype=torch.bool)
+        return (torch.rand(sizes, generator=generator) < 0.6) & ~diagonal.roll(1, -1) | diagonal
     if value.is_floating_point():
         return torch.randn(sizes, generator=generator, dtype=value.dtype)
     return torch.randint(0, _LENGTH, sizes, generator=generator, dtype=value.dtype)
 
 
 def _last_two(sizes: list[int]) -> tuple[int, int]:
-    rows, columns = ([1, 1] + sizes)[-2:]
+    rows, columns = [1, 1, *sizes][-2:]
     return rows, columns
