@@ -144,12 +144,16 @@ class _Conversion:
                 self._check_bundle(files["litertlm"], linked, self.tokenizer)
         files = {name: file for name, file in files.items() if name in self.settings.formats}
         stages = self.timeline.stages
-        report = make_report(self.source.name, self.settings, program, linked, rows, files, stages, self.checks)
+        report = make_report(
+            self.source.name, self.settings, program, linked, rows, files, stages, self.checks
+        )
         files["report"] = write_report(report, self.folder / "report.json")
         return files, report
 
     def _runs_file(self, linked: Linked) -> bool:
-        return self.settings.verify == "full" or (self.settings.verify == "quick" and linked.size < _QUICK_FILE)
+        return self.settings.verify == "full" or (
+            self.settings.verify == "quick" and linked.size < _QUICK_FILE
+        )
 
     def _rewrite(self) -> Program:
         with self.timeline.stage("trace") as stage:
@@ -214,7 +218,9 @@ class _Conversion:
 
     def _check_constants(self, linked: Linked, program: Program) -> None:
         with self.timeline.stage("check constants") as stage:
-            checked = check_constants(linked.path, program.weights, self.source.weights, self.settings.quantize)
+            checked = check_constants(
+                linked.path, program.weights, self.source.weights, self.settings.quantize
+            )
             stage.note = f"{checked.constants} tensors, {checked.numbers:,} numbers read back"
             self.checks.append(CheckResult("constants", True, stage.note))
 
@@ -266,10 +272,8 @@ def _threads(count: int) -> Iterator[None]:
 
 def _vocabulary(program: Program) -> int:
     output = next(iter(reversed(program.graph.graph.nodes)))
-    return int(output.args[0]["logits"].meta["val"].shape[-1])  # type: ignore[index,call-overload,union-attr]
+    return int(output.args[0]["logits"].meta["val"].shape[-1])
 
 
 def _megabytes(size: int) -> str:
     return f"{size / 1e6:,.1f} MB"
-
-

@@ -13,7 +13,9 @@ Argument = Any
 _PROVENANCE = ("stack_trace", "nn_module_stack")
 
 
-def emit(graph: fx.Graph, target: Callable[..., Any], *args: Argument, like: fx.Node, **kwargs: Argument) -> fx.Node:
+def emit(
+    graph: fx.Graph, target: Callable[..., Any], *args: Argument, like: fx.Node, **kwargs: Argument
+) -> fx.Node:
     """Inserts a call at the graph's insertion point; shape and dtype are inferred, the origin is that of `like`."""
     node = graph.call_function(target, args, kwargs)
     node.meta = {key: like.meta[key] for key in _PROVENANCE if key in like.meta}
@@ -24,7 +26,9 @@ def emit(graph: fx.Graph, target: Callable[..., Any], *args: Argument, like: fx.
 def infer(node: fx.Node) -> Any:
     """The fake value of a call, from the fake values of its arguments."""
     values = fx.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
-    mode = detect_fake_mode([n.meta["val"] for n in node.all_input_nodes if isinstance(n.meta["val"], Tensor)])
+    mode = detect_fake_mode(
+        [n.meta["val"] for n in node.all_input_nodes if isinstance(n.meta["val"], Tensor)]
+    )
     assert callable(node.target)
     if mode is None:
         return node.target(*values[0], **values[1])
@@ -128,7 +132,7 @@ def concrete(size: int | torch.SymInt, length: int) -> int:
     if isinstance(size, int):
         return size
     expression = size.node.expr
-    return int(expression.subs({symbol: length for symbol in expression.free_symbols}))
+    return int(expression.subs(dict.fromkeys(expression.free_symbols, length)))
 
 
 def structure(value: Any) -> str:

@@ -47,7 +47,8 @@ def choose(
     limit = context_limit(config)
     if context is not None and context < SHORTEST_CONTEXT:
         raise InputError(
-            f"A context of {context} positions holds no conversation.", hint=f"Choose at least {SHORTEST_CONTEXT}."
+            f"A context of {context} positions holds no conversation.",
+            hint=f"Choose at least {SHORTEST_CONTEXT}.",
         )
     if context is not None and limit is not None and context > limit:
         raise InputError(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind, InputSpec
+from torch.fx.graph import CodeGen
 
 from autoconvert.errors import InputError, Refused
 from autoconvert.program import Program, Weight
@@ -118,7 +119,7 @@ def graph_of(exported: ExportedProgram) -> tuple[fx.GraphModule, dict[str, str]]
     _parameters_last(graph, parameters)
     output = next(iter(reversed(graph.nodes)))
     output.args = (output.args[0][0],)
-    graph.set_codegen(fx.CodeGen())
+    graph.set_codegen(CodeGen())
     return fx.GraphModule(root, graph), parameters
 
 
@@ -129,7 +130,8 @@ def _program(exported: ExportedProgram) -> Program:
     graph.recompile()
     nodes = {node.target: node for node in graph.graph.nodes if node.op == "placeholder"}
     weights = {
-        name: Weight(name, tuple(nodes[name].meta["val"].shape), (source,)) for name, source in parameters.items()
+        name: Weight(name, tuple(nodes[name].meta["val"].shape), (source,))
+        for name, source in parameters.items()
     }
     return Program(graph, weights)
 

@@ -6,6 +6,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -116,7 +117,7 @@ def quiet() -> Iterator[None]:
     logging.disable(logging.ERROR)
     sys.stderr.flush()
     saved = os.dup(2)
-    with open(os.devnull, "wb") as nowhere, warnings.catch_warnings():
+    with Path(os.devnull).open("wb") as nowhere, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         os.dup2(nowhere.fileno(), 2)
         try:

@@ -6,7 +6,6 @@ as causal, or causal with a window, and becomes an attribute of the attention th
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -16,7 +15,7 @@ from autoconvert.analysis.binding_times import Time, binding_times, frontier
 from autoconvert.analysis.regions import extract
 from autoconvert.errors import Refused
 from autoconvert.program import Program
-from autoconvert.rewriting import emit, finish, infer, is_symbolic, replace, shape, where
+from autoconvert.rewriting import emit, finish, infer, is_symbolic, shape, where
 from autoconvert.trace import POSITIONS
 
 aten = torch.ops.aten
@@ -126,9 +125,11 @@ def _bind_rows(graph: fx.GraphModule, node: fx.Node, table: Tensor, axis: int, i
         if torch.equal(table.flatten(), torch.arange(table.numel())):
             rows = emit(order, aten.reshape.default, input_pos, sizes, like=node)
         else:
-            before = [size for size in sizes[:axis]]
+            before = sizes[:axis]
             if any(size != 1 for size in before):
-                raise Refused(f"The table of positions at {where(node)} has axes of size {before} before the sequence.")
+                raise Refused(
+                    f"The table of positions at {where(node)} has axes of size {before} before the sequence."
+                )
             matrix = _constant(graph, node, _narrow(table).reshape(table.shape[axis], -1))
             rows = emit(order, aten.embedding.default, matrix, input_pos, like=node)
             rows = emit(order, aten.reshape.default, rows, sizes, like=node)
@@ -194,5 +195,3 @@ def recognise_mask(table: Tensor) -> CausalMask | str:
     if bool(allowed.triu(1).any()):
         return "not causal: a position sees later ones"
     return "neither causal nor a sliding window"
-
-

@@ -62,4 +62,8 @@ def _used(graph: fx.GraphModule, weights: dict[str, Weight]) -> dict[str, Weight
         if node.meta.get("is_weight") and not node.users:
             graph.graph.erase_node(node)
     graph.recompile()
-    return {str(n.target): weights[str(n.target)] for n in graph.graph.find_nodes(op="placeholder") if n.meta.get("is_weight")}
+    return {
+        str(n.target): weights[str(n.target)]
+        for n in graph.graph.find_nodes(op="placeholder")
+        if n.meta.get("is_weight")
+    }

@@ -44,7 +44,7 @@ def make_stateful(program: Program) -> Program:
         results |= _over_cache(graph, attention, pair, mask)
         states.extend(pair)
     output = next(iter(reversed(graph.nodes)))
-    output.args = ({**output.args[0], **results},)  # type: ignore[dict-item]
+    output.args = ({**output.args[0], **results},)
     return dataclasses.replace(program, graph=finish(program.graph), states=tuple(states))
 
 
@@ -66,7 +66,17 @@ def _over_cache(
     caches = [_placeholder(graph, state.name, state.shape, state.dtype, like=mask) for state in states]
     with graph.inserting_before(attention):
         call = emit(
-            graph, ops.cached_attention, query, key, value, *caches, input_pos, mask, scale, *(rest or [0]), like=attention
+            graph,
+            ops.cached_attention,
+            query,
+            key,
+            value,
+            *caches,
+            input_pos,
+            mask,
+            scale,
+            *(rest or [0]),
+            like=attention,
         )
         parts = [emit(graph, operator.getitem, call, index, like=attention) for index in range(3)]
     replace(attention, parts[0])

@@ -4,7 +4,6 @@ import dataclasses
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import fx
 
 from autoconvert.matching import Match, Matcher
@@ -45,7 +44,9 @@ def _rewrite(graph: fx.Graph, match: Match, replacements: dict[str, fx.Graph]) -
     values = {name: node.meta["val"] for name, node in match.bound.items()}
     key = f"{match.pattern.name} {match.scalars} {[structure(value) for value in values.values()]}"
     if key not in replacements:
-        replacements[key] = traced(lambda **tensors: match.pattern.becomes(**tensors, **match.scalars), values).graph
+        replacements[key] = traced(
+            lambda **tensors: match.pattern.becomes(**tensors, **match.scalars), values
+        ).graph
     with graph.inserting_before(match.output):
         replace(match.output, inline(graph, replacements[key], dict(match.bound), like=match.output))
 

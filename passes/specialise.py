@@ -41,7 +41,7 @@ def _copy(
     value = node.meta.get("val")
     if isinstance(value, torch.SymInt):
         return concrete(value, length)
-    copy = graph.node_copy(node, lambda n: copies[n])  # type: ignore[arg-type,return-value]
+    copy = graph.node_copy(node, lambda n: copies[n])
     copy.meta = dict(node.meta)
     if node.op == "call_function":
         args, kwargs = fx.map_arg((copy.args, copy.kwargs), lambda n: n.meta["val"])

@@ -24,6 +24,7 @@ class Block(nn.Module):
         self.o = nn.Linear(width, width, bias=False)
         self.gate, self.up = nn.Linear(width, 2 * width, bias=False), nn.Linear(width, 2 * width, bias=False)
         self.down = nn.Linear(2 * width, width, bias=False)
+        self.causal: Tensor
         self.register_buffer("causal", torch.full((length, length), -torch.inf).triu(1))
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -58,6 +59,8 @@ class PlainLlama(nn.Module):
         self.norm = RMSNorm(width)
         self.head = nn.Linear(width, vocabulary, bias=False)
         angles = torch.outer(torch.arange(length), 1e4 ** (-torch.arange(0, width // 4, 2) / (width // 4)))
+        self.cos: Tensor
+        self.sin: Tensor
         self.register_buffer("cos", torch.cat((angles, angles), -1).cos())
         self.register_buffer("sin", torch.cat((angles, angles), -1).sin())
 

@@ -2,10 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 import autoconvert
 from autoconvert.check.file import logits_at, open_file
@@ -15,7 +17,7 @@ from tests.source.tiny import build, llama
 CONTEXT = 40
 PREFILL = (12, 5)
 
-SHAPES = {
+SHAPES: dict[str, dict[str, Any]] = {
     "grouped heads": {},
     "one kv head": {"num_key_value_heads": 1},
     "a key for each head": {"num_key_value_heads": 4},
@@ -35,12 +37,12 @@ SHAPES = {
 }
 
 
-def noisy(module: nn.Module) -> nn.Module:
+def noisy(module: PreTrainedModel) -> PreTrainedModel:
     """Noise on every weight, so that norms and biases are not trivially one and zero."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in module.parameters():
-            parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
     return module.eval()
 
 
@@ -91,7 +93,9 @@ def test_report_says_what_was_done(tmp_path: Path) -> None:
 def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
     module = noisy(build(llama()))
     files = [
-        autoconvert.convert(module, tmp_path / name, context=16, prefill=(4,), formats=("tflite",)).files["tflite"]
+        autoconvert.convert(module, tmp_path / name, context=16, prefill=(4,), formats=("tflite",)).files[
+            "tflite"
+        ]
         for name in ("first", "second")
     ]
     assert files[0].read_bytes() == files[1].read_bytes()

@@ -30,7 +30,7 @@ SCRIPT = """
     with open_file(bundle.files["tflite"], 24) as runner:
         logits = torch.stack([logits_at(runner, tokens, position) for position in range(24)])
     assert float(distance(logits, expected).max()) < 1e-4
-    assert bundle.report.blocks == {"norm": 5, "rotary": 4, "attention": 2, "feed_forward": 2}, bundle.report.blocks
+    assert bundle.report.blocks == {"norm": 5, "rotary": 4, "attention": 2, "feed_forward": 2}
     assert "transformers" not in sys.modules
     print("right")
 """

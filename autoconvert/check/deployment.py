@@ -84,7 +84,12 @@ def _check_rounding(path: Path, context: int, reference: Reference, vocabulary: 
 
 
 def check_bundle_file(
-    bundle: Path, linked: Path, folder: Path, settings: Settings, reference: Reference, tokenizer: TokenizerSpec
+    bundle: Path,
+    linked: Path,
+    folder: Path,
+    settings: Settings,
+    reference: Reference,
+    tokenizer: TokenizerSpec,
 ) -> str:
     """The runtime's tokens and scores against the source's tokenizer and logits; raises CheckFailed.
 
@@ -96,7 +101,9 @@ def check_bundle_file(
 
         def encode_turn(text: str) -> list[int]:
             turn = [{"role": "user", "content": text}]
-            return list(source_tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=False))
+            return list(
+                source_tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=False)
+            )
 
     exact = settings.quantize == "none"
     with open_file(linked, settings.context) as runner:

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import fx
@@ -42,8 +43,8 @@ def _first(graph: fx.GraphModule, target: Callable[..., object]) -> fx.Node:
     return graph.graph.find_nodes(op="call_function", target=target)[0]
 
 
-def _set_argument(node: fx.Node, index: int, value: object) -> None:
-    node.args = (*node.args[:index], value, *node.args[index + 1 :])  # type: ignore[assignment]
+def _set_argument(node: fx.Node, index: int, value: Any) -> None:
+    node.args = (*node.args[:index], value, *node.args[index + 1 :])
 
 
 def _sign(graph: fx.GraphModule) -> None:
@@ -63,7 +64,9 @@ def _scale(graph: fx.GraphModule) -> None:
 
 def _position(graph: fx.GraphModule) -> None:
     """A position table is off by one row."""
-    name = next(name for name, table in graph.named_buffers() if name.startswith("table_") and table.ndim == 2)
+    name = next(
+        name for name, table in graph.named_buffers() if name.startswith("table_") and table.ndim == 2
+    )
     graph.register_buffer(name, getattr(graph, name).roll(1, 0))
 
 
@@ -76,7 +79,7 @@ def _mask(graph: fx.GraphModule) -> None:
 def _swapped_caches(graph: fx.GraphModule) -> None:
     """Two layers' keys are stored under each other's name."""
     output = next(iter(reversed(graph.graph.nodes)))
-    results = dict(output.args[0])  # type: ignore[arg-type]
+    results = dict(output.args[0])
     results["kv_cache_k_0"], results["kv_cache_k_1"] = results["kv_cache_k_1"], results["kv_cache_k_0"]
     output.args = (results,)
 
@@ -93,19 +96,23 @@ def _wrong_tie(program: Program) -> Program:
     """The head reads the embedding though it has weights of its own, or a shifted one where they are the same."""
     nodes = program.graph.graph
     embedding = next(
-        n.args[0] for n in nodes.find_nodes(op="call_function", target=aten.embedding.default) if _is_weight(n.args[0])
+        n.args[0]
+        for n in nodes.find_nodes(op="call_function", target=aten.embedding.default)
+        if _is_weight(n.args[0])
     )
     head = nodes.find_nodes(op="call_function", target=aten.linear.default)[-1].args[1]
     table = program.weights[str(embedding.target)]
     if head is not embedding:
-        return _with_weight(program, dataclasses.replace(program.weights[str(head.target)], sources=table.sources))
+        return _with_weight(
+            program, dataclasses.replace(program.weights[str(head.target)], sources=table.sources)
+        )
     shifted = Weight("shifted_head", table.shape, table.sources, _program(lambda x: x.roll(1, 0), table))
 
     def untie(graph: fx.GraphModule) -> None:
         linear = graph.graph.find_nodes(op="call_function", target=aten.linear.default)[-1]
         with graph.graph.inserting_after(graph.graph.find_nodes(op="placeholder")[-1]):
             placeholder = graph.graph.placeholder(shifted.name)
-        placeholder.meta = dict(linear.args[1].meta)  # type: ignore[union-attr]
+        placeholder.meta = dict(linear.args[1].meta)
         _set_argument(linear, 1, placeholder)
 
     return _with_weight(_edit(program, untie), shifted)
@@ -129,7 +136,10 @@ def _wrong_weight(program: Program) -> Program:
             continue
         other = by_shape.setdefault(weight.shape, weight)
         if other is not weight and _leaf(other) == _leaf(weight):
-            first, second = dataclasses.replace(other, sources=weight.sources), dataclasses.replace(weight, sources=other.sources)
+            first, second = (
+                dataclasses.replace(other, sources=weight.sources),
+                dataclasses.replace(weight, sources=other.sources),
+            )
             return _with_weight(_with_weight(program, first), second)
     raise ValueError("the model has no two layers of one shape")
 

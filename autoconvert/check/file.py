@@ -17,9 +17,13 @@ class Runner:
     """A `.tflite` run as the runtime runs it: chunks through its signatures, the states handed on."""
 
     def __init__(self, interpreter: Any, context: int) -> None:
-        self._signatures = {name: interpreter.get_signature_runner(name) for name in interpreter.get_signature_list()}
+        self._signatures = {
+            name: interpreter.get_signature_runner(name) for name in interpreter.get_signature_list()
+        }
         self._context = context
-        self.prefill_lengths = sorted(int(n.removeprefix("prefill_")) for n in self._signatures if n != "decode")
+        self.prefill_lengths = sorted(
+            int(n.removeprefix("prefill_")) for n in self._signatures if n != "decode"
+        )
         self._inputs = {name: runner.get_input_details() for name, runner in self._signatures.items()}
         self.reset()
 
@@ -27,7 +31,9 @@ class Runner:
         """Forgets what was run; states are zero again."""
         details = self._inputs["decode"]
         self._states: Mapping[str, Any] = {
-            name: np.zeros(d["shape"], d["dtype"]) for name, d in details.items() if name.startswith("kv_cache")
+            name: np.zeros(d["shape"], d["dtype"])
+            for name, d in details.items()
+            if name.startswith("kv_cache")
         }
         self.position = 0
 
@@ -53,7 +59,9 @@ class Runner:
             **self._states,
         }
         wanted = self._inputs[signature]
-        outputs: Mapping[str, Any] = self._signatures[signature](**{k: v for k, v in inputs.items() if k in wanted})
+        outputs: Mapping[str, Any] = self._signatures[signature](
+            **{k: v for k, v in inputs.items() if k in wanted}
+        )
         self._states = {name: outputs[name] for name in self._states}
         self.position += part.real
         return outputs
@@ -82,5 +90,3 @@ def telling_positions(lengths: Sequence[int], context: int) -> list[int]:
     longest, shortest = max(lengths), min(lengths)
     around = {0, 1, shortest - 1, shortest, shortest + 1, longest + 1, longest + shortest + 2, context - 1}
     return sorted(p for p in around if 0 <= p < context)
-
-

@@ -10,7 +10,13 @@ CLOSED = -0.7 * torch.finfo(torch.float32).max
 
 
 def attention(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, causal: bool, window: int = 0
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    scale: float,
+    causal: bool,
+    window: int = 0,
 ) -> Tensor:
     """Scaled dot-product attention (Vaswani et al., 2017) with grouped heads (Ainslie et al., 2023).
 
@@ -78,7 +84,9 @@ def attend(
     _, heads, chunk, width = query.shape
     repeats = heads // groups
     if window:
-        distance = input_pos[:, None] - torch.arange(context, dtype=input_pos.dtype, device=query.device)[None]
+        distance = (
+            input_pos[:, None] - torch.arange(context, dtype=input_pos.dtype, device=query.device)[None]
+        )
         mask = torch.where(distance < window, mask, CLOSED)
     # Heads of one group are rows of one matrix product; the mask repeats per head instead of the cache.
     rows = (query * scale).reshape(1, groups, repeats * chunk, width)
