@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -27,8 +28,8 @@ Task = tuple[str, fx.GraphModule, Shapes]
 class Worker:
     """Lowers programs one after the other in the other process."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", thread: ThreadPoolExecutor) -> None:
-        self._process, self._thread = process, thread
+    def __init__(self, process: "subprocess.Popen[bytes]", log: BinaryIO, thread: ThreadPoolExecutor) -> None:
+        self._process, self._log, self._thread = process, log, thread
 
     def lower(self, name: str, program: Program) -> "Future[bytes]":
         """As litert.lower, later; raises what it raised there."""
@@ -46,22 +47,33 @@ class Worker:
             result = pickle.load(self._process.stdout)
         except (OSError, EOFError) as error:
             raise AutoconvertError(
-                f"The process that lowers {task[0]} ended: {self._process.wait()}.",
-                hint="It may have been stopped for lack of memory.",
+                f"The process that lowers {task[0]} ended with {self._process.wait()}: {self._last_words()}",
+                hint="Without last words it was probably stopped for lack of memory.",
             ) from error
         if isinstance(result, BaseException):
             raise result
         return bytes(result)
+
+    def _last_words(self) -> str:
+        self._log.seek(0)
+        lines = self._log.read().decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else "it said nothing."
 
 
 @contextmanager
 def start_worker() -> Iterator[Worker]:
     """Starts the process, which begins to import at once; ends it on leaving."""
     command = [sys.executable, "-m", "autoconvert.lowering.worker"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    with (
+        tempfile.TemporaryFile() as log,
+        # A process group of its own: an interrupt is ours to handle, and closing its input ends it.
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, process_group=0
+        ) as process,
+    ):
         thread = ThreadPoolExecutor(1, thread_name_prefix="lower")
         try:
-            yield Worker(process, thread)
+            yield Worker(process, log, thread)
         finally:
             process.kill()
             thread.shutdown(cancel_futures=True)
