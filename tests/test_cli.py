@@ -149,8 +149,8 @@ def test_an_interrupted_conversion_leaves_the_folder_as_it_was(
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "TMPDIR": str(scratch)},
-        # A test run in the background may ignore interrupts, and its children with it.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        # A test run in the background may ignore what it is sent, and its children with it.
+        preexec_fn=lambda: signal.signal(asked, signal.SIG_DFL),
     )
     assert process.stdout is not None
     assert any(line.startswith("rewrite") for line in process.stdout)

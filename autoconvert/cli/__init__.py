@@ -17,7 +17,10 @@ COMMANDS: dict[str, typer.Typer] = {"run": run_app}
 def main(arguments: Sequence[str] | None = None) -> None:
     """The console entry point; ends the process with the exit code of `autoconvert.errors`, or with 130."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    signal.signal(signal.SIGTERM, _interrupt)
+    for request in (signal.SIGTERM, signal.SIGHUP):
+        # `nohup` has the second ignored, and means it.
+        if signal.getsignal(request) is signal.SIG_DFL:
+            signal.signal(request, _interrupt)
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show a character gets a question mark instead of an exception.
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]
