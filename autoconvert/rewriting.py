@@ -95,8 +95,13 @@ def source_line(node: fx.Node) -> str:
     return ""
 
 
-def inline(graph: fx.Graph, body: fx.Graph, inputs: dict[str, Argument], like: fx.Node) -> Any:
-    """Copies `body` to the insertion point with its placeholders replaced by `inputs`; gives what it returns."""
+def inline(
+    graph: fx.Graph, body: fx.Graph, inputs: dict[str, Argument], like: fx.Node | None = None
+) -> Any:
+    """Copies `body` to the insertion point with its placeholders replaced by `inputs`; gives what it returns.
+
+    The copies come from where `like` came from, or where the originals did.
+    """
     values: dict[fx.Node, Any] = {}
     for node in body.nodes:
         if node.op == "placeholder":
@@ -105,7 +110,8 @@ def inline(graph: fx.Graph, body: fx.Graph, inputs: dict[str, Argument], like: f
             return fx.map_arg(node.args[0], lambda n: values[n])
         else:
             copy = graph.node_copy(node, lambda n: values[n])
-            copy.meta = {key: like.meta[key] for key in _PROVENANCE if key in like.meta}
+            origin = like if like is not None else node
+            copy.meta = {key: origin.meta[key] for key in _PROVENANCE if key in origin.meta}
             copy.meta["val"] = node.meta["val"]
             values[node] = copy
     raise AssertionError("a graph ends in its output")

@@ -14,6 +14,7 @@ from torch.export.graph_signature import InputKind, InputSpec
 from torch.fx.graph import CodeGen
 
 from autoconvert.errors import InputError, Refused
+from autoconvert.functional import functional
 from autoconvert.program import Program, Weight
 
 TOKENS = "tokens"
@@ -95,7 +96,7 @@ def export(
     """`torch.export` without noise, functional, at the level of ATen operations that models are written in."""
     with torch.no_grad(), _quiet():
         exported = torch.export.export(module, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
-        return exported.run_decompositions({})
+        return functional(exported)
 
 
 def graph_of(exported: ExportedProgram) -> tuple[fx.GraphModule, dict[str, str]]:

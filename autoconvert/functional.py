@@ -1,0 +1,55 @@
+"""A functional graph: what torch.export traces, without contexts around parts of it and without writes.
+
+`ExportedProgram.run_decompositions` does the same for every model and costs twice what tracing costs; most models
+only have a `no_grad` around their position tables, which a graph without gradients does not need.
+"""
+
+import operator
+
+import torch
+from torch import fx
+from torch._ops import OpOverload
+from torch.export import ExportedProgram
+
+from autoconvert.rewriting import inline
+
+# The operands that come before the body, and the body's own operands after it.
+_CONTEXTS = {
+    torch.ops.higher_order.wrap_with_set_grad_enabled: 1,
+    torch.ops.higher_order.wrap_with_autocast: 4,
+}
+# Taking a part of a result writes nothing; `detach_` changes no value.
+_HARMLESS = {operator.getitem, torch.ops.aten.detach_.default}
+
+
+def functional(exported: ExportedProgram) -> ExportedProgram:
+    """The same program as one graph of operations that write nothing."""
+    _inline_contexts(exported.graph_module)
+    calls = [node.target for node in exported.graph.nodes if node.op == "call_function"]
+    if all(call in _HARMLESS or (isinstance(call, OpOverload) and not call._schema.is_mutable) for call in calls):
+        return exported
+    return exported.run_decompositions({})
+
+
+def _inline_contexts(module: fx.GraphModule) -> None:
+    """Replaces calls of a body under no_grad, or under a switched-off autocast, by the body."""
+    for node in list(module.graph.nodes):
+        if node.target not in _CONTEXTS or _casts(node):
+            continue
+        before = _CONTEXTS[node.target]
+        body = getattr(module, node.args[before].target)
+        _inline_contexts(body)
+        names = [str(placeholder.target) for placeholder in body.graph.find_nodes(op="placeholder")]
+        operands = dict(zip(names, node.args[before + 1 :], strict=True))
+        with module.graph.inserting_before(node):
+            results = inline(module.graph, body.graph, operands)
+        for user in list(node.users):
+            user.replace_all_uses_with(results[user.args[1]])
+            module.graph.erase_node(user)
+        module.graph.erase_node(node)
+    module.graph.eliminate_dead_code()
+    module.recompile()
+
+
+def _casts(node: fx.Node) -> bool:
+    return node.target is torch.ops.higher_order.wrap_with_autocast and bool(node.args[2])
