@@ -27,7 +27,7 @@ from autoconvert.program import Program
 from autoconvert.report.progress import Display, Silent, Timeline
 from autoconvert.report.report import CheckResult, Report, make_report, write_report
 from autoconvert.settings import Settings, choose
-from autoconvert.source.accounting import account
+from autoconvert.source.accounting import Row, account
 from autoconvert.source.source import Source, load_source
 from autoconvert.trace import trace
 
@@ -126,12 +126,17 @@ class _Conversion:
         with self._lowering() as lower_later:
             program = self._rewrite()
             rows = account(self.source, [s for weight in program.weights.values() for s in weight.sources])
-            parts = signatures(self.stages.before_lower(program), self.settings.prefill)
+            final = self.stages.before_lower(program)
+            parts = signatures(final, self.settings.prefill)
             lowered = {name: lower_later(name, part) for name, part in parts.items()}
             if self.settings.verify != "off":
                 self._check_graph(program)
             graphs = self._lowered(lowered)
-        program = self.stages.before_lower(program)
+        return self._write(graphs, final, rows)
+
+    def _write(
+        self, graphs: list[bytes], program: Program, rows: Sequence[Row]
+    ) -> tuple[dict[str, Path], Report]:
         linked = self._link(graphs, program)
         files = {"tflite": linked.path}
         if self.settings.verify != "off":
@@ -161,7 +166,7 @@ class _Conversion:
             stage.note = f"{len(program.graph.graph.nodes)} nodes"
         with self.timeline.stage("rewrite") as stage:
             regions = RegionCheck() if self.settings.verify != "off" else None
-            options = Options(self.settings.context, PATTERNS, regions or (lambda graph, match: None))
+            options = Options(self.settings.context, PATTERNS, regions or (lambda *_: None))
             program = run_passes(program, options, self.stages.passes)
             blocks = program.recognition.blocks
             stage.note = ", ".join(f"{count} {block.replace('_', '-')}" for block, count in blocks.items())

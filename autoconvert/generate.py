@@ -30,7 +30,7 @@ def generate(
             raise RuntimeFailed(
                 f"the runtime stopped after {len(pieces)} pieces of text: {error}",
                 hint=f"A prompt must not be empty and must fit {metadata.max_num_tokens} tokens; if it does, "
-                "`autoconvert check` says what is wrong with the bundle.",
+                "convert the model again with --verify full.",
             ) from error
     return "".join(pieces)
 

@@ -127,7 +127,9 @@ def traced(function: Callable[..., Any], values: dict[str, Any]) -> fx.GraphModu
         return function(**dict(zip(names, args, strict=True)))
 
     with mode, torch.no_grad():  # type: ignore[union-attr]
-        graph = make_fx(call, pre_dispatch=True)(*values.values())
+        # One fake value may stand for several nodes, and tracing tells arguments apart by identity.
+        distinct = [value.clone() if isinstance(value, Tensor) else value for value in values.values()]
+        graph = make_fx(call, pre_dispatch=True)(*distinct)
     for node, name in zip(graph.graph.find_nodes(op="placeholder"), names, strict=True):
         node.target = name
     return graph

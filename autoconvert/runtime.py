@@ -41,8 +41,7 @@ def open_engine(bundle: Path, *, threads: int | None = None) -> Iterator[litert_
         if reason:
             raise RuntimeFailed(
                 f"the runtime cannot load {bundle}: {first_error(said) or reason}",
-                hint="Check the file with `autoconvert check`; if it was written by another tool or version, "
-                "convert the model again.",
+                hint="If it was written by another tool or version, convert the model again.",
             )
         litert_lm.set_min_log_severity(litert_lm.LogSeverity.SILENT)
         with engine:

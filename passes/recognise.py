@@ -12,7 +12,8 @@ from autoconvert.pattern import Pattern
 from autoconvert.program import NearMiss, Program, Recognition
 from autoconvert.rewriting import finish, inline, replace, structure, traced
 
-OnMatch = Callable[[fx.GraphModule, Match], None]
+# Sees the graph, the match, and the replacement, whose placeholders are the pattern's parameters.
+OnMatch = Callable[[fx.GraphModule, Match, fx.GraphModule], None]
 
 
 def recognise(program: Program, patterns: Sequence[Pattern], on_match: OnMatch) -> Program:
@@ -21,7 +22,7 @@ def recognise(program: Program, patterns: Sequence[Pattern], on_match: OnMatch) 
     found: Counter[str] = Counter()
     blocks: Counter[str] = Counter()
     near_misses: dict[str, NearMiss] = {}
-    replacements: dict[str, fx.Graph] = {}
+    replacements: dict[str, fx.GraphModule] = {}
     for pattern in patterns:
         matcher = Matcher(pattern, normalise(pattern.graph).graph)
         for node in graph.graph.find_nodes(op="call_function", target=matcher.anchor):
@@ -29,8 +30,10 @@ def recognise(program: Program, patterns: Sequence[Pattern], on_match: OnMatch) 
             if isinstance(result, NearMiss):
                 _keep_nearest(near_misses, result)
                 continue
-            on_match(graph, result)
-            _rewrite(graph.graph, result, replacements)
+            replacement = _replacement(result, replacements)
+            on_match(graph, result, replacement)
+            with graph.graph.inserting_before(node):
+                replace(node, inline(graph.graph, replacement.graph, dict(result.bound), like=node))
             found[pattern.name] += 1
             blocks[pattern.block] += 1
         graph.graph.eliminate_dead_code()
@@ -40,15 +43,13 @@ def recognise(program: Program, patterns: Sequence[Pattern], on_match: OnMatch) 
     return dataclasses.replace(program, graph=finish(graph), recognition=recognition)
 
 
-def _rewrite(graph: fx.Graph, match: Match, replacements: dict[str, fx.Graph]) -> None:
+def _replacement(match: Match, known: dict[str, fx.GraphModule]) -> fx.GraphModule:
+    """What the pattern becomes at these shapes, traced once for all matches that look the same."""
     values = {name: node.meta["val"] for name, node in match.bound.items()}
     key = f"{match.pattern.name} {match.scalars} {[structure(value) for value in values.values()]}"
-    if key not in replacements:
-        replacements[key] = traced(
-            lambda **tensors: match.pattern.becomes(**tensors, **match.scalars), values
-        ).graph
-    with graph.inserting_before(match.output):
-        replace(match.output, inline(graph, replacements[key], dict(match.bound), like=match.output))
+    if key not in known:
+        known[key] = traced(lambda **tensors: match.pattern.becomes(**tensors, **match.scalars), values)
+    return known[key]
 
 
 def _keep_nearest(near_misses: dict[str, NearMiss], miss: NearMiss) -> None:

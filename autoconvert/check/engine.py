@@ -20,7 +20,7 @@ PASSAGE = (
     "The small house at the end of the road was empty when we came back in the evening, and nobody knew "
     "why the door stood open. A dog slept on the step; 2 chairs, 3 cups and an old radio were all we saw. "
 )
-DO_NOT_USE = "Do not use the bundle: convert with --verify full --dump DIR to see where it breaks."
+DO_NOT_USE = "Do not use the bundle: convert with --quantize none --verify full to see where it breaks."
 
 
 @dataclass(frozen=True)

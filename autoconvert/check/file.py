@@ -74,6 +74,7 @@ def open_file(path: Path, context: int) -> Iterator[Runner]:
 
     with quiet():
         interpreter = Interpreter(str(path), num_threads=2)
+        interpreter.allocate_tensors()
         runner = Runner(interpreter, context)
     yield runner
 

@@ -19,7 +19,7 @@ class RegionCheck:
         self.executed = 0
         self._seen: set[str] = set()
 
-    def __call__(self, graph: fx.GraphModule, match: Match) -> None:
+    def __call__(self, graph: fx.GraphModule, match: Match, replacement: fx.GraphModule) -> None:
         """Raises CheckFailed where the replacement gives other numbers than what it replaces."""
         region = _region(match)
         key = f"{match.pattern.name} {match.scalars} {_structure(region, match)}"
@@ -27,15 +27,15 @@ class RegionCheck:
             return
         self._seen.add(key)
         self.executed += 1
-        self._execute(fx.GraphModule(graph, _extract(region, match)), match)
+        self._execute(fx.GraphModule(graph, _extract(region, match)), replacement, match)
 
-    def _execute(self, region: fx.GraphModule, match: Match) -> None:
+    def _execute(self, region: fx.GraphModule, replacement: fx.GraphModule, match: Match) -> None:
         generator = torch.Generator().manual_seed(0)
         values = {node: _random(node.meta["val"], generator) for node in match.bound.values()}
         inputs = {name: values[node] for name, node in match.bound.items()}
         with torch.no_grad():
             expected = region(*inputs.values())
-            actual = match.pattern.becomes(**inputs, **match.scalars)
+            actual = replacement(*inputs.values())
         scale = expected[expected.isfinite()].abs().max().item() if expected.isfinite().any() else 1.0
         same = torch.allclose(actual, expected, rtol=_TOLERANCE, atol=_TOLERANCE * scale, equal_nan=True)
         if actual.shape != expected.shape or not same:

@@ -22,7 +22,7 @@ from tests.plain_llama import PlainLlama
 def parts() -> dict[str, Program]:
     torch.manual_seed(0)
     program = trace(PlainLlama().eval(), 24)
-    program = run_passes(program, Options(24, PATTERNS, lambda graph, match: None))
+    program = run_passes(program, Options(24, PATTERNS, lambda *_: None))
     return signatures(program, (6,))
 
 
