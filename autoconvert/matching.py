@@ -91,9 +91,9 @@ class Matcher:
             return
         if p.op == "placeholder":
             if isinstance(m.meta.get("val"), Tensor):
-                binding = binding.copy()
-                binding.nodes[p] = m
-                yield binding
+                for sized in self._same_sizes(p, m, binding):
+                    sized.nodes[p] = m
+                    yield sized
             return
         if p.op != m.op or p.target != m.target:
             self._miss(binding, p, m, f"the pattern expects {_name(p)}")
@@ -104,7 +104,7 @@ class Matcher:
                 yield from self._unify_all(operands, p, m, sized)
 
     def _same_sizes(self, p: fx.Node, m: fx.Node, binding: _Binding) -> Iterator[_Binding]:
-        """Results have the pattern's sizes, counted from the end; a block may have more axes in front."""
+        """Values have the pattern's sizes, counted from the end; a block may have more axes in front."""
         pairs = [
             (e, s) for e, s in zip(reversed(shape(p)), reversed(shape(m)), strict=False) if e not in (0, 1)
         ]
@@ -135,7 +135,7 @@ class Matcher:
             yield from self._unify_all(
                 [(e, v, kind) for e, v in zip(expected, value, strict=True)], p, m, binding
             )
-        elif kind == "size" and expected is not None:
+        elif kind == "size" and isinstance(expected, int) and not isinstance(value, list | tuple):
             yield from self._sizes((expected,), (_size(value),), p, m, binding)
         elif isinstance(expected, float) and expected in self._pattern.scalars:
             yield from self._scalar(self._pattern.scalars[expected], value, p, m, binding)

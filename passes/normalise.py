@@ -32,6 +32,7 @@ _COPIES = {
 }
 _CASTS = {aten._to_copy.default, aten.to.dtype, aten.to.dtype_layout, aten.type_as.default, aten.to.device}
 _COMPUTED_IN_A_TYPE = {aten.softmax.int, aten.log_softmax.int, aten.mean.dim, aten.sum.dim_IntList}
+_SAY_NOTHING = {"device", "layout", "pin_memory", "non_blocking", "memory_format", "cudnn_enable"}
 _RESHAPES = {
     aten.view.default,
     aten._unsafe_view.default,
@@ -83,6 +84,10 @@ def _explicit_arguments(node: fx.Node) -> None:
     given = dict(zip((a.name for a in schema.arguments), node.args, strict=False)) | dict(node.kwargs)
     if schema.name == "aten::scaled_dot_product_attention" and given.get("scale") is None:
         given["scale"] = float(shape(node.args[0])[-1]) ** -0.5
+    if schema.name == "aten::rms_norm" and given.get("eps") is None:
+        given["eps"] = torch.finfo(node.meta["val"].dtype).eps
+    # Patterns capture numbers, so those stand in the graph even where they are the default.
+    given = {a.name: a.default_value for a in schema.arguments if isinstance(a.default_value, float)} | given
     if node.target in _COMPUTED_IN_A_TYPE and given.get("dtype") == _input(node).meta["val"].dtype:
         given["dtype"] = None
     rank = _rank_of_axes(node)
@@ -108,10 +113,10 @@ def _explicit_arguments(node: fx.Node) -> None:
 def _is_default(value: Any, argument: Any) -> bool:
     if not argument.has_default_value() or isinstance(value, fx.Node):
         return False
-    if argument.name in ("device", "layout", "pin_memory", "non_blocking", "memory_format"):
+    if argument.name in _SAY_NOTHING:
         return True
     default = argument.default_value
-    return type(value) is type(default) and bool(value == default)
+    return type(value) is type(default) and not isinstance(default, float) and bool(value == default)
 
 
 def _rank_of_axes(node: fx.Node) -> int:
@@ -323,7 +328,10 @@ def _product_with_weight_is_linear(node: fx.Node) -> fx.Node | None:
         return None
     if len(shape(matrix)) != 2 or not _is_weight(matrix):
         return None
-    transposed = emit(node.graph, aten.transpose.int, matrix, -2, -1, like=node)
+    is_transposed = matrix.target is aten.transpose.int
+    transposed = (
+        _input(matrix) if is_transposed else emit(node.graph, aten.transpose.int, matrix, -2, -1, like=node)
+    )
     arguments = (x, transposed) if bias is None else (x, transposed, bias)
     return emit(node.graph, aten.linear.default, *arguments, like=node)
 
@@ -342,10 +350,10 @@ def _is_weight(node: Any) -> bool:
 def _mask_is_where(node: fx.Node) -> fx.Node | None:
     if node.target is aten.masked_fill.Scalar:
         x, mask, value = node.args
+        dtype = node.meta["val"].dtype
+        value = float(value) if dtype.is_floating_point else value
         with node.meta["val"].fake_mode:
-            fill = emit(
-                node.graph, aten.scalar_tensor.default, value, dtype=node.meta["val"].dtype, like=node
-            )
+            fill = emit(node.graph, aten.scalar_tensor.default, value, dtype=dtype, like=node)
         return emit(node.graph, aten.where.self, mask, fill, x, like=node)
     return None
 

@@ -44,6 +44,15 @@ def _shifted() -> Example:
 
 
 PATTERNS = (
+    # Before the root-mean-square, which is a part of it.
+    Pattern(
+        name="layer_norm.written_out",
+        block="norm",
+        matches=_layer_norm_written_out,
+        becomes=lambda x, weight, bias, eps: ops.layer_norm(x, weight, bias, eps),
+        example=_shifted,
+        guard=lambda eps, **tensors: _vectors(weight=tensors["weight"], bias=tensors["bias"]),
+    ),
     Pattern(
         name="rms_norm",
         block="norm",
@@ -72,13 +81,5 @@ PATTERNS = (
         matches=_layer_norm,
         becomes=lambda x, weight, bias, eps: ops.layer_norm(x, weight, bias, eps),
         example=_shifted,
-    ),
-    Pattern(
-        name="layer_norm.written_out",
-        block="norm",
-        matches=_layer_norm_written_out,
-        becomes=lambda x, weight, bias, eps: ops.layer_norm(x, weight, bias, eps),
-        example=_shifted,
-        guard=lambda eps, **tensors: _vectors(weight=tensors["weight"], bias=tensors["bias"]),
     ),
 )
