@@ -1,0 +1,107 @@
+"""A rewrite is checked where it happens: right ones pass, once per structure, wrong ones do not."""
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from autoconvert import ops
+from autoconvert.check.region import RegionCheck
+from autoconvert.errors import CheckFailed
+from autoconvert.passes.normalise import normalise
+from autoconvert.passes.recognise import recognise
+from autoconvert.pattern import Pattern
+from autoconvert.patterns import PATTERNS
+from tests import models
+from tests.models import Decoder, tiny_llama
+
+BY_NAME = {pattern.name: pattern for pattern in PATTERNS}
+
+
+def checked(module: torch.nn.Module, *patterns: Pattern) -> RegionCheck:
+    program = models.traced(module)
+    check = RegionCheck()
+    recognise(program.with_graph(normalise(program.graph)), patterns or PATTERNS, check)
+    return check
+
+
+ATTENTION, GATED = "attention.native.expanded", "gated_feed_forward.silu"
+
+
+def attention(change: Callable[..., tuple[Any, ...]]) -> Callable[..., Tensor]:
+    return lambda query, key, value, mask, scale: ops.attention(
+        *change(query, key, value, mask, scale), False
+    )
+
+
+def gated(x: Tensor, gate: Tensor, up: Tensor, down: Tensor, activation: str = "silu") -> Any:
+    return ops.gated_feed_forward(x, gate, up, down, None, None, None, activation)
+
+
+WRONG: dict[str, tuple[str, Callable[..., Any]]] = {
+    "epsilon": ("rms_norm", lambda x, weight, eps: ops.rms_norm(x, weight, eps + 0.01)),
+    "weight": ("rms_norm", lambda x, weight, eps: ops.rms_norm(x, weight + 1, eps)),
+    "shape": ("rms_norm", lambda x, weight, eps: ops.rms_norm(x, weight, eps)[:, :1]),
+    "sign": ("rotary.half", lambda x, cos, sin: ops.rotary(x, cos, -sin)),
+    "exchanged": ("rotary.half", lambda x, cos, sin: ops.rotary(x, sin, cos)),
+    "scale": (ATTENTION, attention(lambda q, k, v, mask, scale: (q, k, v, mask, scale * 1.01))),
+    "no mask": (ATTENTION, attention(lambda q, k, v, mask, scale: (q, k, v, None, scale))),
+    "value for key": (ATTENTION, attention(lambda q, k, v, mask, scale: (q, v, k, mask, scale))),
+    "activation": (GATED, lambda x, gate, up, down: gated(x, gate, up, down, "gelu")),
+    "gate and up": (GATED, lambda x, gate, up, down: gated(x, up, gate, down)),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_replacement_is_caught_where_it_is(name: str) -> None:
+    of, becomes = WRONG[name]
+    wrong = replace(BY_NAME[of], becomes=becomes)
+    with pytest.raises(
+        CheckFailed, match=rf"Pattern {re.escape(of)} .*patterns.*\.py:\d+.* gives other numbers"
+    ):
+        checked(tiny_llama(), wrong)
+
+
+def test_layers_of_one_structure_are_executed_once() -> None:
+    assert (
+        checked(tiny_llama(num_hidden_layers=2)).executed
+        == checked(tiny_llama(num_hidden_layers=5)).executed
+        == 5
+    )
+
+
+def test_another_number_is_another_structure() -> None:
+    module = Decoder(lambda d, x: F.rms_norm(F.rms_norm(x, (8,), d.gain, 1e-6), (8,), d.gain, 1e-2))
+    assert checked(module, BY_NAME["rms_norm.native"]).executed == 2
+
+
+def test_one_value_bound_twice_is_one_value() -> None:
+    module = Decoder(lambda d, x: F.linear(F.silu(F.linear(x, d.square)) * F.linear(x, d.square), d.square))
+    assert checked(module, BY_NAME["gated_feed_forward.silu"]).executed == 1
+
+
+@pytest.mark.parametrize("opened", [True, False])
+def test_a_bool_mask_is_never_closed_in_a_whole_row(opened: bool) -> None:
+    def softened(x: Tensor, mask: Tensor) -> Tensor:
+        return torch.where(mask if opened else torch.logical_not(mask), x, -torch.inf).softmax(-1)
+
+    seen: list[Tensor] = []
+
+    def becomes(x: Tensor, mask: Tensor) -> Tensor:
+        seen.append(softened(x, mask))
+        return seen[-1]
+
+    pattern = Pattern(
+        "soft", "block", softened, becomes, lambda: {"x": torch.randn(1, 5, 5), "mask": torch.ones(5, 5) > 0}
+    )
+
+    def attend(decoder: Decoder, x: Tensor) -> Tensor:
+        return softened(x @ x.mT, torch.ones(x.shape[1], x.shape[1]).tril() > 0) @ x
+
+    assert checked(Decoder(attend=attend), pattern).executed == 1
+    assert seen[0].isfinite().all()

@@ -1,0 +1,180 @@
+"""What is found in whole models, what nearly is, and that each pattern is needed for what it covers."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from autoconvert import ops
+from autoconvert.errors import Refused
+from autoconvert.ops.feed_forward import ACTIVATIONS
+from autoconvert.passes.normalise import normalise
+from autoconvert.passes.recognise import recognise
+from autoconvert.patterns import PATTERNS
+from autoconvert.program import Program
+from tests import models
+from tests.models import Change, Decoder, masked, tiny_llama
+
+
+def recognised(module: nn.Module, without: str = "") -> Program:
+    program = models.traced(module)
+    patterns = [pattern for pattern in PATTERNS if pattern.name != without]
+    return recognise(program.with_graph(normalise(program.graph)), patterns, lambda *_: None)
+
+
+def repeat(x: Tensor, how: str) -> Tensor:
+    """One key head for both query heads, written in the three ways."""
+    if how == "expanded":
+        return x[:, :1, None].expand(-1, -1, 2, -1, -1).reshape(1, 2, -1, 4)
+    return x[:, :1].repeat_interleave(2, 1) if how == "interleaved" else x
+
+
+def attention(name: str) -> Change:
+    """The attention that the pattern of this name covers."""
+    _, kind, *rest = name.split(".")
+    how = rest[-1]
+
+    def attend(decoder: Decoder, x: Tensor) -> Tensor:
+        query, key, value = decoder.heads(x)
+        hidden = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).triu(1)
+        if "grouped" in rest:
+            key, value = key[:, :1], value[:, :1]
+        else:
+            key, value = repeat(key, how), repeat(value, how)
+        if kind == "native":
+            mask = None if "causal" in rest else ~hidden
+            return models.merged(
+                F.scaled_dot_product_attention(
+                    query, key, value, mask, is_causal="causal" in rest, enable_gqa="grouped" in rest
+                )
+            )
+        scores = query @ key.mT * 0.5
+        scores = scores.masked_fill(hidden, -1e9) if "filled" in rest else scores + hidden * torch.finfo().min
+        return models.merged(scores.softmax(-1) @ value)
+
+    return attend
+
+
+def norm(name: str) -> Change:
+    written = {
+        "rms_norm": lambda d, x: x * (x.pow(2).mean(-1, True) + 1e-6).rsqrt() * d.gain,
+        "rms_norm.native": lambda d, x: F.rms_norm(x, (models.WIDTH,), d.gain, 1e-6),
+        "rms_norm.without_weight": lambda d, x: x * (x.pow(2).mean(-1, True) + 1e-6).rsqrt(),
+        "layer_norm": lambda d, x: F.layer_norm(x, (models.WIDTH,), d.gain, d.offset),
+        "layer_norm.written_out": lambda d, x: (
+            (x - x.mean(-1, True)) / ((x - x.mean(-1, True)).pow(2).mean(-1, True) + 1e-5).sqrt() * d.gain
+            + d.offset
+        ),
+    }
+    return written[name]
+
+
+def rotary(decoder: Decoder, x: Tensor) -> Tensor:
+    angles = torch.arange(x.shape[1])[:, None] * torch.tensor([1.0, 0.1, 1.0, 0.1])
+
+    def turned(x: Tensor) -> Tensor:
+        return x * angles.cos() + torch.cat((-x[..., 2:], x[..., :2]), -1) * angles.sin()
+
+    query, key, value = decoder.heads(x)
+    return models.merged(F.scaled_dot_product_attention(turned(query), turned(key), value, is_causal=True))
+
+
+def feed_forward(name: str) -> Change:
+    _, activation, *biased = name.split(".")
+    function = ACTIVATIONS[activation]
+
+    def mix(decoder: Decoder, x: Tensor) -> Tensor:
+        gate, up, down = (layer.weight for layer in (decoder.query, decoder.key, decoder.value))
+        biases = [layer.bias if biased else None for layer in (decoder.query, decoder.key, decoder.value)]
+        return F.linear(function(F.linear(x, gate, biases[0])) * F.linear(x, up, biases[1]), down, biases[2])
+
+    return mix
+
+
+def decoder_for(name: str) -> Decoder:
+    """A decoder that uses the block of the pattern of this name."""
+    if name.startswith("attention."):
+        return Decoder(attend=attention(name))
+    if name == "rotary.half":
+        return Decoder(attend=rotary)
+    return Decoder(feed_forward(name) if name.startswith("gated") else norm(name))
+
+
+@pytest.mark.parametrize("name", [pattern.name for pattern in PATTERNS])
+def test_each_pattern_covers_a_block_of_a_model_and_the_model_stays_the_same(name: str) -> None:
+    module = decoder_for(name)
+    program = models.rewrite(module)
+    assert program.recognition.patterns.get(name), program.recognition
+    models.assert_chunks_give_what_the_model_gives(program, module)
+
+
+@pytest.mark.parametrize("name", [pattern.name for pattern in PATTERNS])
+def test_without_its_pattern_a_block_stays_as_it_was_written(name: str) -> None:
+    module = decoder_for(name)
+    with_it, without = recognised(module), recognised(module, without=name)
+    assert name in with_it.recognition.patterns
+    assert name not in without.recognition.patterns
+    assert str(without.graph.graph) != str(with_it.graph.graph)
+
+
+@pytest.mark.parametrize("name", [pattern.name for pattern in PATTERNS if pattern.block == "attention"])
+def test_without_the_patterns_of_its_kind_an_attention_is_refused(name: str) -> None:
+    kind = name.rpartition(".")[0]
+    patterns = [pattern for pattern in PATTERNS if not pattern.name.startswith(kind)]
+    with pytest.raises(Refused):
+        models.rewrite(decoder_for(name), patterns=patterns)
+
+
+def test_llama_is_recognised_block_by_block() -> None:
+    recognition = recognised(tiny_llama()).recognition
+    assert recognition.blocks == {"norm": 5, "rotary": 4, "attention": 2, "feed_forward": 2}
+
+
+@pytest.mark.parametrize("block", ["norm", "rotary", "attention", "feed_forward"])
+def test_a_llama_is_another_graph_or_refused_without_a_block(block: str) -> None:
+    module = tiny_llama()
+    patterns = [pattern for pattern in PATTERNS if pattern.block != block]
+    if block == "attention":
+        with pytest.raises(Refused, match="attention"):
+            models.rewrite(module, patterns=patterns)
+        return
+    program = models.rewrite(module, patterns=patterns)
+    assert block not in program.recognition.blocks
+    models.assert_chunks_give_what_the_model_gives(program, module, 97)
+
+
+def test_recognition_keeps_the_numbers() -> None:
+    module = tiny_llama()
+    tokens = models.random_ids(vocabulary=97)
+    logits = models.execute(recognised(module), module, tokens)["logits"][0]
+    models.assert_same(logits, models.logits_of_source(module, tokens))
+
+
+def test_the_nearest_miss_says_what_is_different() -> None:
+    program = recognised(Decoder(lambda d, x: x * (x.pow(2).sum(-1, True) + 1e-6).rsqrt() * d.gain))
+    nearest = program.recognition.nearest(1)[0]
+    assert nearest.pattern.startswith("rms_norm")
+    assert "the pattern expects mean" in nearest.reason
+    assert 0 < nearest.matched < nearest.of
+
+
+def test_a_miss_is_forgotten_where_another_pattern_matched() -> None:
+    misses = recognised(Decoder(norm("rms_norm"))).recognition.near_misses
+    assert not [miss for miss in misses if miss.pattern.startswith("rms_norm")]
+
+
+def test_refusal_ends_with_the_nearest_pattern() -> None:
+    softened = masked(lambda scores, row, column: (scores.tanh() * 30).masked_fill(column > row, -1e9))
+    with pytest.raises(Refused) as refusal:
+        models.rewrite(Decoder(attend=softened))
+    assert "Nearest: pattern attention.written_out.filled" in refusal.value.hint
+
+
+def test_query_and_key_of_one_shape_stay_apart() -> None:
+    module = tiny_llama(num_key_value_heads=4)
+    graph = recognised(module).graph.graph
+    tokens = models.random_ids(vocabulary=97)
+    for attention in graph.find_nodes(op="call_function", target=ops.attention):
+        assert attention.args[0] is not attention.args[1]
+    logits = models.execute(recognised(module), module, tokens)["logits"][0]
+    models.assert_same(logits, models.logits_of_source(module, tokens))

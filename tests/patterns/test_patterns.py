@@ -1,0 +1,389 @@
+"""Every pattern: the same numbers on both sides, found in its spellings, not in what is near."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from autoconvert import ops
+from autoconvert.matching import Match, Matcher
+from autoconvert.ops.feed_forward import ACTIVATIONS
+from autoconvert.passes.normalise import normalise
+from autoconvert.passes.recognise import recognise
+from autoconvert.pattern import Pattern
+from autoconvert.patterns import PATTERNS
+from autoconvert.program import NearMiss, Program
+from autoconvert.rewriting import traced
+
+BY_NAME = {pattern.name: pattern for pattern in PATTERNS}
+REPETITIONS = ("expanded", "interleaved", "as_it_is")
+
+
+def example(pattern: Pattern) -> dict[str, Any]:
+    torch.manual_seed(0)
+    return dict(pattern.example())
+
+
+def graph_of(function: Callable[..., Tensor], values: dict[str, Any]) -> fx.GraphModule:
+    """`function` traced and normalised as a model is; numbers stand in it."""
+    numbers = {name: value for name, value in values.items() if not isinstance(value, Tensor)}
+    with FakeTensorMode() as mode:
+        fakes = {name: mode.from_tensor(value) for name, value in values.items() if isinstance(value, Tensor)}
+    return normalise(traced(lambda **bound: function(**bound, **numbers), fakes))
+
+
+def attempts(
+    pattern: Pattern, function: Callable[..., Tensor], values: dict[str, Any]
+) -> list[Match | NearMiss]:
+    matcher = Matcher(pattern, normalise(pattern.graph).graph)
+    nodes = graph_of(function, values).graph.find_nodes(op="call_function", target=matcher.anchor)
+    return [matcher.match(node) for node in nodes]
+
+
+def matches(pattern: Pattern, function: Callable[..., Tensor], values: dict[str, Any]) -> list[Match]:
+    return [result for result in attempts(pattern, function, values) if isinstance(result, Match)]
+
+
+def reason(pattern: Pattern, function: Callable[..., Tensor], values: dict[str, Any]) -> str:
+    misses = [miss for miss in attempts(pattern, function, values) if isinstance(miss, NearMiss)]
+    return max(misses, key=lambda miss: miss.matched).reason
+
+
+def test_names_are_unique() -> None:
+    assert len(BY_NAME) == len(PATTERNS)
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_both_sides_give_the_same_numbers(name: str) -> None:
+    pattern, values = BY_NAME[name], example(BY_NAME[name])
+    torch.testing.assert_close(pattern.becomes(**values), pattern.matches(**values), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_both_sides_are_the_same_function_in_double_precision(name: str) -> None:
+    def double(value: Any) -> Any:
+        return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+    pattern = BY_NAME[name]
+    values = {key: double(value) for key, value in example(pattern).items()}
+    torch.testing.assert_close(pattern.becomes(**values), pattern.matches(**values), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_pattern_is_found_once_in_its_own_function_and_captures_its_numbers(name: str) -> None:
+    pattern, values = BY_NAME[name], example(BY_NAME[name])
+    (match,) = matches(pattern, pattern.matches, values)
+    assert match.scalars == {key: value for key, value in values.items() if not isinstance(value, Tensor)}
+    assert {key: str(node.target) for key, node in match.bound.items()} == {
+        key: key for key, value in values.items() if isinstance(value, Tensor)
+    }
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_the_order_of_patterns_does_not_change_what_a_block_computes(name: str) -> None:
+    pattern, values = BY_NAME[name], example(BY_NAME[name])
+    numbers = {key: value for key, value in values.items() if not isinstance(value, Tensor)}
+    tensors = [value for value in values.values() if isinstance(value, Tensor)]
+    expected = pattern.matches(**values)
+    for order in (PATTERNS, PATTERNS[::-1]):
+        program = Program(graph_of(pattern.matches, {**values, **numbers}))
+        recognised = recognise(program, order, lambda *_: None)
+        assert recognised.recognition.blocks, "nothing was recognised"
+        torch.testing.assert_close(recognised.graph(*tensors), expected, rtol=1e-5, atol=1e-6)
+
+
+@dataclass(frozen=True)
+class Spelling:
+    """Another way to write what `pattern` matches, or something near it that it must not match."""
+
+    pattern: str
+    function: Callable[..., Tensor]
+    changes: tuple[tuple[str, Any], ...] = ()
+
+    def values(self) -> dict[str, Any]:
+        return {**example(BY_NAME[self.pattern]), **dict(self.changes)}
+
+
+def _attention(change: Callable[..., Tensor], repeat: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
+    """Written out, with `change(scores, mask, scale)` between the products; the mask is added by default."""
+
+    def function(
+        query: Tensor, key: Tensor, value: Tensor, scale: float, mask: Tensor, **more: Any
+    ) -> Tensor:
+        scores = change(query @ repeat(key).mT, mask, scale, **more)
+        return scores.softmax(-1) @ repeat(value)
+
+    return function
+
+
+def _three_times(x: Tensor) -> Tensor:
+    return x.repeat_interleave(3, 1)
+
+
+def _tiled(x: Tensor) -> Tensor:
+    """Heads 0 1 0 1 0 1 instead of 0 0 0 1 1 1."""
+    batch, groups, length, width = x.shape
+    return x[:, None].expand(batch, 3, groups, length, width).reshape(batch, -1, length, width)
+
+
+def _silu(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
+    return F.linear(F.linear(x, up) * F.silu(F.linear(x, gate)), down)
+
+
+SAME: dict[str, Spelling] = {
+    "rms: power, weight first": Spelling(
+        "rms_norm", lambda x, weight, eps: weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps))
+    ),
+    "rms: divided by a root": Spelling(
+        "rms_norm", lambda x, weight, eps: x / torch.sqrt(eps + x.square().mean(2, keepdim=True)) * weight
+    ),
+    "rms: root as a power": Spelling(
+        "rms_norm", lambda x, weight, eps: (x.pow(2).mean((-1,), True) + eps).pow(-0.5) * x * weight
+    ),
+    "rms: reciprocal of a root": Spelling(
+        "rms_norm", lambda x, weight, eps: x * (1 / ((x * x).mean(-1, keepdim=True) + eps).sqrt()) * weight
+    ),
+    "rms: casts to the same type": Spelling(
+        "rms_norm",
+        lambda x, weight, eps: (
+            weight * (x.float() * (x.float() ** 2).mean(-1, True).add(eps).rsqrt()).to(x.dtype)
+        ),
+    ),
+    "rms: mean with a type": Spelling(
+        "rms_norm.without_weight",
+        lambda x, eps: x * torch.rsqrt((x * x).mean(-1, keepdim=True, dtype=torch.float32) + eps),
+    ),
+    "rms: of four axes": Spelling(
+        "rms_norm.native", BY_NAME["rms_norm.native"].matches, (("x", torch.randn(1, 5, 3, 14)),)
+    ),
+    "rms: epsilon of the type": Spelling(
+        "rms_norm.native",
+        lambda x, weight, eps: F.rms_norm(x, (14,), weight),
+        (("eps", torch.finfo(torch.float32).eps),),
+    ),
+    "layer norm: module": Spelling(
+        "layer_norm", lambda x, weight, bias, eps: F.layer_norm(x, (14,), weight, bias)
+    ),
+    "layer norm: power": Spelling(
+        "layer_norm.written_out",
+        lambda x, weight, bias, eps: (
+            bias
+            + weight
+            * ((x - x.mean(-1, True)) / torch.sqrt((x - x.mean(-1, True)).pow(2).mean(-1, True) + eps))
+        ),
+    ),
+    "rotary: chunked": Spelling(
+        "rotary.half",
+        lambda x, cos, sin: sin * torch.cat((x.chunk(2, -1)[1].neg(), x.chunk(2, -1)[0]), 3) + cos * x,
+    ),
+    "rotary: split": Spelling(
+        "rotary.half",
+        lambda x, cos, sin: x * cos + torch.cat((-x.split(7, 3)[1], x.split(7, 3)[0]), -1) * sin,
+    ),
+    "rotary: counted from the end": Spelling(
+        "rotary.half",
+        lambda x, cos, sin: x * cos + torch.cat((-x[..., -7:], x[..., :-7]), -1) * sin,
+    ),
+    "gated: operands exchanged": Spelling("gated_feed_forward.silu", _silu),
+    "gated: matrices transposed": Spelling(
+        "gated_feed_forward.gelu_tanh",
+        lambda x, gate, up, down: F.linear(
+            F.gelu(F.linear(x, gate), approximate="tanh") * F.linear(x, up), down
+        ),
+    ),
+    "attention: divided": Spelling(
+        "attention.written_out.interleaved",
+        _attention(lambda scores, mask, scale: mask + scores / 2, _three_times),
+        (("scale", 0.5),),
+    ),
+    "attention: softmax in a type": Spelling(
+        "attention.written_out.as_it_is",
+        lambda query, key, value, mask, scale: torch.matmul(
+            F.softmax(torch.matmul(query, key.transpose(-1, -2)) * scale + mask, dim=-1, dtype=torch.float32),
+            value,
+        ),
+    ),
+    "attention: permuted key": Spelling(
+        "attention.written_out.as_it_is",
+        lambda query, key, value, mask, scale: (
+            (query @ key.permute(0, 1, 3, 2) * scale + mask).softmax(3) @ value
+        ),
+    ),
+    "attention: scale by default": Spelling(
+        "attention.native.as_it_is",
+        lambda query, key, value, mask, scale: F.scaled_dot_product_attention(query, key, value, mask),
+        (("scale", 14**-0.5),),
+    ),
+}
+
+NEAR: dict[str, Spelling] = {
+    "rms: no epsilon": Spelling(
+        "rms_norm", lambda x, weight, eps: x * torch.rsqrt((x * x).mean(-1, keepdim=True)) * weight
+    ),
+    "rms: another axis": Spelling(
+        "rms_norm",
+        lambda x, weight, eps: x * torch.rsqrt((x * x).mean(1, keepdim=True) + eps) * weight,
+    ),
+    "rms: epsilon twice": Spelling(
+        "rms_norm", lambda x, weight, eps: x * torch.rsqrt((x * x).mean(-1, True) + eps + eps) * weight
+    ),
+    "rms: epsilon counted double": Spelling(
+        "rms_norm",
+        lambda x, weight, eps: x * torch.rsqrt(torch.add((x * x).mean(-1, True), eps, alpha=2)) * weight,
+    ),
+    "rms: sum": Spelling(
+        "rms_norm", lambda x, weight, eps: x * torch.rsqrt((x * x).sum(-1, True) + eps) * weight
+    ),
+    "rms: of something else": Spelling(
+        "rms_norm", lambda x, weight, eps: (x + 1) * torch.rsqrt((x * x).mean(-1, True) + eps) * weight
+    ),
+    "rms: over two axes": Spelling(
+        "rms_norm.native",
+        lambda x, weight, eps: F.rms_norm(x, x.shape[-2:], weight.expand(5, -1), eps),
+    ),
+    "layer norm: over two axes": Spelling(
+        "layer_norm",
+        lambda x, weight, bias, eps: F.layer_norm(
+            x, x.shape[-2:], weight.expand(5, -1), bias.expand(5, -1), eps
+        ),
+    ),
+    "layer norm: not centred twice": Spelling(
+        "layer_norm.written_out",
+        lambda x, weight, bias, eps: (
+            (x - x.mean(-1, True)) * torch.rsqrt((x * x).mean(-1, True) + eps) * weight + bias
+        ),
+    ),
+    "rotary: other sign": Spelling(
+        "rotary.half", lambda x, cos, sin: x * cos + torch.cat((x[..., 7:], -x[..., :7]), -1) * sin
+    ),
+    "rotary: no sign": Spelling(
+        "rotary.half", lambda x, cos, sin: x * cos + torch.cat((x[..., 7:], x[..., :7]), -1) * sin
+    ),
+    "rotary: subtracted": Spelling(
+        "rotary.half", lambda x, cos, sin: x * cos - torch.cat((-x[..., 7:], x[..., :7]), -1) * sin
+    ),
+    "rotary: unequal parts": Spelling(
+        "rotary.half", lambda x, cos, sin: x * cos + torch.cat((-x[..., 4:], x[..., :4]), -1) * sin
+    ),
+    "rotary: a gap between the parts": Spelling(
+        "rotary.half",
+        lambda x, cos, sin: x * cos + torch.cat((-x[..., 7:], x[..., 1:8]), -1) * sin,
+    ),
+    "gated: the same matrix for another": Spelling(
+        "gated_feed_forward.silu",
+        lambda x, gate, up, down: F.linear(F.silu(F.linear(x, gate)) * x.sum(-1, True), down),
+    ),
+    "gated: activation of both": Spelling(
+        "gated_feed_forward.silu",
+        lambda x, gate, up, down: F.linear(F.silu(F.linear(x, gate) * F.linear(x, up)), down),
+    ),
+    "gated: summed": Spelling(
+        "gated_feed_forward.silu",
+        lambda x, gate, up, down: F.linear(F.silu(F.linear(x, gate)) + F.linear(x, up), down),
+    ),
+    "gated: exact for tanh": Spelling(
+        "gated_feed_forward.gelu_tanh", BY_NAME["gated_feed_forward.gelu"].matches
+    ),
+    "attention: scaled after the mask": Spelling(
+        "attention.written_out.interleaved",
+        _attention(lambda scores, mask, scale: (scores + mask) * scale, _three_times),
+    ),
+    "attention: mask subtracted": Spelling(
+        "attention.written_out.interleaved",
+        _attention(lambda scores, mask, scale: scores * scale - mask, _three_times),
+    ),
+    "attention: heads in another order": Spelling(
+        "attention.written_out.expanded",
+        _attention(lambda scores, mask, scale: scores * scale + mask, _tiled),
+    ),
+    "attention: over another axis": Spelling(
+        "attention.written_out.as_it_is",
+        lambda query, key, value, mask, scale: (query @ key.mT * scale + mask).softmax(-2) @ value,
+    ),
+    "attention: a weak mask": Spelling(
+        "attention.written_out.filled.interleaved",
+        BY_NAME["attention.written_out.filled.interleaved"].matches,
+        (("fill", -3.0),),
+    ),
+    "attention: bool mask added": Spelling(
+        "attention.written_out.interleaved",
+        BY_NAME["attention.written_out.interleaved"].matches,
+        (("mask", torch.ones(1, 1, 5, 5) > 0),),
+    ),
+    "attention: dropped weights": Spelling(
+        "attention.native.as_it_is",
+        lambda query, key, value, mask, scale: F.scaled_dot_product_attention(
+            query, key, value, mask, 0.1, scale=scale
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_another_spelling_is_found_and_means_the_same(name: str) -> None:
+    spelling = SAME[name]
+    pattern, values = BY_NAME[spelling.pattern], spelling.values()
+    (match,) = matches(pattern, spelling.function, values)
+    bound = {key: values[str(node.target)] for key, node in match.bound.items()}
+    expected = spelling.function(**values)
+    torch.testing.assert_close(pattern.becomes(**bound, **match.scalars), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NEAR)
+def test_what_is_only_near_is_not_found(name: str) -> None:
+    spelling = NEAR[name]
+    assert not matches(BY_NAME[spelling.pattern], spelling.function, spelling.values())
+
+
+GUARDS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "weight of a norm": ("rms_norm", {"weight": torch.randn(1, 5, 14)}, "weight has rank 3, not 1"),
+    "bias of a norm": ("layer_norm.written_out", {"bias": torch.randn(5, 14)}, "bias has rank 2, not 1"),
+    "keys without a batch": (
+        "attention.native.as_it_is",
+        {name: torch.randn(6, 5, 14) for name in ("query", "key", "value")} | {"mask": torch.randn(5, 5)},
+        "not [batch, heads, sequence, width]",
+    ),
+    "weak mask": (
+        "attention.written_out.filled.as_it_is",
+        {"fill": -3.0},
+        "become -3.0, which hides nothing",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", GUARDS)
+def test_guard_declines_with_its_reason(name: str) -> None:
+    pattern, changes, expected = GUARDS[name]
+    values = {**example(BY_NAME[pattern]), **changes}
+    assert expected in reason(BY_NAME[pattern], BY_NAME[pattern].matches, values)
+
+
+def test_every_activation_has_both_feed_forwards() -> None:
+    assert {
+        f"gated_feed_forward.{name}{biased}" for name in ACTIVATIONS for biased in ("", ".biased")
+    } <= set(BY_NAME)
+
+
+def test_replacement_is_one_semantic_operation() -> None:
+    for pattern in PATTERNS:
+        graph = graph_of(pattern.becomes, example(pattern)).graph
+        semantic = [node for node in graph.nodes if node.target in ops.BODIES]
+        assert len(semantic) == 1, pattern.name
+
+
+def test_a_guard_is_asked_with_what_was_bound() -> None:
+    asked: dict[str, Any] = {}
+
+    def guard(**bound: Any) -> str:
+        asked.update(bound)
+        return "never"
+
+    pattern = replace(BY_NAME["rms_norm"], guard=guard)
+    assert reason(pattern, pattern.matches, example(pattern)) == "never"
+    assert asked["eps"] == 1e-6
+    assert tuple(asked["x"].shape) == (1, 5, 14)
