@@ -89,6 +89,7 @@ def convert(
             token=token,
             trust_remote_code=trust_remote_code,
             allow_pickle=allow_pickle,
+            progress=stage.advance,
         )
         stage.note = f"{len(source.checkpoint)} tensors, {_megabytes(sum(source.checkpoint.values()))}"
         settings = choose(

@@ -15,7 +15,7 @@ from rich.text import Text
 from autoconvert.report.progress import Display
 
 # Stages whose progress is bytes written; the others count what they go through.
-_IN_BYTES = frozenset({"link"})
+_IN_BYTES = frozenset({"read model", "link"})
 _NAME_WIDTH = 16
 _BAR_WIDTH = 24
 

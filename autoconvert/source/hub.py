@@ -1,8 +1,10 @@
 """Models of the Hugging Face hub: only the files that a conversion reads are downloaded."""
 
+import io
 import json
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any
 
 from httpx2 import HTTPError
 from huggingface_hub import snapshot_download
@@ -15,24 +17,37 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import tqdm
 
 from autoconvert.errors import InputError, MachineError
 from autoconvert.source.checkpoint import PICKLE, PICKLE_HINT, SAFETENSORS
 
+Progress = Callable[[int, int], None]
+
+# Of the library's bars, the one that counts bytes on disk.
+_BYTES_BAR = "huggingface_hub.snapshot_download"
 SMALL_FILES = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")
 
 
 def download(
-    model: str, *, revision: str | None, token: str | None, remote_code: bool, allow_pickle: bool
+    model: str,
+    *,
+    revision: str | None,
+    token: str | None,
+    remote_code: bool,
+    allow_pickle: bool,
+    progress: Progress = lambda done, total: None,
 ) -> Path:
     """The folder with config, tokenizer and weights of the hub's `model`, downloaded where it is not yet.
+
+    `progress` is called with the bytes written and the bytes expected so far.
 
     Raises InputError for an id, a revision or a weight format that is not there, MachineError for a hub that
     cannot be reached or does not let us in.
     """
 
     def fetch(patterns: Collection[str]) -> Path:
-        return _snapshot(model, revision, token, patterns)
+        return _snapshot(model, revision, token, patterns, progress)
 
     folder = fetch([*SMALL_FILES, *(["*.py"] if remote_code else [])])
     for single in (SAFETENSORS, PICKLE) if allow_pickle else (SAFETENSORS,):
@@ -64,11 +79,35 @@ def _shard_names(index: Path) -> list[str]:
         ) from error
 
 
-def _snapshot(model: str, revision: str | None, token: str | None, patterns: Collection[str]) -> Path:
+def _bars_to(progress: Progress) -> type[tqdm]:
+    """The progress bars that the hub's library would print, told to `progress` instead."""
+
+    class Bar(tqdm):  # type: ignore[misc]
+        def __init__(self, *args: Any, **options: Any) -> None:
+            self._counts_bytes = options.get("name") == _BYTES_BAR
+            super().__init__(*args, **{**options, "file": io.StringIO()})
+
+        def update(self, n: float | None = 1) -> bool | None:
+            shown: bool | None = super().update(n)
+            if self._counts_bytes and self.total:
+                progress(int(self.n), int(self.total))
+            return shown
+
+    return Bar
+
+
+def _snapshot(
+    model: str, revision: str | None, token: str | None, patterns: Collection[str], progress: Progress
+) -> Path:
     at = f"{model} at {revision}" if revision else model
     try:
         folder = snapshot_download(
-            model, revision=revision, token=token, allow_patterns=list(patterns), ignore_patterns=["*/*"]
+            model,
+            revision=revision,
+            token=token,
+            allow_patterns=list(patterns),
+            ignore_patterns=["*/*"],
+            tqdm_class=_bars_to(progress),
         )
     except HFValidationError as error:
         raise InputError(

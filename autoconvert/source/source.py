@@ -11,7 +11,7 @@ from torch import nn
 
 from autoconvert.errors import InputError, Refused
 from autoconvert.source.checkpoint import open_checkpoint
-from autoconvert.source.hub import download
+from autoconvert.source.hub import Progress, download
 from autoconvert.source.module_weights import ModuleWeights, ties
 from autoconvert.source.recipe import Recipe, Renamed
 from autoconvert.source.skeleton import copy_without_values, is_fake, set_buffer, untie
@@ -50,8 +50,11 @@ def load_source(
     token: str | None = None,
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
+    progress: Progress = lambda done, total: None,
 ) -> Source:
     """The model that `model` names: "demo", a local folder, a hub id, or a module itself.
+
+    `progress` is called with bytes done and bytes in all while a model is downloaded.
 
     A module is copied without its weights and left as it is; they are read from it, so keep it unchanged
     while the source is in use. `revision` and `token` are for the hub. Raises InputError for what is not a
@@ -76,7 +79,12 @@ def load_source(
             hint="pass the folder that holds config.json and the weights",
         )
     folder = download(
-        model, revision=revision, token=token, remote_code=trust_remote_code, allow_pickle=allow_pickle
+        model,
+        revision=revision,
+        token=token,
+        remote_code=trust_remote_code,
+        allow_pickle=allow_pickle,
+        progress=progress,
     )
     return _from_folder(folder, model.rpartition("/")[2], trust_remote_code, allow_pickle)
 

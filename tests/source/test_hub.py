@@ -17,6 +17,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from huggingface_hub.utils import tqdm
+
 from autoconvert.errors import AutoconvertError, InputError, MachineError
 from autoconvert.source import hub
 from autoconvert.source.source import load_source
@@ -175,3 +177,29 @@ def test_offline_with_a_cache_loads(model: Path, tmp_path: Path, monkeypatch: py
     source = load_source("someone/tiny-model")
     assert source.name == "tiny-model"
     assert source.weights.read("lm_head.weight").shape == (97, 32)
+
+
+def test_a_download_reports_bytes_and_prints_nothing(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def snapshot_download(*_: object, tqdm_class: type[tqdm], **__: object) -> str:
+        with tqdm_class(total=10, unit="B", name="huggingface_hub.snapshot_download") as bytes_on_disk:
+            bytes_on_disk.update(4)
+            bytes_on_disk.update(6)
+        with tqdm_class(total=3, desc="Fetching 3 files") as files:
+            files.update(3)
+        return str(model)
+
+    monkeypatch.setattr(hub, "snapshot_download", snapshot_download)
+    seen: list[tuple[int, int]] = []
+    hub.download(
+        "someone/model",
+        revision=None,
+        token=None,
+        remote_code=False,
+        allow_pickle=False,
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert (10, 10) in seen
+    assert {total for _, total in seen} == {10}
+    assert capfd.readouterr().err == ""
