@@ -135,9 +135,7 @@ class _Conversion:
             graphs = self._lowered(lowered)
         return self._write(graphs, final, rows)
 
-    def _write(
-        self, graphs: list[bytes], program: Program, rows: Sequence[Row]
-    ) -> tuple[dict[str, Path], Report]:
+    def _write(self, graphs: list[bytes], program: Program, rows: Sequence[Row]) -> tuple[dict[str, Path], Report]:
         linked = self._link(graphs, program)
         files = {"tflite": linked.path}
         if self.settings.verify != "off":
@@ -150,16 +148,12 @@ class _Conversion:
                 self._check_bundle(files["litertlm"], linked, self.tokenizer)
         files = {name: file for name, file in files.items() if name in self.settings.formats}
         stages = self.timeline.stages
-        report = make_report(
-            self.source.name, self.settings, program, linked, rows, files, stages, self.checks
-        )
+        report = make_report(self.source.name, self.settings, program, linked, rows, files, stages, self.checks)
         files["report"] = write_report(report, self.folder / "report.json")
         return files, report
 
     def _runs_file(self, linked: Linked) -> bool:
-        return self.settings.verify == "full" or (
-            self.settings.verify == "quick" and linked.size < _QUICK_FILE
-        )
+        return self.settings.verify == "full" or (self.settings.verify == "quick" and linked.size < _QUICK_FILE)
 
     def _rewrite(self) -> Program:
         with self.timeline.stage("trace") as stage:
@@ -224,9 +218,7 @@ class _Conversion:
 
     def _check_constants(self, linked: Linked, program: Program) -> None:
         with self.timeline.stage("check constants") as stage:
-            checked = check_constants(
-                linked.path, program.weights, self.source.weights, self.settings.quantize
-            )
+            checked = check_constants(linked.path, program.weights, self.source.weights, self.settings.quantize)
             stage.note = f"{checked.constants} tensors, {checked.numbers:,} numbers read back"
             self.checks.append(CheckResult("constants", True, stage.note))
 
@@ -260,9 +252,7 @@ class _Conversion:
     def _check_bundle(self, bundle: Path, linked: Linked, tokenizer: TokenizerSpec) -> None:
         with self.timeline.stage("check bundle") as stage, reference_of(self.source) as reference:
             assert self.source.folder is not None
-            stage.note = check_bundle_file(
-                bundle, linked.path, self.source.folder, self.settings, reference, tokenizer
-            )
+            stage.note = check_bundle_file(bundle, linked.path, self.source.folder, self.settings, reference, tokenizer)
             self.checks.append(CheckResult("bundle in the runtime", True, stage.note))
 
 

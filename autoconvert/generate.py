@@ -9,9 +9,7 @@ from autoconvert.lowering.litertlm import read_llm_metadata
 from autoconvert.runtime import GREEDY, RuntimeFailed, open_engine
 
 
-def generate(
-    bundle: Path, prompt: str, *, max_tokens: int, on_text: Callable[[str], None] = lambda text: None
-) -> str:
+def generate(bundle: Path, prompt: str, *, max_tokens: int, on_text: Callable[[str], None] = lambda text: None) -> str:
     """The bundle's greedy answer to `prompt`, at most `max_tokens` tokens long; `on_text` gets each piece.
 
     A bundle with a chat template is asked as a user would, one without continues the text. Raises InputError

@@ -105,9 +105,7 @@ class Matcher:
 
     def _same_sizes(self, p: fx.Node, m: fx.Node, binding: _Binding) -> Iterator[_Binding]:
         """Values have the pattern's sizes, counted from the end; a block may have more axes in front."""
-        pairs = [
-            (e, s) for e, s in zip(reversed(shape(p)), reversed(shape(m)), strict=False) if e not in (0, 1)
-        ]
+        pairs = [(e, s) for e, s in zip(reversed(shape(p)), reversed(shape(m)), strict=False) if e not in (0, 1)]
         yield from self._sizes(tuple(e for e, _ in pairs), tuple(s for _, s in pairs), p, m, binding)
 
     def _unify_all(
@@ -127,14 +125,8 @@ class Matcher:
             yield from self._unify(expected, value, binding)
         elif kind == "shape":
             yield from self._sizes(shape(p), shape(m), p, m, binding)
-        elif (
-            isinstance(expected, list | tuple)
-            and isinstance(value, list | tuple)
-            and len(expected) == len(value)
-        ):
-            yield from self._unify_all(
-                [(e, v, kind) for e, v in zip(expected, value, strict=True)], p, m, binding
-            )
+        elif isinstance(expected, list | tuple) and isinstance(value, list | tuple) and len(expected) == len(value):
+            yield from self._unify_all([(e, v, kind) for e, v in zip(expected, value, strict=True)], p, m, binding)
         elif kind == "size" and isinstance(expected, int) and not isinstance(value, list | tuple):
             yield from self._sizes((expected,), (_size(value),), p, m, binding)
         elif isinstance(expected, float) and expected in self._pattern.scalars:

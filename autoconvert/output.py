@@ -37,9 +37,7 @@ def output_folder(folder: Path) -> Iterator[tuple[Path, Publish]]:
     except OSError as error:
         if error.errno not in _REASONS:
             raise
-        raise MachineError(
-            f"Cannot write to {folder}: {_REASONS[error.errno]}.", hint="Choose another -o."
-        ) from error
+        raise MachineError(f"Cannot write to {folder}: {_REASONS[error.errno]}.", hint="Choose another -o.") from error
     finally:
         for made in missing:
             if made.is_dir() and not any(made.iterdir()):

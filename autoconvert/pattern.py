@@ -68,9 +68,7 @@ class Pattern:
     def _check_scalars(self, graph: fx.Graph) -> None:
         found: set[float] = set()
         for node in graph.nodes:
-            fx.node.map_aggregate(
-                (node.args, node.kwargs), lambda a: found.add(a) if isinstance(a, float) else None
-            )
+            fx.node.map_aggregate((node.args, node.kwargs), lambda a: found.add(a) if isinstance(a, float) else None)
         lost = [name for number, name in self.scalars.items() if number not in found]
         if lost:
             raise InputError(

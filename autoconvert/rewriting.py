@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 from torch._guards import detect_fake_mode
+from torch._ops import OpOverload
 from torch.fx.experimental.proxy_tensor import make_fx
 
 Argument = Any
@@ -13,9 +14,7 @@ Argument = Any
 _PROVENANCE = ("stack_trace", "nn_module_stack")
 
 
-def emit(
-    graph: fx.Graph, target: Callable[..., Any], *args: Argument, like: fx.Node, **kwargs: Argument
-) -> fx.Node:
+def emit(graph: fx.Graph, target: Callable[..., Any], *args: Argument, like: fx.Node, **kwargs: Argument) -> fx.Node:
     """Inserts a call at the graph's insertion point; shape and dtype are inferred, the origin is that of `like`."""
     node = graph.call_function(target, args, kwargs)
     node.meta = {key: like.meta[key] for key in _PROVENANCE if key in like.meta}
@@ -26,9 +25,7 @@ def emit(
 def infer(node: fx.Node) -> Any:
     """The fake value of a call, from the fake values of its arguments."""
     values = fx.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
-    mode = detect_fake_mode(
-        [n.meta["val"] for n in node.all_input_nodes if isinstance(n.meta["val"], Tensor)]
-    )
+    mode = detect_fake_mode([n.meta["val"] for n in node.all_input_nodes if isinstance(n.meta["val"], Tensor)])
     assert callable(node.target)
     if mode is None:
         return node.target(*values[0], **values[1])
@@ -46,6 +43,24 @@ def shape(node: fx.Node) -> tuple[int | torch.SymInt, ...]:
     """The shape of a node's value; () where it is no tensor."""
     value = node.meta.get("val")
     return tuple(value.shape) if isinstance(value, Tensor) else ()
+
+
+def arguments(node: fx.Node) -> tuple[Any, ...]:
+    """The positional arguments, as what they are rather than as all that they could be."""
+    return tuple(node.args)
+
+
+def first_input(node: fx.Node) -> fx.Node:
+    """The first argument of an operation on a tensor."""
+    source = node.args[0]
+    assert isinstance(source, fx.Node)
+    return source
+
+
+def overload(node: fx.Node) -> OpOverload:
+    """The operation that a node calls."""
+    assert isinstance(node.target, OpOverload)
+    return node.target
 
 
 def same_shape(a: fx.Node, b: fx.Node) -> bool:
@@ -95,9 +110,7 @@ def source_line(node: fx.Node) -> str:
     return ""
 
 
-def inline(
-    graph: fx.Graph, body: fx.Graph, inputs: dict[str, Argument], like: fx.Node | None = None
-) -> Any:
+def inline(graph: fx.Graph, body: fx.Graph, inputs: dict[str, Argument], like: fx.Node | None = None) -> Any:
     """Copies `body` to the insertion point with its placeholders replaced by `inputs`; gives what it returns.
 
     The copies come from where `like` came from, or where the originals did.

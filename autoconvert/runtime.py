@@ -31,9 +31,7 @@ def open_engine(bundle: Path, *, threads: int | None = None) -> Iterator[litert_
     with cache_folder() as cache:
         with captured_stderr() as said:
             try:
-                engine = litert_lm.Engine(
-                    str(bundle), litert_lm.Backend.CPU(thread_count=threads), cache_dir=cache
-                )
+                engine = litert_lm.Engine(str(bundle), litert_lm.Backend.CPU(thread_count=threads), cache_dir=cache)
             except RuntimeError as error:
                 reason = str(error)
             else:

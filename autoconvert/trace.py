@@ -131,8 +131,7 @@ def _program(exported: ExportedProgram) -> Program:
     graph.recompile()
     nodes = {node.target: node for node in graph.graph.nodes if node.op == "placeholder"}
     weights = {
-        name: Weight(name, tuple(nodes[name].meta["val"].shape), (source,))
-        for name, source in parameters.items()
+        name: Weight(name, tuple(nodes[name].meta["val"].shape), (source,)) for name, source in parameters.items()
     }
     return Program(graph, weights)
 

@@ -125,9 +125,7 @@ def convert(converter: Converter) -> Conversion:
     bundles = list(output.glob("*.litertlm"))
     if cost.exit_code != 0 or len(bundles) != 1:
         ending = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
-        raise ConversionFailed(
-            f"{converter.name}: exit code {cost.exit_code}, {len(bundles)} bundles\n{ending}"
-        )
+        raise ConversionFailed(f"{converter.name}: exit code {cost.exit_code}, {len(bundles)} bundles\n{ending}")
     size = bundles[0].stat().st_size
     return Conversion(converter.name, version, cost, bundles[0], size, read_stages(output / "report.json"))
 
@@ -205,9 +203,7 @@ def record(
 
 def main(
     shape: Annotated[str, typer.Option(help=f"One of {', '.join(SHAPES)}.")] = "llama-3.2-1b",
-    layers: Annotated[
-        int | None, typer.Option(help="This many layers instead of the shape's.", min=1)
-    ] = None,
+    layers: Annotated[int | None, typer.Option(help="This many layers instead of the shape's.", min=1)] = None,
     context: Annotated[int, typer.Option(help="Positions of the cache.", min=1)] = 1280,
     prefill: Annotated[int, typer.Option(help="Length of the one prefill signature.", min=1)] = 128,
     peer: Annotated[
@@ -230,9 +226,7 @@ def main(
         raise typer.BadParameter(f"{shape} is none of {', '.join(SHAPES)}", param_hint="--shape")
     console = Console()
     with ExitStack() as stack:
-        folder = keep or Path(
-            stack.enter_context(tempfile.TemporaryDirectory(prefix="autoconvert-benchmark-"))
-        )
+        folder = keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="autoconvert-benchmark-")))
         checkpoint = make_checkpoint(shape, layers, folder)
         converters = [autoconvert(checkpoint, context, prefill)]
         if peer is not None:

@@ -53,9 +53,7 @@ def speed(file: Path, load: Load) -> Speed:
             f"{file}: {info.last_prefill_token_count} tokens in and {info.last_decode_token_count} out"
             f" instead of {load.prefill} and {load.decode}"
         )
-    return Speed(
-        info.last_prefill_tokens_per_second, info.last_decode_tokens_per_second, info.init_time_in_second
-    )
+    return Speed(info.last_prefill_tokens_per_second, info.last_decode_tokens_per_second, info.init_time_in_second)
 
 
 def alternate(files: Sequence[Path], load: Load, runs: int) -> list[list[Speed]]:

@@ -124,9 +124,7 @@ def environment() -> ImmutableSandboxedEnvironment:
     return ImmutableSandboxedEnvironment(extensions=["jinja2.ext.loopcontrols"])
 
 
-def adapt(
-    tokenizer: "PreTrainedTokenizerBase", source: str, start_token: int | None
-) -> tuple[str, tuple[str, ...]]:
+def adapt(tokenizer: "PreTrainedTokenizerBase", source: str, start_token: int | None) -> tuple[str, tuple[str, ...]]:
     """`source` with what the runtime lacks written before it; unchanged where it lacks nothing."""
     notes = []
     body = CASE_METHOD.sub(r" | \1", GET_METHOD.sub(item_lookup, GENERATION_TAG.sub("", source)))
@@ -172,8 +170,7 @@ def takes_parts(tokenizer: "PreTrainedTokenizerBase", source: str) -> bool:
     conversations = [[user(PLACEHOLDER)], [user(PLACEHOLDER), assistant(PLACEHOLDER), user(PLACEHOLDER)]]
     try:
         return all(
-            render(tokenizer, source, as_parts(turns)) == render(tokenizer, source, turns)
-            for turns in conversations
+            render(tokenizer, source, as_parts(turns)) == render(tokenizer, source, turns) for turns in conversations
         )
     except (TemplateError, TypeError, AttributeError):
         return False
@@ -218,9 +215,7 @@ def end_of_turn_token(tokenizer: "PreTrainedTokenizerBase", source: str) -> int 
     return ids[0] if ids and ids[0] in special else None
 
 
-def derive_affixes(
-    tokenizer: "PreTrainedTokenizerBase", source: str, start_token: int | None
-) -> Affixes | None:
+def derive_affixes(tokenizer: "PreTrainedTokenizerBase", source: str, start_token: int | None) -> Affixes | None:
     """The text around each role's content, from renderings; None if turns are not prefix, text, suffix."""
     start = "" if start_token is None else token_text(tokenizer, start_token)
 

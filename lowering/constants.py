@@ -102,9 +102,7 @@ def _program_identity(weight: Weight) -> object:
     return id(program) if holds_state else program.code
 
 
-def _cut_weight_inputs(
-    model: Any, weights: Mapping[str, Weight], constant_of: Mapping[str, Constant]
-) -> None:
+def _cut_weight_inputs(model: Any, weights: Mapping[str, Weight], constant_of: Mapping[str, Constant]) -> None:
     for signature in model.signatureDefs or []:
         subgraph = model.subgraphs[signature.subgraphIndex]
         for entry in signature.inputs:

@@ -89,9 +89,7 @@ def operator_code(model: Any, builtin: int, version: int) -> int:
             return index
     # Older runtimes read the one-byte field alone; 127 says that the code is in the wider one.
     narrow = min(builtin, schema.BuiltinOperator.PLACEHOLDER_FOR_GREATER_OP_CODES)
-    model.operatorCodes.append(
-        schema.OperatorCodeT(deprecatedBuiltinCode=narrow, builtinCode=builtin, version=version)
-    )
+    model.operatorCodes.append(schema.OperatorCodeT(deprecatedBuiltinCode=narrow, builtinCode=builtin, version=version))
     return len(model.operatorCodes) - 1
 
 
@@ -141,9 +139,7 @@ def _tensor_indices(operator: Any) -> Iterator[int]:
             yield from indices
 
 
-def _renumber_operator_codes(
-    model: Any, merged: Any, code_of_operator: dict[tuple[object, ...], int]
-) -> None:
+def _renumber_operator_codes(model: Any, merged: Any, code_of_operator: dict[tuple[object, ...], int]) -> None:
     new_index = []
     for code in model.operatorCodes:
         key = (code.builtinCode, code.deprecatedBuiltinCode, code.customCode, code.version)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-
 from autoconvert.errors import InputError, Refused
 from autoconvert.lowering.chat_template import ChatTemplate, read_chat_template
 
@@ -176,9 +175,7 @@ def start_token(tokenizer: "PreTrainedTokenizerBase") -> tuple[int | None, tuple
     return (framed[0] if at else None), notes
 
 
-def stop_tokens(
-    folder: Path, tokenizer: "PreTrainedTokenizerBase", chat: ChatTemplate | None
-) -> tuple[int, ...]:
+def stop_tokens(folder: Path, tokenizer: "PreTrainedTokenizerBase", chat: ChatTemplate | None) -> tuple[int, ...]:
     """Tokens that end an answer: of generation config, tokenizer and chat template, each once."""
     declared = read_json(folder / "generation_config.json").get("eos_token_id")
     if declared is None:

@@ -127,9 +127,7 @@ def _bind_rows(graph: fx.GraphModule, node: fx.Node, table: Tensor, axis: int, i
         else:
             before = sizes[:axis]
             if any(size != 1 for size in before):
-                raise Refused(
-                    f"The table of positions at {where(node)} has axes of size {before} before the sequence."
-                )
+                raise Refused(f"The table of positions at {where(node)} has axes of size {before} before the sequence.")
             matrix = _constant(graph, node, _narrow(table).reshape(table.shape[axis], -1))
             rows = emit(order, aten.embedding.default, matrix, input_pos, like=node)
             rows = emit(order, aten.reshape.default, rows, sizes, like=node)

@@ -58,9 +58,7 @@ def _states(attention: fx.Node, index: int, context: int) -> tuple[State, State]
     )
 
 
-def _over_cache(
-    graph: fx.Graph, attention: fx.Node, states: tuple[State, State], mask: fx.Node
-) -> dict[str, fx.Node]:
+def _over_cache(graph: fx.Graph, attention: fx.Node, states: tuple[State, State], mask: fx.Node) -> dict[str, fx.Node]:
     query, key, value, _, scale, _, *rest = attention.args
     input_pos = graph.find_nodes(op="placeholder", target=INPUT_POS)[0]
     caches = [_placeholder(graph, state.name, state.shape, state.dtype, like=mask) for state in states]

@@ -18,9 +18,7 @@ def _plain(activation: str, function: Callable[[Tensor], Tensor]) -> Pattern:
         name=f"gated_feed_forward.{activation}",
         block="feed_forward",
         matches=matches,
-        becomes=lambda x, gate, up, down: ops.gated_feed_forward(
-            x, gate, up, down, None, None, None, activation
-        ),
+        becomes=lambda x, gate, up, down: ops.gated_feed_forward(x, gate, up, down, None, None, None, activation),
         example=_inputs,
     )
 

@@ -154,9 +154,7 @@ def assert_same(actual: Tensor, expected: Tensor, tolerance: float = 1e-5) -> No
     assert float((actual - expected).abs().max() / expected.std()) < tolerance
 
 
-def assert_chunks_give_what_the_model_gives(
-    program: Program, module: nn.Module, vocabulary: int = VOCABULARY
-) -> None:
+def assert_chunks_give_what_the_model_gives(program: Program, module: nn.Module, vocabulary: int = VOCABULARY) -> None:
     tokens = random_ids(LENGTH, vocabulary)
     assert_same(logits_in_chunks(program, module, tokens), logits_of_source(module, tokens))
 

@@ -254,9 +254,7 @@ def test_lengths_that_the_model_does_not_have_are_bad_input(
 
 
 @pytest.mark.parametrize("below", [".", "below"])
-def test_an_output_folder_that_cannot_be_made_is_the_machine_s_failure(
-    below: str, model: Path, tmp_path: Path
-) -> None:
+def test_an_output_folder_that_cannot_be_made_is_the_machine_s_failure(below: str, model: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     result = invoke(model, "-o", tmp_path / "file" / below)
     assert result.exit_code == 5
@@ -292,9 +290,7 @@ def test_a_bug_asks_to_be_reported(monkeypatch: pytest.MonkeyPatch) -> None:
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "error: Out of memory."),
     ],
 )
-def test_what_the_machine_refuses_is_no_bug(
-    failure: Exception, said: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_the_machine_refuses_is_no_bug(failure: Exception, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     result = invoke_failing(failure, monkeypatch)
     assert result.exit_code == 5
     assert said in result.stderr

@@ -93,9 +93,7 @@ def test_report_says_what_was_done(tmp_path: Path) -> None:
 def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
     module = noisy(build(llama()))
     files = [
-        autoconvert.convert(module, tmp_path / name, context=16, prefill=(4,), formats=("tflite",)).files[
-            "tflite"
-        ]
+        autoconvert.convert(module, tmp_path / name, context=16, prefill=(4,), formats=("tflite",)).files["tflite"]
         for name in ("first", "second")
     ]
     assert files[0].read_bytes() == files[1].read_bytes()

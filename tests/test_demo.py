@@ -26,9 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def bundle(folder: Path) -> autoconvert.Bundle:
-    return autoconvert.convert(
-        "demo", folder, context=CONTEXT, prefill=(64, 16), formats=("tflite", "litertlm")
-    )
+    return autoconvert.convert("demo", folder, context=CONTEXT, prefill=(64, 16), formats=("tflite", "litertlm"))
 
 
 @cache

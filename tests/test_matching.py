@@ -130,9 +130,7 @@ def test_one_size_of_the_example_is_one_size_of_the_model() -> None:
         return torch.cat((x[..., 7:], x[..., :7]), -1)
 
     wide = torch.randn(1, 5, 20)
-    assert isinstance(
-        match(swapped, {"x": X}, lambda x: torch.cat((x[..., 10:], x[..., :10]), -1), x=wide), Match
-    )
+    assert isinstance(match(swapped, {"x": X}, lambda x: torch.cat((x[..., 10:], x[..., :10]), -1), x=wide), Match)
     found = match(swapped, {"x": X}, lambda x: torch.cat((x[..., 6:], x[..., :6]), -1), x=wide)
     assert isinstance(found, NearMiss)
     assert "has size" in found.reason
@@ -143,9 +141,7 @@ def test_reshapes_are_told_apart_by_their_shapes() -> None:
         return x.view(1, 5, 2, 7)
 
     assert isinstance(match(heads, {"x": X}, lambda x: x.view(1, 9, 3, 10), x=torch.randn(1, 9, 30)), Match)
-    assert isinstance(
-        match(heads, {"x": X}, lambda x: x.view(1, 45, 2, 3), x=torch.randn(1, 9, 30)), NearMiss
-    )
+    assert isinstance(match(heads, {"x": X}, lambda x: x.view(1, 45, 2, 3), x=torch.randn(1, 9, 30)), NearMiss)
 
 
 def test_near_miss_counts_what_matched_and_says_where_it_ended() -> None:
@@ -159,9 +155,7 @@ def test_near_miss_counts_what_matched_and_says_where_it_ended() -> None:
 
 
 def test_a_reason_of_the_guard_counts_as_everything_matched() -> None:
-    made = Pattern(
-        "declined", "block", scaled, scaled, lambda: {"x": X, "k": 2.0}, guard=lambda x, k: f"k is {k}"
-    )
+    made = Pattern("declined", "block", scaled, scaled, lambda: {"x": X, "k": 2.0}, guard=lambda x, k: f"k is {k}")
     graph = graph_of(scaled, {"x": X, "k": 5.0})
     found = Matcher(made, normalise(made.graph).graph).match(graph.graph.output_node().all_input_nodes[0])
     assert found == NearMiss("declined", "relu", 2, 2, "k is 5.0")

@@ -33,9 +33,7 @@ def pattern(function: object) -> Pattern:
 @pytest.mark.parametrize("function", [computed, unused])
 def test_a_number_that_does_not_stand_in_the_graph_is_an_input_error(function: object) -> None:
     line = function.__code__.co_firstlineno  # type: ignore[attr-defined]
-    with pytest.raises(
-        InputError, match=rf"Pattern mine \({re.escape(__file__)}:{line}\): the number `k`"
-    ) as error:
+    with pytest.raises(InputError, match=rf"Pattern mine \({re.escape(__file__)}:{line}\): the number `k`") as error:
         _ = pattern(function).graph
     assert "compute in `becomes`" in error.value.hint
 

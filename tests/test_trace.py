@@ -39,9 +39,7 @@ def test_logits_are_found_in_what_is_returned(kind: str) -> None:
     models.assert_same(logits, models.logits_of_source(Decoder(), tokens))
 
 
-@pytest.mark.parametrize(
-    "kind", [lambda logits: 3, lambda logits: {"scores": logits}, lambda logits: (None, logits)]
-)
+@pytest.mark.parametrize("kind", [lambda logits: 3, lambda logits: {"scores": logits}, lambda logits: (None, logits)])
 def test_output_without_logits_is_an_input_error(kind: Callable[[Tensor], Any]) -> None:
     with pytest.raises(InputError, match="no logits are found"):
         models.traced(Returning(kind))
@@ -75,9 +73,7 @@ def test_parameters_are_inputs_by_name_and_buffers_are_constants() -> None:
     assert "table" not in program.weights
     assert any(torch.equal(value, module.table) for value in program.graph.buffers())
     tokens = models.random_ids()
-    models.assert_same(
-        models.execute(program, module, tokens)["logits"][0], models.logits_of_source(module, tokens)
-    )
+    models.assert_same(models.execute(program, module, tokens)["logits"][0], models.logits_of_source(module, tokens))
 
 
 def test_inputs_come_before_weights() -> None:
@@ -118,9 +114,7 @@ def test_a_module_that_counts_its_calls_gives_logits_or_is_refused() -> None:
         program = models.traced(module)
     except Refused:
         return
-    models.assert_same(
-        models.execute(program, module, tokens)["logits"][0], models.logits_of_source(Decoder(), tokens)
-    )
+    models.assert_same(models.execute(program, module, tokens)["logits"][0], models.logits_of_source(Decoder(), tokens))
 
 
 class Named(Decoder):

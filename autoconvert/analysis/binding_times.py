@@ -51,7 +51,5 @@ def _join(times: list[Time]) -> Time:
 def frontier(graph: fx.Graph, times: dict[fx.Node, Time], time: Time) -> list[fx.Node]:
     """The nodes of one binding time that a node of a later one, or the output, uses."""
     return [
-        node
-        for node in graph.nodes
-        if times[node] is time and any(times.get(user) is not time for user in node.users)
+        node for node in graph.nodes if times[node] is time and any(times.get(user) is not time for user in node.users)
     ]

@@ -35,9 +35,7 @@ def check_sequence_axis(graph: fx.Graph) -> None:
     Raises:
         Refused: naming the first operation that is not proven, and where in the model it is.
     """
-    lengths = {
-        str(size) for node in graph.find_nodes(op="placeholder") for size in shape(node) if is_symbolic(size)
-    }
+    lengths = {str(size) for node in graph.find_nodes(op="placeholder") for size in shape(node) if is_symbolic(size)}
     for node in graph.nodes:
         reason = _reason(node, lengths) if node.op == "call_function" else None
         if reason:

@@ -150,9 +150,7 @@ def read_constant(path: Path, name: str) -> torch.Tensor:
     return Constants(path).read(name)
 
 
-def check_constants(
-    path: Path, weights: Mapping[str, Weight], store: SourceTensors, scheme: str
-) -> CheckedConstants:
+def check_constants(path: Path, weights: Mapping[str, Weight], store: SourceTensors, scheme: str) -> CheckedConstants:
     """Compare every weight in the file with its source, a few rows at a time.
 
     `scheme` is how the file was asked to be stored: none, fp16 or int8. Raises CheckFailed naming the weight,
@@ -173,9 +171,7 @@ def check_constants(
             found.add(weight.name)
             if stored.tensor_type not in _ALLOWED[scheme] or stored.shape != tuple(weight.shape):
                 dtype = _DTYPES.get(stored.tensor_type, f"type {stored.tensor_type}")
-                raise CheckFailed(
-                    f"constant {name!r} is {dtype} of {stored.shape} in a {scheme} file", hint=_BUG
-                )
+                raise CheckFailed(f"constant {name!r} is {dtype} of {stored.shape} in a {scheme} file", hint=_BUG)
             key = (weight.sources, id(weight.program), stored.offset, stored.tensor_type)
             scales = None if stored.scales is None else stored.scales.tobytes()
             if (*key, scales) in compared:
@@ -185,9 +181,7 @@ def check_constants(
             jobs = partial(_distance, constants, stored, weight, read)
             steps = max([steps, *pool.map(lambda rows, job=jobs: job(*rows), _row_ranges(stored))])
             numbers += stored.rows * stored.columns
-    return CheckedConstants(
-        len(compared), numbers, steps, tuple(name for name in weights if name not in found)
-    )
+    return CheckedConstants(len(compared), numbers, steps, tuple(name for name in weights if name not in found))
 
 
 def _external_tensors(model: Any) -> Iterator[Stored]:
@@ -251,9 +245,7 @@ def _source_rows(weight: Weight, store: SourceTensors) -> ReadRows:
     return lambda start, stop: value[start:stop]
 
 
-def _distance(
-    constants: Constants, stored: Stored, weight: Weight, read: ReadRows, start: int, stop: int
-) -> float:
+def _distance(constants: Constants, stored: Stored, weight: Weight, read: ReadRows, start: int, stop: int) -> float:
     """The largest distance of these rows in steps, 0 where there are none; raises where it is too large."""
     source = read(start, stop).to(torch.float32).contiguous().numpy().reshape(stop - start, stored.columns)
     with np.errstate(invalid="ignore", over="ignore"):

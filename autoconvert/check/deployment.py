@@ -101,9 +101,7 @@ def check_bundle_file(
 
         def encode_turn(text: str) -> list[int]:
             turn = [{"role": "user", "content": text}]
-            return list(
-                source_tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=False)
-            )
+            return list(source_tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=False))
 
     exact = settings.quantize == "none"
     with open_file(linked, settings.context) as runner:

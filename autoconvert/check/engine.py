@@ -162,9 +162,7 @@ def check_answer(
     token = int(best.indices[0])
     if float(best.values[0] - best.values[1]) <= 2 * tolerance or [token] in engine.eos_token_ids:
         return 0
-    with engine.create_session(
-        apply_prompt_template=False, sampler_config=GREEDY, max_output_tokens=1
-    ) as session:
+    with engine.create_session(apply_prompt_template=False, sampler_config=GREEDY, max_output_tokens=1) as session:
         session.run_prefill([prompt])
         said = "".join(text for part in session.run_decode_async() for text in part.texts)
     wanted = engine.detokenize([token])

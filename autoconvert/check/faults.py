@@ -64,9 +64,7 @@ def _scale(graph: fx.GraphModule) -> None:
 
 def _position(graph: fx.GraphModule) -> None:
     """A position table is off by one row."""
-    name = next(
-        name for name, table in graph.named_buffers() if name.startswith("table_") and table.ndim == 2
-    )
+    name = next(name for name, table in graph.named_buffers() if name.startswith("table_") and table.ndim == 2)
     graph.register_buffer(name, getattr(graph, name).roll(1, 0))
 
 
@@ -96,16 +94,12 @@ def _wrong_tie(program: Program) -> Program:
     """The head reads the embedding though it has weights of its own, or a shifted one where they are the same."""
     nodes = program.graph.graph
     embedding = next(
-        n.args[0]
-        for n in nodes.find_nodes(op="call_function", target=aten.embedding.default)
-        if _is_weight(n.args[0])
+        n.args[0] for n in nodes.find_nodes(op="call_function", target=aten.embedding.default) if _is_weight(n.args[0])
     )
     head = nodes.find_nodes(op="call_function", target=aten.linear.default)[-1].args[1]
     table = program.weights[str(embedding.target)]
     if head is not embedding:
-        return _with_weight(
-            program, dataclasses.replace(program.weights[str(head.target)], sources=table.sources)
-        )
+        return _with_weight(program, dataclasses.replace(program.weights[str(head.target)], sources=table.sources))
     shifted = Weight("shifted_head", table.shape, table.sources, _program(lambda x: x.roll(1, 0), table))
 
     def untie(graph: fx.GraphModule) -> None:

@@ -17,13 +17,9 @@ class Runner:
     """A `.tflite` run as the runtime runs it: chunks through its signatures, the states handed on."""
 
     def __init__(self, interpreter: Any, context: int) -> None:
-        self._signatures = {
-            name: interpreter.get_signature_runner(name) for name in interpreter.get_signature_list()
-        }
+        self._signatures = {name: interpreter.get_signature_runner(name) for name in interpreter.get_signature_list()}
         self._context = context
-        self.prefill_lengths = sorted(
-            int(n.removeprefix("prefill_")) for n in self._signatures if n != "decode"
-        )
+        self.prefill_lengths = sorted(int(n.removeprefix("prefill_")) for n in self._signatures if n != "decode")
         self._inputs = {name: runner.get_input_details() for name, runner in self._signatures.items()}
         self.reset()
 
@@ -31,9 +27,7 @@ class Runner:
         """Forgets what was run; states are zero again."""
         details = self._inputs["decode"]
         self._states: Mapping[str, Any] = {
-            name: np.zeros(d["shape"], d["dtype"])
-            for name, d in details.items()
-            if name.startswith("kv_cache")
+            name: np.zeros(d["shape"], d["dtype"]) for name, d in details.items() if name.startswith("kv_cache")
         }
         self.position = 0
 
@@ -59,9 +53,7 @@ class Runner:
             **self._states,
         }
         wanted = self._inputs[signature]
-        outputs: Mapping[str, Any] = self._signatures[signature](
-            **{k: v for k, v in inputs.items() if k in wanted}
-        )
+        outputs: Mapping[str, Any] = self._signatures[signature](**{k: v for k, v in inputs.items() if k in wanted})
         self._states = {name: outputs[name] for name in self._states}
         self.position += part.real
         return outputs

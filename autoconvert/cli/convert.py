@@ -35,9 +35,7 @@ def convert(
     ],
     output: Annotated[
         Path | None,
-        typer.Option(
-            "-o", "--output", metavar="DIR", help="Where the files go. Default: ./ and the model's name."
-        ),
+        typer.Option("-o", "--output", metavar="DIR", help="Where the files go. Default: ./ and the model's name."),
     ] = None,
     quantize: Annotated[
         Quantize,
@@ -83,9 +81,7 @@ def convert(
     ] = None,
     token: Annotated[
         str | None,
-        typer.Option(
-            metavar="TOKEN", help="For gated and private hub models. Default: what `hf auth login` stored."
-        ),
+        typer.Option(metavar="TOKEN", help="For gated and private hub models. Default: what `hf auth login` stored."),
     ] = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")
@@ -166,9 +162,7 @@ def _lengths(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise typer.BadParameter(
-            f"{text!r} is not a list of numbers like 128,16.", param_hint="'--prefill'"
-        ) from None
+        raise typer.BadParameter(f"{text!r} is not a list of numbers like 128,16.", param_hint="'--prefill'") from None
 
 
 def _formats(text: str) -> tuple[str, ...]:

@@ -17,9 +17,7 @@ def run(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A .litertlm bundle.")],
     prompt: Annotated[str, typer.Option(metavar="TEXT", help="What to say to the model.")],
     max_tokens: Annotated[int, typer.Option(metavar="N", min=1, help="End after so many tokens.")] = 128,
-    verbose: Annotated[
-        bool, typer.Option("-v", "--verbose", help="Show the traceback of a failure.")
-    ] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show the traceback of a failure.")] = False,
 ) -> None:
     """Runs a bundle in LiteRT-LM, the runtime of the phone, on this machine's processor.
 

@@ -84,9 +84,7 @@ def attend(
     _, heads, chunk, width = query.shape
     repeats = heads // groups
     if window:
-        distance = (
-            input_pos[:, None] - torch.arange(context, dtype=input_pos.dtype, device=query.device)[None]
-        )
+        distance = input_pos[:, None] - torch.arange(context, dtype=input_pos.dtype, device=query.device)[None]
         mask = torch.where(distance < window, mask, CLOSED)
     # Heads of one group are rows of one matrix product; the mask repeats per head instead of the cache.
     rows = (query * scale).reshape(1, groups, repeats * chunk, width)

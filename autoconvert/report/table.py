@@ -112,9 +112,7 @@ def _said(name: str, row: _Row) -> Table | Text:
     if row.seconds is not None or not row.total:
         return Text(row.note)
     done, total = (
-        (f"{row.done / 1e6:,.0f}", f"{row.total / 1e6:,.0f} MB")
-        if name in _IN_BYTES
-        else (row.done, row.total)
+        (f"{row.done / 1e6:,.0f}", f"{row.total / 1e6:,.0f} MB") if name in _IN_BYTES else (row.done, row.total)
     )
     progress = Table.grid(padding=(0, 2, 0, 0))
     bar = ProgressBar(total=row.total, completed=row.done, width=_BAR_WIDTH)

@@ -35,9 +35,7 @@ def account(source: Source, used: Collection[str]) -> tuple[Row, ...]:
         for tensor in weights.sources(name):
             made.setdefault(tensor, []).append(name)
     read = {tensor: name for name in used for tensor in weights.sources(name)}
-    identity = {
-        name: id(parameter) for name, parameter in source.module.named_parameters(remove_duplicate=False)
-    }
+    identity = {name: id(parameter) for name, parameter in source.module.named_parameters(remove_duplicate=False)}
     twins = {identity[name]: name for name in used if name in identity}
 
     def row(tensor: str, nbytes: int) -> Row:

@@ -108,8 +108,6 @@ def _load_pickle(path: Path) -> dict[str, torch.Tensor]:
         raise InputError(
             f"{path}: not a pickle of tensors ({str(error).splitlines()[0]})", hint="save it as safetensors"
         ) from error
-    if not isinstance(loaded, Mapping) or not all(
-        isinstance(value, torch.Tensor) for value in loaded.values()
-    ):
+    if not isinstance(loaded, Mapping) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
         raise InputError(f"{path}: not a mapping from names to tensors", hint="save model.state_dict()")
     return {str(name): tensor for name, tensor in loaded.items()}

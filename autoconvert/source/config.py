@@ -95,8 +95,7 @@ def build_module(config: PreTrainedConfig, trust_remote_code: bool = False) -> P
         ) from error
     except Exception as error:
         raise InputError(
-            f"{config.model_type}: transformers cannot build the module "
-            f"({type(error).__name__}: {_brief(error)})",
+            f"{config.model_type}: transformers cannot build the module ({type(error).__name__}: {_brief(error)})",
             hint="check config.json: does AutoModelForCausalLM.from_config accept it?",
         ) from error
 

@@ -117,9 +117,7 @@ def _converted(
     sizes = {len(names) for names in groups.values()}
     first_rows = _first_rows(converter, groups, made)
     return {
-        name: Converted(
-            groups, only(name), result, by_row and sizes == {result.shape[0]}, first_rows.get(name)
-        )
+        name: Converted(groups, only(name), result, by_row and sizes == {result.shape[0]}, first_rows.get(name))
         for name, result in made.items()
     }
 

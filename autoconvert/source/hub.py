@@ -17,15 +17,13 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import tqdm
+from tqdm.std import tqdm
 
 from autoconvert.errors import InputError, MachineError
 from autoconvert.source.checkpoint import PICKLE, PICKLE_HINT, SAFETENSORS
 
 Progress = Callable[[int, int], None]
 
-# Of the library's bars, the one that counts bytes on disk.
-_BYTES_BAR = "huggingface_hub.snapshot_download"
 SMALL_FILES = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")
 
 
@@ -63,9 +61,7 @@ def download(
 def _holds(model: str, revision: str | None, token: str | None, pattern: str) -> bool:
     """Whether the hub has files like `pattern`; False where it cannot be asked."""
     try:
-        return bool(
-            snapshot_download(model, revision=revision, token=token, allow_patterns=[pattern], dry_run=True)
-        )
+        return bool(snapshot_download(model, revision=revision, token=token, allow_patterns=[pattern], dry_run=True))
     except DryRunError:
         return False
 
@@ -74,9 +70,7 @@ def _shard_names(index: Path) -> list[str]:
     try:
         return sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{index.name}: not a checkpoint index ({error})", hint="report it to the author"
-        ) from error
+        raise InputError(f"{index.name}: not a checkpoint index ({error})", hint="report it to the author") from error
 
 
 def _bars_to(progress: Progress) -> type[tqdm]:
@@ -84,12 +78,12 @@ def _bars_to(progress: Progress) -> type[tqdm]:
 
     class Bar(tqdm):  # type: ignore[misc]
         def __init__(self, *args: Any, **options: Any) -> None:
-            self._counts_bytes = options.get("name") == _BYTES_BAR
-            super().__init__(*args, **{**options, "file": io.StringIO()})
+            # On a terminal or not, bars count only while they think that somebody sees them.
+            super().__init__(*args, **{**options, "file": io.StringIO(), "disable": False})
 
         def update(self, n: float | None = 1) -> bool | None:
             shown: bool | None = super().update(n)
-            if self._counts_bytes and self.total:
+            if self.unit == "B" and self.total:
                 progress(int(self.n), int(self.total))
             return shown
 
@@ -120,9 +114,7 @@ def _snapshot(
             hint=f"accept them on https://huggingface.co/{model}, then run `hf auth login` or pass a token",
         ) from error
     except RevisionNotFoundError as error:
-        raise InputError(
-            f"{at}: no such revision", hint="pass a branch, a tag or a full commit hash"
-        ) from error
+        raise InputError(f"{at}: no such revision", hint="pass a branch, a tag or a full commit hash") from error
     except RepositoryNotFoundError as error:
         raise InputError(
             f"{model}: neither a folder here nor a model of the hub",

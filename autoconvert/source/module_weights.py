@@ -22,8 +22,7 @@ class ModuleWeights:
         self._recipes: dict[str, Recipe] = dict(recipes)
         self._buffers = TensorWeights(dict(module.named_buffers(remove_duplicate=False)))
         self._parameters = {
-            name: tuple(parameter.shape)
-            for name, parameter in module.named_parameters(remove_duplicate=False)
+            name: tuple(parameter.shape) for name, parameter in module.named_parameters(remove_duplicate=False)
         }
         for group in ties(module):
             if found := next((name for name in group if name in recipes), None):
@@ -38,14 +37,10 @@ class ModuleWeights:
         return () if self._computed(name) else self._recipe(name).sources
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return (
-            self._buffers.shape(name) if self._computed(name) else self._recipe(name).shape(self._checkpoint)
-        )
+        return self._buffers.shape(name) if self._computed(name) else self._recipe(name).shape(self._checkpoint)
 
     def dtype(self, name: str) -> torch.dtype:
-        return (
-            self._buffers.dtype(name) if self._computed(name) else self._recipe(name).dtype(self._checkpoint)
-        )
+        return self._buffers.dtype(name) if self._computed(name) else self._recipe(name).dtype(self._checkpoint)
 
     def nbytes(self, name: str) -> int:
         return torch.Size(self.shape(name)).numel() * self.dtype(name).itemsize

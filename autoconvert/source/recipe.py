@@ -92,6 +92,4 @@ class Converted:
         return rows
 
     def _load(self, checkpoint: Weights, part: slice) -> dict[str, list[torch.Tensor]]:
-        return {
-            group: [checkpoint.read(name) for name in names[part]] for group, names in self.groups.items()
-        }
+        return {group: [checkpoint.read(name) for name in names[part]] for group, names in self.groups.items()}

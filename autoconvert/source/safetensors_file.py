@@ -70,13 +70,9 @@ class SafetensorsFile:
             raise self._corrupt(f"the header cannot be read ({type(error).__name__}: {error})") from error
         for name, entry in entries.items():
             if entry.end > size:
-                raise self._corrupt(
-                    f"tensor {name} ends at byte {entry.end}, the file at byte {size}: it is truncated"
-                )
+                raise self._corrupt(f"tensor {name} ends at byte {entry.end}, the file at byte {size}: it is truncated")
             if entry.dtype in DTYPES and entry.end - entry.begin != _nbytes(entry):
-                raise self._corrupt(
-                    f"tensor {name} has {entry.end - entry.begin} bytes, not {_nbytes(entry)}"
-                )
+                raise self._corrupt(f"tensor {name} has {entry.end - entry.begin} bytes, not {_nbytes(entry)}")
         return entries
 
     def dtype(self, name: str) -> torch.dtype:
@@ -120,9 +116,7 @@ class SafetensorsFile:
         return data
 
     def _unreadable(self, error: OSError) -> MachineError:
-        return MachineError(
-            f"{self.path}: cannot be read ({error.strerror})", hint="check disk and permissions"
-        )
+        return MachineError(f"{self.path}: cannot be read ({error.strerror})", hint="check disk and permissions")
 
     def _corrupt(self, what: str) -> InputError:
         return InputError(f"{self.path}: {what}", hint="download or save the checkpoint again")

@@ -98,12 +98,7 @@ class _ValuesStayTrue(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, operation: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         tensors = [value for value in args if isinstance(value, torch.Tensor)]
-        if (
-            operation._schema.is_mutable
-            and tensors
-            and not is_fake(tensors[0])
-            and any(map(is_fake, tensors))
-        ):
+        if operation._schema.is_mutable and tensors and not is_fake(tensors[0]) and any(map(is_fake, tensors)):
             raise _needs_values(str(operation))
         return operation(*args, **(kwargs or {}))
 

@@ -116,9 +116,7 @@ def _from_module(live: nn.Module) -> Source:
     tensors = dict(live.named_parameters(remove_duplicate=False))
     for name, tensor in [*tensors.items(), *live.named_buffers()]:
         if is_fake(tensor):
-            raise InputError(
-                f"{type(live).__name__}: {name} has no values", hint="load the module's weights first"
-            )
+            raise InputError(f"{type(live).__name__}: {name} has no values", hint="load the module's weights first")
         if tensor.device.type != "cpu":
             raise InputError(
                 f"{type(live).__name__}: {name} is on {tensor.device}",

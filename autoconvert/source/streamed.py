@@ -52,9 +52,7 @@ class LazyParameter(torch.Tensor):
     transposed: bool
 
     @staticmethod
-    def __new__(
-        cls, weights: Weights, name: str, shape: tuple[int, ...], transposed: bool = False
-    ) -> "LazyParameter":
+    def __new__(cls, weights: Weights, name: str, shape: tuple[int, ...], transposed: bool = False) -> "LazyParameter":
         order = _row_major(_swapped(shape) if transposed else shape)
         order = _swapped(order) if transposed else order
         lazy: LazyParameter = torch.Tensor._make_wrapper_subclass(
@@ -201,9 +199,7 @@ def _linear(left: Any, weight: Any, bias: Any = None) -> torch.Tensor | None:
     return product if bias is None else product.add_(_read_all(bias))
 
 
-def _grouped_mm(
-    left: Any, stack: Any, offsets: Any = None, bias: Any = None, dtype: Any = None
-) -> torch.Tensor | None:
+def _grouped_mm(left: Any, stack: Any, offsets: Any = None, bias: Any = None, dtype: Any = None) -> torch.Tensor | None:
     """The rows of `left` up to each offset, times the matrix at that place; only those with rows are read."""
     if isinstance(left, LazyParameter) or not isinstance(stack, LazyParameter) or stack.dim() != 3:
         return None

@@ -17,9 +17,7 @@ from tests.lowering import weightless
 
 def linked(folder: Path, scheme: Scheme) -> Linked:
     path = folder / "model.tflite"
-    return link(
-        weightless.lowered(), weightless.weights(), weightless.checkpoint(torch.float32), scheme, path
-    )
+    return link(weightless.lowered(), weightless.weights(), weightless.checkpoint(torch.float32), scheme, path)
 
 
 def checked(file: Linked, scheme: Scheme) -> CheckedConstants:
@@ -30,9 +28,7 @@ def tensor_of(file: Linked, name: str) -> LinkedTensor:
     return next(tensor for tensor in file.tensors if name in tensor.names)
 
 
-def overwrite(
-    file: Linked, name: str, row: int, column: int, change: Callable[[np.ndarray], np.ndarray]
-) -> None:
+def overwrite(file: Linked, name: str, row: int, column: int, change: Callable[[np.ndarray], np.ndarray]) -> None:
     """Change one stored number of a constant."""
     tensor = tensor_of(file, name)
     dtype = np.dtype(tensor.dtype)

@@ -90,9 +90,7 @@ def test_another_chat_template_fails(whole: Path) -> None:
 
 
 @pytest.mark.parametrize("written", ["", "<s>", "{{ bos_token }}"])
-def test_a_turn_starts_with_one_start_token_whatever_its_template_writes(
-    tmp_path: Path, written: str
-) -> None:
+def test_a_turn_starts_with_one_start_token_whatever_its_template_writes(tmp_path: Path, written: str) -> None:
     template = written + CHAT_TEMPLATE.removeprefix("{{ bos_token }}")
     tokenizer = byte_level_tokenizer(prepends_start=True, chat_template=template)
     chat, notes = read_chat_template(tokenizer, 0)

@@ -43,7 +43,5 @@ def test_a_wrong_start_token_is_caught_by_the_bundle_check(prepends_start: bool,
     tiny_llama(len(tokenizer)).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     with pytest.raises(autoconvert.CheckFailed, match="the source's tokenizer as"):
-        convert(
-            tmp_path / "model", tmp_path / "out", prefill=(8,), stages=Stages(before_bundle=wrong_start_token)
-        )
+        convert(tmp_path / "model", tmp_path / "out", prefill=(8,), stages=Stages(before_bundle=wrong_start_token))
     assert not (tmp_path / "out").exists()

@@ -41,9 +41,7 @@ def test_a_right_program_passes(program: Program, module: Decoder) -> None:
 def test_each_weight_is_read_once_for_all_chunks(program: Program, module: Decoder) -> None:
     weights = Recording(models.weights_of(module))
     run_chunks(program, weights, split(models.random_ids(), CHUNKS, CONTEXT), "logits")
-    assert sorted(weights.read_names) == sorted(
-        {source for w in program.weights.values() for source in w.sources}
-    )
+    assert sorted(weights.read_names) == sorted({source for w in program.weights.values() for source in w.sources})
 
 
 def test_a_changed_weight_fails(program: Program, module: Decoder) -> None:

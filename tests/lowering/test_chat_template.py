@@ -50,9 +50,7 @@ def chat(template: str, *, prepends_start: bool) -> ChatTemplate:
 
 @pytest.mark.parametrize("prepends_start", [True, False])
 @pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
-def test_the_runtime_renders_what_the_tokenizer_renders(
-    tmp_path: Path, template: str, prepends_start: bool
-) -> None:
+def test_the_runtime_renders_what_the_tokenizer_renders(tmp_path: Path, template: str, prepends_start: bool) -> None:
     tokenizer = byte_level_tokenizer(prepends_start=prepends_start, chat_template=template)
     start = 0 if prepends_start else None
     spec = dataclasses.replace(
@@ -87,9 +85,7 @@ def test_thinking_is_supported_where_the_template_asks_for_it() -> None:
 
 
 def test_a_template_that_fails_is_left_out_with_the_reason() -> None:
-    tokenizer = byte_level_tokenizer(
-        prepends_start=False, chat_template="{{ raise_exception('tools needed') }}"
-    )
+    tokenizer = byte_level_tokenizer(prepends_start=False, chat_template="{{ raise_exception('tools needed') }}")
     found, notes = read_chat_template(tokenizer, None)
     assert found is None
     assert "tools needed" in notes[0]

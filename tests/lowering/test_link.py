@@ -37,17 +37,13 @@ def values_in_file(path: Path) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("signature", weightless.LENGTHS)
 @pytest.mark.parametrize("delegate", [True, False], ids=["xnnpack", "builtin"])
 @pytest.mark.parametrize("scheme", ["none", "fp16"])
-def test_float_file_says_what_the_module_says(
-    tmp_path: Path, scheme: Scheme, delegate: bool, signature: str
-) -> None:
+def test_float_file_says_what_the_module_says(tmp_path: Path, scheme: Scheme, delegate: bool, signature: str) -> None:
     file = linked(tmp_path, scheme)
     expected = weightless.torch_outputs(signature, values_in_file(file.path))
     actual = weightless.runtime_outputs(file.path, signature, delegate=delegate)
     assert actual.keys() == expected.keys()
     for name in expected:
-        np.testing.assert_allclose(
-            actual[name], expected[name], rtol=1e-5, atol=1e-5 * np.abs(expected[name]).max()
-        )
+        np.testing.assert_allclose(actual[name], expected[name], rtol=1e-5, atol=1e-5 * np.abs(expected[name]).max())
 
 
 @pytest.mark.parametrize("signature", weightless.LENGTHS)
@@ -165,21 +161,15 @@ def test_tensors_without_program_are_read_by_tiles(tmp_path: Path, monkeypatch: 
 def test_progress_ends_at_the_size_of_the_file(tmp_path: Path) -> None:
     calls: list[tuple[int, int]] = []
     graphs, weights, store = weightless.lowered(), weightless.weights(), weightless.checkpoint()
-    file = link(
-        graphs, weights, store, "int8", tmp_path / "m.tflite", progress=lambda *call: calls.append(call)
-    )
+    file = link(graphs, weights, store, "int8", tmp_path / "m.tflite", progress=lambda *call: calls.append(call))
     assert [done for done, _ in calls] == sorted(done for done, _ in calls)
     assert calls[-1] == (file.size, file.size)
 
 
-@pytest.mark.parametrize(
-    "name", ["model.embed.weight", "model.norm.weight", "model.up.weight", "model.mix.weight"]
-)
+@pytest.mark.parametrize("name", ["model.embed.weight", "model.norm.weight", "model.up.weight", "model.mix.weight"])
 @pytest.mark.parametrize("scheme", ["none", "fp16", "int8"])
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
-def test_non_finite_weight_is_refused_by_name(
-    tmp_path: Path, name: str, scheme: Scheme, number: float
-) -> None:
+def test_non_finite_weight_is_refused_by_name(tmp_path: Path, name: str, scheme: Scheme, number: float) -> None:
     store = weightless.checkpoint()
     store.tensors[name].view(-1)[-1] = number
     with pytest.raises(InputError, match=rf"row \d+ of {name} has NaN or infinite"):
@@ -209,9 +199,7 @@ def test_input_of_another_shape_than_its_weight_is_our_error(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("failure", [KeyboardInterrupt(), RuntimeError("halfway")])
-def test_failure_halfway_keeps_the_old_file_and_leaves_no_other(
-    tmp_path: Path, failure: BaseException
-) -> None:
+def test_failure_halfway_keeps_the_old_file_and_leaves_no_other(tmp_path: Path, failure: BaseException) -> None:
     path = tmp_path / "model.tflite"
     path.write_bytes(b"old")
 

@@ -16,9 +16,7 @@ SPEC = TokenizerSpec(SECTION, None, (1,), None, None)
 
 
 def write(tflite: Path, path: Path, section: TokenizerSection = SECTION) -> None:
-    litertlm.write_bundle(
-        tflite, section, build_llm_metadata(SPEC, 64), build_executor_metadata((), 64), path
-    )
+    litertlm.write_bundle(tflite, section, build_llm_metadata(SPEC, 64), build_executor_metadata((), 64), path)
 
 
 @pytest.fixture

@@ -46,9 +46,7 @@ def test_start_token_is_what_encoding_puts_first_not_what_is_declared(tmp_path: 
 
 
 @pytest.mark.parametrize(("eos", "stops"), [(1, (1,)), ([6, 5], (6, 5, 1)), (None, (1,))])
-def test_stop_tokens_join_generation_config_and_tokenizer(
-    tmp_path: Path, eos: object, stops: tuple[int, ...]
-) -> None:
+def test_stop_tokens_join_generation_config_and_tokenizer(tmp_path: Path, eos: object, stops: tuple[int, ...]) -> None:
     folder = saved(tmp_path, byte_level_tokenizer(prepends_start=False), eos_token_id=eos)
     assert lowered.read_tokenizer(folder).stops == stops
 

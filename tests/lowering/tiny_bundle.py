@@ -30,9 +30,7 @@ CHAT_TEMPLATE = (
 )
 
 
-def byte_level_tokenizer(
-    *, prepends_start: bool, chat_template: str | None = None
-) -> PreTrainedTokenizerFast:
+def byte_level_tokenizer(*, prepends_start: bool, chat_template: str | None = None) -> PreTrainedTokenizerFast:
     """A byte-level BPE of some 400 tokens with `<s>`, `</s>`, `<pad>` and chat markers, for any text."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -141,9 +139,7 @@ def write_slice(cache: torch.Tensor, update: torch.Tensor, start: torch.Tensor, 
     from litert_torch.generative.custom_ops.dynamic_update_slice import dynamic_update_slice
 
     zero = torch.zeros_like(start)
-    written: torch.Tensor = dynamic_update_slice(
-        cache, update, [start if d == axis else zero for d in range(4)]
-    )
+    written: torch.Tensor = dynamic_update_slice(cache, update, [start if d == axis else zero for d in range(4)])
     return written
 
 

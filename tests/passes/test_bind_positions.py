@@ -48,11 +48,7 @@ MASKS: dict[str, tuple[Change, int]] = {
         0,
     ),
     "added": (
-        masked(
-            lambda scores, row, column: (
-                scores + torch.where(column > row, torch.finfo(torch.float32).min, 0.0)
-            )
-        ),
+        masked(lambda scores, row, column: scores + torch.where(column > row, torch.finfo(torch.float32).min, 0.0)),
         0,
     ),
     "window": (
@@ -89,15 +85,11 @@ REFUSED: dict[str, tuple[Change, str]] = {
         "different for each head",
     ),
     "every second": (
-        masked(
-            lambda scores, row, column: scores.masked_fill((column > row) | ((row - column) % 2 == 1), -1e9)
-        ),
+        masked(lambda scores, row, column: scores.masked_fill((column > row) | ((row - column) % 2 == 1), -1e9)),
         "neither causal nor a sliding window",
     ),
     "in blocks": (
-        masked(
-            lambda scores, row, column: scores.masked_fill((column > row) | (column // 4 < row // 4), -1e9)
-        ),
+        masked(lambda scores, row, column: scores.masked_fill((column > row) | (column // 4 < row // 4), -1e9)),
         "neither causal nor a sliding window",
     ),
     "prefix": (
@@ -125,9 +117,7 @@ def by_length(change: Change) -> Decoder:
 def test_a_base_that_grows_with_the_length_is_refused_with_both_lengths() -> None:
     def dynamic(decoder: Decoder, x: Tensor) -> Tensor:
         base = torch.full((), x.shape[1]).clamp(min=20).float()
-        return torch.cos(
-            torch.arange(x.shape[1])[:, None] / base ** (torch.arange(models.WIDTH) / models.WIDTH)
-        )
+        return torch.cos(torch.arange(x.shape[1])[:, None] / base ** (torch.arange(models.WIDTH) / models.WIDTH))
 
     with pytest.raises(Refused, match=rf"depends on how long the sequence is .*lengths \d+ and {CONTEXT}"):
         bound(by_length(dynamic))
@@ -146,9 +136,7 @@ def test_a_value_that_changes_beyond_a_length_is_refused(threshold: int) -> None
 
 def test_a_mask_that_is_open_for_short_runs_is_refused() -> None:
     attend = masked(
-        lambda scores, row, column: scores.masked_fill(
-            (column > row) & (torch.full((), scores.shape[-1]) > 5), -1e9
-        )
+        lambda scores, row, column: scores.masked_fill((column > row) & (torch.full((), scores.shape[-1]) > 5), -1e9)
     )
     with pytest.raises(Refused, match="depends on how long"):
         bound(Decoder(attend=attend))

@@ -51,9 +51,7 @@ def test_an_expression_becomes_a_weight_with_the_right_value(name: str) -> None:
     torch.testing.assert_close(lifted.evaluate(models.weights_of(module).read), value)
     assert lifted.shape == tuple(value.shape)
     tokens = models.random_ids()
-    models.assert_same(
-        models.execute(program, module, tokens)["logits"][0], models.logits_of_source(module, tokens)
-    )
+    models.assert_same(models.execute(program, module, tokens)["logits"][0], models.logits_of_source(module, tokens))
 
 
 def test_weights_are_exactly_the_inputs_that_the_graph_uses() -> None:
@@ -86,9 +84,7 @@ def test_an_expression_inside_another_that_is_used_by_itself_too() -> None:
     module = Decoder(lambda d, x: x * (d.gain * 2) + x * (d.gain * 2 + 1))
     program = bound(module)
     tokens = models.random_ids()
-    models.assert_same(
-        models.execute(program, module, tokens)["logits"][0], models.logits_of_source(module, tokens)
-    )
+    models.assert_same(models.execute(program, module, tokens)["logits"][0], models.logits_of_source(module, tokens))
 
 
 def test_constants_are_computed_once() -> None:

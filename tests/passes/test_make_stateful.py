@@ -15,9 +15,7 @@ WINDOW = 4
 
 
 def windowed() -> Decoder:
-    hidden = masked(
-        lambda scores, row, column: scores.masked_fill((column > row) | (column <= row - WINDOW), -1e9)
-    )
+    hidden = masked(lambda scores, row, column: scores.masked_fill((column > row) | (column <= row - WINDOW), -1e9))
     return Decoder(attend=hidden)
 
 

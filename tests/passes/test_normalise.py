@@ -41,8 +41,7 @@ def normalised(function: Function) -> tuple[fx.GraphModule, Call]:
     for length in LENGTHS:
         x = torch.randn(1, length, WIDTH)
         inputs = [
-            module.matrix if node.meta.get("is_weight") else x
-            for node in graph.graph.find_nodes(op="placeholder")
+            module.matrix if node.meta.get("is_weight") else x for node in graph.graph.find_nodes(op="placeholder")
         ]
         with torch.no_grad():
             torch.testing.assert_close(graph(*inputs), function(x, module.matrix), rtol=1e-5, atol=1e-6)
@@ -59,9 +58,7 @@ def form(function: Function) -> str:
     lines = []
     for node in normalised(function)[0].graph.nodes:
         names[node] = f"%{len(names)}"
-        lines.append(
-            str((node.op, str(node.target), fx.map_arg((node.args, node.kwargs), lambda n: names[n])))
-        )
+        lines.append(str((node.op, str(node.target), fx.map_arg((node.args, node.kwargs), lambda n: names[n]))))
     return "\n".join(lines)
 
 
@@ -222,8 +219,6 @@ def test_axes_count_from_the_end() -> None:
 
 
 def test_shapes_are_known_after_every_rule() -> None:
-    graph = normalised(
-        lambda x, m: (x / 2).view(1, -1, 2, 4).permute(0, 2, 1, 3).pow(2).masked_fill(x.sum() > 0, 1)
-    )[0]
+    graph = normalised(lambda x, m: (x / 2).view(1, -1, 2, 4).permute(0, 2, 1, 3).pow(2).masked_fill(x.sum() > 0, 1))[0]
     assert all("val" in node.meta for node in graph.graph.nodes if node.op != "output")
     assert models.shapes(graph)["transpose"] == ["1", "2", "s", "4"]

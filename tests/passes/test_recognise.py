@@ -62,8 +62,7 @@ def norm(name: str) -> Change:
         "rms_norm.without_weight": lambda d, x: x * (x.pow(2).mean(-1, True) + 1e-6).rsqrt(),
         "layer_norm": lambda d, x: F.layer_norm(x, (models.WIDTH,), d.gain, d.offset),
         "layer_norm.written_out": lambda d, x: (
-            (x - x.mean(-1, True)) / ((x - x.mean(-1, True)).pow(2).mean(-1, True) + 1e-5).sqrt() * d.gain
-            + d.offset
+            (x - x.mean(-1, True)) / ((x - x.mean(-1, True)).pow(2).mean(-1, True) + 1e-5).sqrt() * d.gain + d.offset
         ),
     }
     return written[name]

@@ -32,9 +32,7 @@ def test_every_shape_is_a_number(llama: Program, length: int) -> None:
     assert symbolic(llama.graph)
     special = specialise(llama, length)
     assert not symbolic(special.graph)
-    inputs = {
-        str(n.target): tuple(n.meta["val"].shape) for n in special.graph.graph.find_nodes(op="placeholder")
-    }
+    inputs = {str(n.target): tuple(n.meta["val"].shape) for n in special.graph.graph.find_nodes(op="placeholder")}
     assert inputs["tokens"] == (1, length)
     assert inputs["input_pos"] == (length,)
     assert inputs["mask"] == (1, 1, length, CONTEXT)
@@ -46,9 +44,7 @@ def test_prefill_gives_only_the_states(llama: Program) -> None:
 
 
 def test_prefill_needs_no_head(llama: Program) -> None:
-    inputs = {
-        str(node.target) for node in prefill(llama, 5).graph.graph.find_nodes(op="placeholder") if node.users
-    }
+    inputs = {str(node.target) for node in prefill(llama, 5).graph.graph.find_nodes(op="placeholder") if node.users}
     assert "lm_head_weight" not in inputs
 
 

@@ -37,9 +37,7 @@ def graph_of(function: Callable[..., Tensor], values: dict[str, Any]) -> fx.Grap
     return normalise(traced(lambda **bound: function(**bound, **numbers), fakes))
 
 
-def attempts(
-    pattern: Pattern, function: Callable[..., Tensor], values: dict[str, Any]
-) -> list[Match | NearMiss]:
+def attempts(pattern: Pattern, function: Callable[..., Tensor], values: dict[str, Any]) -> list[Match | NearMiss]:
     matcher = Matcher(pattern, normalise(pattern.graph).graph)
     nodes = graph_of(function, values).graph.find_nodes(op="call_function", target=matcher.anchor)
     return [matcher.match(node) for node in nodes]
@@ -112,9 +110,7 @@ class Spelling:
 def _attention(change: Callable[..., Tensor], repeat: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
     """Written out, with `change(scores, mask, scale)` between the products; the mask is added by default."""
 
-    def function(
-        query: Tensor, key: Tensor, value: Tensor, scale: float, mask: Tensor, **more: Any
-    ) -> Tensor:
+    def function(query: Tensor, key: Tensor, value: Tensor, scale: float, mask: Tensor, **more: Any) -> Tensor:
         scores = change(query @ repeat(key).mT, mask, scale, **more)
         return scores.softmax(-1) @ repeat(value)
 
@@ -150,9 +146,7 @@ SAME: dict[str, Spelling] = {
     ),
     "rms: casts to the same type": Spelling(
         "rms_norm",
-        lambda x, weight, eps: (
-            weight * (x.float() * (x.float() ** 2).mean(-1, True).add(eps).rsqrt()).to(x.dtype)
-        ),
+        lambda x, weight, eps: weight * (x.float() * (x.float() ** 2).mean(-1, True).add(eps).rsqrt()).to(x.dtype),
     ),
     "rms: mean with a type": Spelling(
         "rms_norm.without_weight",
@@ -166,15 +160,11 @@ SAME: dict[str, Spelling] = {
         lambda x, weight, eps: F.rms_norm(x, (14,), weight),
         (("eps", torch.finfo(torch.float32).eps),),
     ),
-    "layer norm: module": Spelling(
-        "layer_norm", lambda x, weight, bias, eps: F.layer_norm(x, (14,), weight, bias)
-    ),
+    "layer norm: module": Spelling("layer_norm", lambda x, weight, bias, eps: F.layer_norm(x, (14,), weight, bias)),
     "layer norm: power": Spelling(
         "layer_norm.written_out",
         lambda x, weight, bias, eps: (
-            bias
-            + weight
-            * ((x - x.mean(-1, True)) / torch.sqrt((x - x.mean(-1, True)).pow(2).mean(-1, True) + eps))
+            bias + weight * ((x - x.mean(-1, True)) / torch.sqrt((x - x.mean(-1, True)).pow(2).mean(-1, True) + eps))
         ),
     ),
     "rotary: chunked": Spelling(
@@ -192,9 +182,7 @@ SAME: dict[str, Spelling] = {
     "gated: operands exchanged": Spelling("gated_feed_forward.silu", _silu),
     "gated: matrices transposed": Spelling(
         "gated_feed_forward.gelu_tanh",
-        lambda x, gate, up, down: F.linear(
-            F.gelu(F.linear(x, gate), approximate="tanh") * F.linear(x, up), down
-        ),
+        lambda x, gate, up, down: F.linear(F.gelu(F.linear(x, gate), approximate="tanh") * F.linear(x, up), down),
     ),
     "attention: divided": Spelling(
         "attention.written_out.interleaved",
@@ -210,9 +198,7 @@ SAME: dict[str, Spelling] = {
     ),
     "attention: permuted key": Spelling(
         "attention.written_out.as_it_is",
-        lambda query, key, value, mask, scale: (
-            (query @ key.permute(0, 1, 3, 2) * scale + mask).softmax(3) @ value
-        ),
+        lambda query, key, value, mask, scale: (query @ key.permute(0, 1, 3, 2) * scale + mask).softmax(3) @ value,
     ),
     "attention: scale by default": Spelling(
         "attention.native.as_it_is",
@@ -236,9 +222,7 @@ NEAR: dict[str, Spelling] = {
         "rms_norm",
         lambda x, weight, eps: x * torch.rsqrt(torch.add((x * x).mean(-1, True), eps, alpha=2)) * weight,
     ),
-    "rms: sum": Spelling(
-        "rms_norm", lambda x, weight, eps: x * torch.rsqrt((x * x).sum(-1, True) + eps) * weight
-    ),
+    "rms: sum": Spelling("rms_norm", lambda x, weight, eps: x * torch.rsqrt((x * x).sum(-1, True) + eps) * weight),
     "rms: of something else": Spelling(
         "rms_norm", lambda x, weight, eps: (x + 1) * torch.rsqrt((x * x).mean(-1, True) + eps) * weight
     ),
@@ -248,15 +232,11 @@ NEAR: dict[str, Spelling] = {
     ),
     "layer norm: over two axes": Spelling(
         "layer_norm",
-        lambda x, weight, bias, eps: F.layer_norm(
-            x, x.shape[-2:], weight.expand(5, -1), bias.expand(5, -1), eps
-        ),
+        lambda x, weight, bias, eps: F.layer_norm(x, x.shape[-2:], weight.expand(5, -1), bias.expand(5, -1), eps),
     ),
     "layer norm: not centred twice": Spelling(
         "layer_norm.written_out",
-        lambda x, weight, bias, eps: (
-            (x - x.mean(-1, True)) * torch.rsqrt((x * x).mean(-1, True) + eps) * weight + bias
-        ),
+        lambda x, weight, bias, eps: (x - x.mean(-1, True)) * torch.rsqrt((x * x).mean(-1, True) + eps) * weight + bias,
     ),
     "rotary: other sign": Spelling(
         "rotary.half", lambda x, cos, sin: x * cos + torch.cat((x[..., 7:], -x[..., :7]), -1) * sin
@@ -286,9 +266,7 @@ NEAR: dict[str, Spelling] = {
         "gated_feed_forward.silu",
         lambda x, gate, up, down: F.linear(F.silu(F.linear(x, gate)) + F.linear(x, up), down),
     ),
-    "gated: exact for tanh": Spelling(
-        "gated_feed_forward.gelu_tanh", BY_NAME["gated_feed_forward.gelu"].matches
-    ),
+    "gated: exact for tanh": Spelling("gated_feed_forward.gelu_tanh", BY_NAME["gated_feed_forward.gelu"].matches),
     "attention: scaled after the mask": Spelling(
         "attention.written_out.interleaved",
         _attention(lambda scores, mask, scale: (scores + mask) * scale, _three_times),
@@ -364,9 +342,7 @@ def test_guard_declines_with_its_reason(name: str) -> None:
 
 
 def test_every_activation_has_both_feed_forwards() -> None:
-    assert {
-        f"gated_feed_forward.{name}{biased}" for name in ACTIVATIONS for biased in ("", ".biased")
-    } <= set(BY_NAME)
+    assert {f"gated_feed_forward.{name}{biased}" for name in ACTIVATIONS for biased in ("", ".biased")} <= set(BY_NAME)
 
 
 def test_replacement_is_one_semantic_operation() -> None:

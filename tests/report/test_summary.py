@@ -20,13 +20,9 @@ REPORT = Report(
     },
     blocks={"attention": 2, "feed_forward": 3},
     patterns={"attention.native.grouped": 2},
-    near_misses=[
-        {"pattern": "rms_norm", "node": "mean_1", "matched": 3, "of": 6, "reason": "eps is a tensor"}
-    ],
+    near_misses=[{"pattern": "rms_norm", "node": "mean_1", "matched": 3, "of": 6, "reason": "eps is a tensor"}],
     layers=2,
-    signatures=[
-        {"name": "decode", "inputs": ["tokens", "kv_cache_k_0"], "outputs": ["logits", "kv_cache_k_0"]}
-    ],
+    signatures=[{"name": "decode", "inputs": ["tokens", "kv_cache_k_0"], "outputs": ["logits", "kv_cache_k_0"]}],
     states=[],
     files={"litertlm": 1500},
     bytes_by_dtype={"int8": 2_500_000, "float32": 900},

@@ -57,9 +57,7 @@ def test_is_a_small_llama_with_grouped_queries_and_tied_embeddings(model: Any, f
         assert {weights.get_slice(name).get_dtype() for name in weights.keys()} == {"F16"}  # noqa: SIM118
 
 
-def test_beats_the_5_gram_by_the_recorded_figures(
-    model: Any, tokenizer: Any, heldout: list[str], figures: Any
-) -> None:
+def test_beats_the_5_gram_by_the_recorded_figures(model: Any, tokenizer: Any, heldout: list[str], figures: Any) -> None:
     documents = encode(tokenizer, heldout)
     context = model.config.max_position_embeddings
     score = Score(
@@ -74,9 +72,7 @@ def test_beats_the_5_gram_by_the_recorded_figures(
     assert score.perplexity < 0.85 * figures["ngram"]["perplexity"]
 
 
-def test_greedy_text_is_made_of_words_of_the_heldout_text(
-    model: Any, tokenizer: Any, heldout: list[str]
-) -> None:
+def test_greedy_text_is_made_of_words_of_the_heldout_text(model: Any, tokenizer: Any, heldout: list[str]) -> None:
     known = set(re.findall(r"[\w']+", " ".join(heldout)))
     for prompt in PROMPTS:
         inputs = tokenizer(prompt, return_tensors="pt")
@@ -115,9 +111,7 @@ def test_heldout_text_survives_the_tokenizer(tokenizer: Any, heldout: list[str])
 
 def test_special_tokens_agree_everywhere(model: Any, tokenizer: Any) -> None:
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        assert (
-            getattr(tokenizer, name) == getattr(model.config, name) == getattr(model.generation_config, name)
-        )
+        assert getattr(tokenizer, name) == getattr(model.config, name) == getattr(model.generation_config, name)
     assert len({tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}) == 3
     assert len(tokenizer) == model.config.vocab_size
 
@@ -128,10 +122,7 @@ def test_chat_turns_only_ever_add_text(tokenizer: Any) -> None:
         {"role": "assistant", "content": " Let there be light."},
         {"role": "user", "content": "And there was"},
     ]
-    texts = [
-        tokenizer.apply_chat_template(turns[:n], tokenize=False, add_generation_prompt=True)
-        for n in (1, 2, 3)
-    ]
+    texts = [tokenizer.apply_chat_template(turns[:n], tokenize=False, add_generation_prompt=True) for n in (1, 2, 3)]
     assert texts == [
         "<s>And God said,",
         "<s>And God said, Let there be light.",

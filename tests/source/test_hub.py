@@ -16,8 +16,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-
-from huggingface_hub.utils import tqdm
+from tqdm.std import tqdm
 
 from autoconvert.errors import AutoconvertError, InputError, MachineError
 from autoconvert.source import hub
@@ -183,7 +182,7 @@ def test_a_download_reports_bytes_and_prints_nothing(
     model: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def snapshot_download(*_: object, tqdm_class: type[tqdm], **__: object) -> str:
-        with tqdm_class(total=10, unit="B", name="huggingface_hub.snapshot_download") as bytes_on_disk:
+        with tqdm_class(total=10, unit="B") as bytes_on_disk:
             bytes_on_disk.update(4)
             bytes_on_disk.update(6)
         with tqdm_class(total=3, desc="Fetching 3 files") as files:

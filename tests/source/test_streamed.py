@@ -149,12 +149,7 @@ class Odd(nn.Module):
         x = self.table[tokens] + self.table[: tokens.shape[1]] + self.table[-1] + self.table[2:9:3].sum(0)
         x = x * (1 + self.scale.float()) @ self.stack[torch.tensor(1)] @ self.stack[-1].T
         x = x + torch.cat([self.scale[:2], self.scale[2:]]) + self.stack.transpose(1, 2).sum((0, 1))
-        x = (
-            x
-            + self.stack.mT[1][0]
-            + self.stack.permute(0, 2, 1)[1:].sum((0, 1))
-            + self.stack.permute(2, 0, 1)[0, 0, 0]
-        )
+        x = x + self.stack.mT[1][0] + self.stack.permute(0, 2, 1)[1:].sum((0, 1)) + self.stack.permute(2, 0, 1)[0, 0, 0]
         x = torch.addmm(self.scale, x[0], self.output.weight.view(11, 4)[:4], beta=0.5)[None]
         x = x + self.table[self.table[:, 0] > 0].sum(0)
         result: torch.Tensor = self.gate * self.output(x) + x @ self.table.t() + x @ self.table.mT

@@ -101,6 +101,4 @@ def _run(*command: str, cwd: str | None = None, stdin: bytes | None = None) -> b
         raise MachineError(f"{command[0]} is not installed", hint=hint) from error
     except subprocess.CalledProcessError as error:
         reason = error.stderr.decode(errors="replace").strip()
-        raise MachineError(
-            f"{' '.join(command)} failed: {reason}", hint="apt-get update, or --text"
-        ) from error
+        raise MachineError(f"{' '.join(command)} failed: {reason}", hint="apt-get update, or --text") from error

@@ -116,9 +116,7 @@ def new_model(tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> LlamaForCau
     return model
 
 
-def batches(
-    tokenizer: PreTrainedTokenizerFast, documents: Sequence[Sequence[int]], recipe: Recipe
-) -> Iterator[Tensor]:
+def batches(tokenizer: PreTrainedTokenizerFast, documents: Sequence[Sequence[int]], recipe: Recipe) -> Iterator[Tensor]:
     """Random pieces of the text, int64 tokens [batch, length], of one of LENGTHS a batch.
 
     A piece starts with the start token and then a verse, as a prompt does.
@@ -213,9 +211,7 @@ def main(
     nats = sum(baseline_model.negative_log_likelihood(document) for document in heldout)
     baseline = Score(nats, sum(len(document) - 1 for document in heldout), size)
     del baseline_model
-    typer.echo(
-        f"{NGRAM_ORDER}-gram: perplexity {baseline.perplexity:.3f}, {baseline.bits_per_byte:.4f} bits a byte"
-    )
+    typer.echo(f"{NGRAM_ORDER}-gram: perplexity {baseline.perplexity:.3f}, {baseline.bits_per_byte:.4f} bits a byte")
 
     model = new_model(tokenizer, recipe)
     best_step, best = train_model(model, batches(tokenizer, train, recipe), validation, recipe)
