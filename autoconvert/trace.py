@@ -28,7 +28,8 @@ class TokensToLogits(nn.Module):
     """Calls any decoder in the one way the compiler needs.
 
     `tokens` int64 [1, sequence] and `positions` int64 [1, sequence] give logits float32 [1, sequence, vocabulary].
-    Positions are passed on only where the decoder takes them.
+    Positions are passed on only where the decoder takes them. With `keep` int64 [kept] the logits are those
+    at these positions alone, [1, kept, vocabulary]; a decoder that can leave out the others does.
     """
 
     def __init__(self, decoder: nn.Module) -> None:
@@ -39,13 +40,17 @@ class TokensToLogits(nn.Module):
             (name for name in _POSITION_PARAMETERS if name in self._parameters_of_forward), None
         )
 
-    def forward(self, tokens: Tensor, positions: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, positions: Tensor, keep: Tensor | None = None) -> Tensor:
         options: dict[str, Any] = {}
         if self._position_parameter:
             options[self._position_parameter] = positions
         if "use_cache" in self._parameters_of_forward:
             options["use_cache"] = False
-        return logits_of(self.decoder(tokens, **options))
+        leaves_out = keep is not None and "logits_to_keep" in self._parameters_of_forward
+        if leaves_out:
+            options["logits_to_keep"] = keep
+        logits = logits_of(self.decoder(tokens, **options))
+        return logits if keep is None or leaves_out else logits[:, keep]
 
 
 def logits_of(output: object) -> Tensor:

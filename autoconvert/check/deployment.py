@@ -20,6 +20,8 @@ from autoconvert.source.weights import Weights
 
 # Root mean square of what quantisation changes, in standard deviations of the logits: more is not rounding.
 _ROUNDING = {"none": 1e-4, "fp16": 2e-2, "int8": 0.25}
+# Positions that `--verify full` decodes one after the other; logits of more would not fit everywhere.
+_EACH = 256
 # Natural log-probability of a token, in the engine against the same constants in the interpreter.
 _SAME_CONSTANTS = 2e-2
 
@@ -53,8 +55,9 @@ def check_linked_file(
 
 def _check_exact(path: Path, context: int, reference: Reference, vocabulary: int, thorough: bool) -> float:
     with open_file(path, context) as runner:
-        positions = list(range(context)) if thorough else telling_positions(runner.prefill_lengths, context)
-        return compare_positions(runner, positions, reference, vocabulary)
+        positions = telling_positions(runner.prefill_lengths, context)
+        worst = compare_positions(runner, positions, reference, vocabulary)
+        return max(worst, compare_each(runner, min(context, _EACH), reference, vocabulary)) if thorough else worst
 
 
 def compare_positions(
@@ -62,16 +65,22 @@ def compare_positions(
 ) -> float:
     """Random tokens, prefilled up to each position and decoded there, against one run of the reference."""
     tokens = random_tokens(max(positions) + 1, vocabulary)
-    expected = reference(tokens)[list(positions)]
+    expected = reference(tokens, at=positions)
     logits = torch.stack([logits_at(runner, tokens, position) for position in positions])
-    return compare_logits(logits, expected, "the file, run by its signatures,", tolerance)
+    return compare_logits(logits, expected, "the file, run by its signatures,", tolerance, positions)
+
+
+def compare_each(runner: Runner, count: int, reference: Reference, vocabulary: int) -> float:
+    """Random tokens decoded one by one from the first on, against one run of the reference."""
+    tokens = random_tokens(count, vocabulary)
+    return compare_logits(_decoded(runner, tokens), reference(tokens), "the file, decoding token by token,")
 
 
 def _check_rounding(path: Path, context: int, reference: Reference, vocabulary: int, allowed: float) -> float:
     with open_file(path, context) as runner:
         positions = telling_positions(runner.prefill_lengths, min(context, 256))
         tokens = random_tokens(max(positions) + 1, vocabulary)
-        expected = reference(tokens)[positions]
+        expected = reference(tokens, at=positions)
         logits = torch.stack([logits_at(runner, tokens, position) for position in positions])
     change = float(((logits - expected).square().mean(-1).sqrt() / expected.std(-1)).max())
     if not change <= allowed:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from autoconvert.check.chunks import Chunk, split
-from autoconvert.check.parity import Reference, compare_logits, random_tokens
+from autoconvert.check.parity import compare_logits, random_tokens
 from autoconvert.program import Program
 from autoconvert.source.streamed import LazyParameter
 from autoconvert.source.weights import Weights
@@ -22,7 +22,9 @@ _LARGEST_IN_MEMORY = 256 << 20
 _CHUNKS = ((7, 9), (1, 1), (4, 4), (1, 1), (6, 8))
 
 
-def check_graph(program: Program, weights: Weights, reference: Reference, vocabulary: int) -> float:
+def check_graph(
+    program: Program, weights: Weights, reference: Callable[[Sequence[int]], Tensor], vocabulary: int
+) -> float:
     """Runs random tokens in chunks and compares the logits at every position with `reference`.
 
     Gives the largest difference in units of the reference's standard deviation. Raises CheckFailed.

@@ -1,10 +1,10 @@
 """Parity: what it means that logits are the same, and the reference they are compared with."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from autoconvert.errors import CheckFailed
 from autoconvert.source.source import Source
@@ -14,20 +14,24 @@ from autoconvert.trace import TokensToLogits
 # In units of the standard deviation of the reference's logits at a position.
 TOLERANCE = 1e-4
 
-Reference = Callable[[Sequence[int]], Tensor]
+
+class Reference:
+    """The unmodified module as a function from tokens to logits."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._decoder = TokensToLogits(module)
+
+    def __call__(self, tokens: Sequence[int], at: Sequence[int] | None = None) -> Tensor:
+        """Logits float32 [positions, vocabulary] at the positions `at`, or at all of them, from one run."""
+        ids, positions = torch.tensor([list(tokens)]), torch.arange(len(tokens))[None]
+        return self._decoder(ids, positions, None if at is None else torch.tensor(list(at)))[0].float()
 
 
 @contextmanager
 def reference_of(source: Source) -> Iterator[Reference]:
-    """The unmodified module as a function from n tokens to logits float32 [n, vocabulary]."""
+    """The source's module with its weights streamed in, for as long as the context lasts."""
     with streamed(source) as module:
-        decoder = TokensToLogits(module)
-
-        def logits(tokens: Sequence[int]) -> Tensor:
-            ids = torch.tensor([list(tokens)])
-            return decoder(ids, torch.arange(len(tokens))[None])[0].float()
-
-        yield logits
+        yield Reference(module)
 
 
 def random_tokens(count: int, vocabulary: int) -> list[int]:
@@ -41,14 +45,21 @@ def distance(logits: Tensor, reference: Tensor) -> Tensor:
     return (logits - reference).abs().amax(-1) / reference.std(-1)
 
 
-def compare_logits(logits: Tensor, reference: Tensor, what: str, tolerance: float = TOLERANCE) -> float:
-    """The worst distance over all positions; raises CheckFailed naming the first position beyond `tolerance`."""
+def compare_logits(
+    logits: Tensor,
+    reference: Tensor,
+    what: str,
+    tolerance: float = TOLERANCE,
+    positions: Sequence[int] | None = None,
+) -> float:
+    """The worst distance over all `positions` (0, 1, …); raises CheckFailed naming the first beyond `tolerance`."""
     distances = distance(logits, reference)
     worst = float(distances.max())
     if not worst <= tolerance:
         first = int((~(distances <= tolerance)).nonzero()[0])
+        position = first if positions is None else positions[first]
         raise CheckFailed(
-            f"The check failed: {what} gives other logits than the model, first at position {first} "
+            f"The check failed: {what} gives other logits than the model, first at position {position} "
             f"({float(distances[first]):.2g} standard deviations, {tolerance:g} allowed).",
             hint="This is a bug in a pattern or a pass, never in the model. Please report it with the model's config.",
         )
