@@ -4,13 +4,13 @@ import contextlib
 import inspect
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
-from torch.export.graph_signature import InputKind, InputSpec
+from torch.export.graph_signature import InputKind, InputSpec, OutputKind
 from torch.fx.graph import CodeGen
 
 from autoconvert.errors import InputError, Refused
@@ -110,6 +110,7 @@ def graph_of(exported: ExportedProgram) -> tuple[fx.GraphModule, dict[str, str]]
     The placeholders are the user's inputs, then the parameters; the graph returns what the module returned
     first.
     """
+    _refuse_mutation(exported)
     graph = exported.graph_module.graph
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
     root = nn.Module()
@@ -117,7 +118,7 @@ def graph_of(exported: ExportedProgram) -> tuple[fx.GraphModule, dict[str, str]]
     for node, spec in zip(placeholders, exported.graph_signature.input_specs, strict=True):
         if spec.kind is InputKind.PARAMETER:
             source = (spec.target or "").removeprefix("decoder.")
-            node.target = node.name = source.replace(".", "_")
+            node.target = node.name = _input_name(source, parameters)
             node.meta["is_weight"] = True
             parameters[node.target] = source
         elif spec.kind is not InputKind.USER_INPUT:
@@ -127,6 +128,25 @@ def graph_of(exported: ExportedProgram) -> tuple[fx.GraphModule, dict[str, str]]
     output.args = (output.args[0][0],)
     graph.set_codegen(CodeGen())
     return fx.GraphModule(root, graph), parameters
+
+
+def _refuse_mutation(exported: ExportedProgram) -> None:
+    for spec in exported.graph_signature.output_specs:
+        if spec.kind is not OutputKind.USER_OUTPUT:
+            raise Refused(
+                f"The model changes {spec.target or 'its input'} while it runs.",
+                hint="A value that lasts from call to call, other than attention's keys and values, is not covered.",
+            )
+
+
+def _input_name(source: str, taken: Collection[str]) -> str:
+    """`source` as an identifier that no other input has, be it another parameter's or the compiler's own."""
+    name = source.replace(".", "_")
+    if "." not in source:
+        name = f"parameter_{name}"
+    while name in taken:
+        name += "_"
+    return name
 
 
 def _program(exported: ExportedProgram) -> Program:

@@ -75,7 +75,7 @@ def _evaluate(graph: fx.GraphModule, nodes: list[fx.Node], context: int) -> list
     region = extract(graph, nodes)
     tables = _run(region, context)
     # A value that changes when the sequence grows is no function of the position.
-    for shorter in {max(2, context // 2), max(2, context - 1), min(17, context)}:
+    for shorter in _shorter_lengths(context):
         for node, table, part in zip(nodes, tables, _run(region, shorter), strict=True):
             leading = table[tuple(slice(0, size) for size in part.shape)]
             if leading.shape != part.shape or not torch.equal(leading, part):
@@ -85,6 +85,13 @@ def _evaluate(graph: fx.GraphModule, nodes: list[fx.Node], context: int) -> list
                     hint="A shorter --context may lie in the range where it does not.",
                 )
     return tables
+
+
+def _shorter_lengths(context: int) -> list[int]:
+    """Every small length, and both sides of each power of two: a threshold shows between two of them."""
+    powers = [2**exponent for exponent in range(1, context.bit_length())]
+    around = {power + step for power in powers for step in (-1, 0, 1)}
+    return sorted(n for n in {*range(2, 18), *around, context // 2, context - 1} if 2 <= n < context)
 
 
 def _run(region: fx.GraphModule, length: int) -> list[Tensor]:
@@ -188,7 +195,7 @@ def recognise_mask(table: Tensor) -> CausalMask | str:
     if torch.equal(allowed, causal):
         return CausalMask(window=0)
     window = int(allowed[-1].sum())
-    if torch.equal(allowed, causal.triu_(1 - window)):
+    if window and torch.equal(allowed, causal.triu_(1 - window)):
         return CausalMask(window=window)
     if bool(allowed.triu(1).any()):
         return "not causal: a position sees later ones"

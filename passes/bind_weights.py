@@ -21,7 +21,8 @@ def bind_weights(program: Program) -> Program:
     for node in frontier(graph.graph, binding_times(graph.graph), Time.CONSTANT):
         if node.op == "call_function":
             _fold(graph, node)
-    for node in frontier(graph.graph, binding_times(graph.graph), Time.WEIGHT):
+    # Users first: an expression may be part of another, which must still see the parameters.
+    for node in reversed(frontier(graph.graph, binding_times(graph.graph), Time.WEIGHT)):
         if node.op == "call_function":
             weight = _lift(graph, node, program.weights)
             weights[weight.name] = weight
