@@ -51,7 +51,7 @@ def bind_positions(program: Program, context: int) -> Program:
     for node, table in zip(nodes, tables, strict=True):
         axes = [axis - len(shape(node)) for axis, size in enumerate(shape(node)) if is_symbolic(size)]
         if len(axes) == 2:
-            _bind_mask(node, table)
+            _bind_mask(node, table, [user for user in node.users if times[user] is not Time.POSITION])
         elif len(axes) == 1:
             _bind_rows(graph, node, table, axes[0], input_pos)
         else:
@@ -165,8 +165,8 @@ def replace_users(node: fx.Node, new: fx.Node) -> None:
     node.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
 
 
-def _bind_mask(node: fx.Node, table: Tensor) -> None:
-    for user in list(node.users):
+def _bind_mask(node: fx.Node, table: Tensor, users: list[fx.Node]) -> None:
+    for user in users:
         if user.target is not ops.attention or user.args[3] is not node:
             raise Refused(
                 f"{where(user)} uses a mask over the whole sequence outside a recognised attention.",

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel, RobertaConfig
 
 import autoconvert
 from autoconvert.check.file import logits_at, open_file
 from autoconvert.check.parity import distance, random_tokens
-from tests.source.tiny import build, llama
+from tests.source.tiny import CONFIGS, build, llama
 
 CONTEXT = 40
 PREFILL = (12, 5)
@@ -58,6 +58,29 @@ def test_fp32_file_gives_the_models_logits_at_every_position(shape: str, tmp_pat
     with open_file(bundle.files["tflite"], CONTEXT) as runner:
         logits = torch.stack([logits_at(runner, tokens, position) for position in range(CONTEXT)])
     assert float(distance(logits, expected).max()) < 1e-4
+
+
+@pytest.mark.parametrize("name", ["gemma3", "gpt2"])
+def test_other_architectures_go_the_same_way(name: str, tmp_path: Path) -> None:
+    """A window shorter than the text, norms by 1 + weight; learned positions, layer norms, transposed weights."""
+    module = noisy(build(CONFIGS[name]))
+    bundle = autoconvert.convert(
+        module, tmp_path, quantize="none", context=CONTEXT, prefill=PREFILL, formats=("tflite",)
+    )
+    tokens = random_tokens(CONTEXT, module.config.vocab_size)
+    with torch.no_grad():
+        expected = module(torch.tensor([tokens])).logits[0]
+    with open_file(bundle.files["tflite"], CONTEXT) as runner:
+        logits = torch.stack([logits_at(runner, tokens, position) for position in range(CONTEXT)])
+    assert float(distance(logits, expected).max()) < 1e-4
+
+
+def test_positions_that_the_model_counts_from_tokens_are_refused(tmp_path: Path) -> None:
+    module = AutoModelForCausalLM.from_config(
+        RobertaConfig(vocab_size=97, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, is_decoder=True)
+    )
+    with pytest.raises(autoconvert.Refused, match="cumsum"):
+        autoconvert.convert(module, tmp_path, context=16, formats=("tflite",))
 
 
 @pytest.mark.parametrize("quantize", ["int8", "fp16"])
