@@ -28,12 +28,11 @@ def lower(name: str, program: Program) -> bytes:
     """
     # Importing litert_torch takes seconds and brings jax, which only lowering needs.
     with quiet():
-        import litert_torch
+        from autoconvert.lowering.litert_private import convert
 
         graph = expand(program.graph)
         inputs = {str(node.target): node.meta["val"] for node in graph.graph.find_nodes(op="placeholder")}
-        model = litert_torch.signature(name, graph.eval(), sample_kwargs=inputs).convert()
-        return bytes(model.model_content())
+        return convert(name, graph.eval(), inputs)
 
 
 def expand(graph: fx.GraphModule) -> fx.GraphModule:

@@ -1,0 +1,49 @@
+"""The private way through litert-torch gives what its public one gives."""
+
+from collections import Counter
+
+import litert_torch
+import pytest
+import torch
+from torch import Tensor, nn
+
+from autoconvert.lowering.flatbuffer import operator_name, read_model
+from autoconvert.lowering.litert import expand, quiet
+from autoconvert.lowering.litert_private import convert
+from autoconvert.patterns import PATTERNS
+from autoconvert.pipeline import Options, run_passes, signatures
+from autoconvert.trace import trace
+from tests.plain_llama import PlainLlama
+
+
+class Pointwise(nn.Module):
+    """What other decoders have besides: normalisation with a mean, other activations, a split and a norm."""
+
+    def forward(self, x: Tensor, weight: Tensor, bias: Tensor) -> dict[str, Tensor]:
+        y = nn.functional.layer_norm(x, (8,), weight, bias)
+        left, right = nn.functional.gelu(y, approximate="tanh").chunk(2, dim=-1)
+        return {"y": torch.cat((left.relu() * right.tanh(), right.exp()), -1).softmax(-1)}
+
+
+def operations(content: bytes) -> Counter[str]:
+    model = read_model(content)
+    return Counter(operator_name(model, operator) for graph in model.subgraphs for operator in graph.operators)
+
+
+@pytest.mark.parametrize("name", ["prefill_6", "decode"])
+def test_signatures_have_the_operations_of_the_public_conversion(name: str) -> None:
+    program = run_passes(trace(PlainLlama().eval(), 24), Options(24, PATTERNS, lambda *_: None))
+    graph = expand(signatures(program, (6,))[name].graph).eval()
+    inputs = {str(node.target): node.meta["val"] for node in graph.graph.find_nodes(op="placeholder")}
+    with quiet():
+        public = litert_torch.signature(name, graph, sample_kwargs=inputs).convert().model_content()
+        private = convert(name, graph, inputs)
+    assert operations(private) == operations(public)
+
+
+def test_other_operations_are_covered_by_the_one_round() -> None:
+    inputs = {"x": torch.randn(2, 8), "weight": torch.randn(8), "bias": torch.randn(8)}
+    with quiet():
+        public = litert_torch.signature("run", Pointwise().eval(), sample_kwargs=inputs).convert().model_content()
+        private = convert("run", torch.fx.symbolic_trace(Pointwise()).eval(), inputs)
+    assert operations(private) == operations(public)
