@@ -11,7 +11,7 @@ from torch import Tensor, fx
 
 from autoconvert.pattern import Pattern
 from autoconvert.program import NearMiss
-from autoconvert.rewriting import shape, where
+from autoconvert.rewriting import operation_name, shape, where
 
 aten = torch.ops.aten
 
@@ -96,7 +96,7 @@ class Matcher:
                     yield sized
             return
         if p.op != m.op or p.target != m.target:
-            self._miss(binding, p, m, f"the pattern expects {_name(p)}")
+            self._miss(binding, p, m, f"the pattern expects {operation_name(p)}")
             return
         for sized in self._same_sizes(p, m, binding):
             sized.nodes[p] = m
@@ -194,7 +194,3 @@ def _size_arguments(schema: str) -> dict[str, str]:
 
 def _size(value: Any) -> Any:
     return value.meta["val"] if isinstance(value, fx.Node) else value
-
-
-def _name(node: fx.Node) -> str:
-    return str(node.target).removeprefix("aten.").removesuffix(".default").removesuffix(".Tensor")

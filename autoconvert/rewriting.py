@@ -87,12 +87,17 @@ def finish(graph: fx.GraphModule) -> fx.GraphModule:
     return graph
 
 
+def operation_name(node: fx.Node) -> str:
+    """What a node computes, as people call it."""
+    return str(node.target).removeprefix("aten.").removesuffix(".default").removesuffix(".Tensor")
+
+
 def where(node: fx.Node) -> str:
     """The place in the model a node came from: operation, module path and source line, for messages."""
     stack = node.meta.get("nn_module_stack") or {}
     paths = [path for path, _ in stack.values()] if stack else []
     path = paths[-1].split("decoder.")[-1] if paths else ""
-    operation = str(node.target).removeprefix("aten.").removesuffix(".default").removesuffix(".Tensor")
+    operation = operation_name(node)
     place = f"{operation} in {path}" if path else operation
     line = source_line(node)
     return f"{place} ({line})" if line else place

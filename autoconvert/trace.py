@@ -29,8 +29,8 @@ class TokensToLogits(nn.Module):
 
     `tokens` int64 [1, sequence] and `positions` int64 [1, sequence] give logits float32 [1, sequence, vocabulary].
     Positions are passed on only where the decoder asks for them: one that can do without makes its own, and those
-    are what people get who call it. With `keep` int64 [kept] the logits are those
-    at these positions alone, [1, kept, vocabulary]; a decoder that can leave out the others does.
+    are what people get who call it. With `keep` int64 [kept] the logits are those at these positions alone,
+    [1, kept, vocabulary]; a decoder that can leave out the others does.
     """
 
     def __init__(self, decoder: nn.Module) -> None:

@@ -121,7 +121,7 @@ def _drop_positions(graph: fx.GraphModule, input_pos: fx.Node) -> None:
 
 
 def _bind_constant(graph: fx.GraphModule, node: fx.Node, value: Tensor) -> None:
-    replace_users(node, _constant(graph, node, value))
+    _replace_users(node, _constant(graph, node, value))
 
 
 def _bind_rows(graph: fx.GraphModule, node: fx.Node, table: Tensor, axis: int, input_pos: fx.Node) -> None:
@@ -138,7 +138,7 @@ def _bind_rows(graph: fx.GraphModule, node: fx.Node, table: Tensor, axis: int, i
             matrix = _constant(graph, node, _narrow(table).reshape(table.shape[axis], -1))
             rows = emit(order, aten.embedding.default, matrix, input_pos, like=node)
             rows = emit(order, aten.reshape.default, rows, sizes, like=node)
-    replace_users(node, rows)
+    _replace_users(node, rows)
 
 
 def _narrow(table: Tensor) -> Tensor:
@@ -160,7 +160,7 @@ def _first_user(node: fx.Node) -> fx.Node:
     return next(n for n in node.graph.nodes if n in node.users)
 
 
-def replace_users(node: fx.Node, new: fx.Node) -> None:
+def _replace_users(node: fx.Node, new: fx.Node) -> None:
     """Later uses of `node` become uses of `new`; the node goes with the dead code."""
     node.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
 
