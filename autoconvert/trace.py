@@ -1,21 +1,15 @@
 """Tracing: the model is called once, without a cache, at a symbolic length, and becomes a Program."""
 
-import contextlib
 import inspect
-import logging
-import warnings
-from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
-from torch.export import Dim, ExportedProgram
-from torch.export.graph_signature import InputKind, InputSpec, OutputKind
-from torch.fx.graph import CodeGen
+from torch import Tensor, nn
+from torch.export import Dim
 
 from autoconvert.errors import InputError, Refused
-from autoconvert.functional import functional
-from autoconvert.program import Program, Weight
+from autoconvert.exported import export, program_of
+from autoconvert.program import Program
 
 TOKENS = "tokens"
 POSITIONS = "positions"
@@ -95,115 +89,7 @@ def trace(decoder: nn.Module, longest: int) -> Program:
             f"The model's code cannot be traced with a symbolic length: {_first_line(error)}",
             hint=_source_line(error),
         ) from error
-    return _program(exported)
-
-
-def export(
-    module: nn.Module, args: tuple[Any, ...], dynamic_shapes: Any = None, kwargs: dict[str, Any] | None = None
-) -> ExportedProgram:
-    """`torch.export` without noise, functional, at the level of ATen operations that models are written in."""
-    with torch.no_grad(), _quiet():
-        exported = torch.export.export(module, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
-        return functional(exported)
-
-
-def graph_of(exported: ExportedProgram) -> tuple[fx.GraphModule, dict[str, str]]:
-    """The exported graph with constants and buffers inside, and its parameters by placeholder name.
-
-    The placeholders are the user's inputs, then the parameters; the graph returns what the module returned
-    first.
-    """
-    _refuse_mutation(exported)
-    graph = exported.graph_module.graph
-    placeholders = [node for node in graph.nodes if node.op == "placeholder"]
-    root = nn.Module()
-    parameters: dict[str, str] = {}
-    for node, spec in zip(placeholders, exported.graph_signature.input_specs, strict=True):
-        if spec.kind is InputKind.PARAMETER:
-            source = (spec.target or "").removeprefix("decoder.")
-            node.target = node.name = _input_name(source, parameters)
-            node.meta["is_weight"] = True
-            parameters[node.target] = source
-        elif spec.kind is not InputKind.USER_INPUT:
-            _make_constant(graph, node, root, _constant_value(exported, spec))
-    _parameters_last(graph, parameters)
-    output = next(iter(reversed(graph.nodes)))
-    output.args = (output.args[0][0],)
-    graph.set_codegen(CodeGen())
-    return fx.GraphModule(root, graph), parameters
-
-
-def _refuse_mutation(exported: ExportedProgram) -> None:
-    for spec in exported.graph_signature.output_specs:
-        if spec.kind is not OutputKind.USER_OUTPUT:
-            raise Refused(
-                f"The model changes {spec.target or 'its input'} while it runs.",
-                hint="A value that lasts from call to call, other than attention's keys and values, is not covered.",
-            )
-
-
-def _input_name(source: str, taken: Collection[str]) -> str:
-    """`source` as an identifier that no other input has, be it another parameter's or the compiler's own."""
-    name = source.replace(".", "_")
-    if "." not in source:
-        name = f"parameter_{name}"
-    while name in taken:
-        name += "_"
-    return name
-
-
-def _program(exported: ExportedProgram) -> Program:
-    graph, parameters = graph_of(exported)
-    output = next(iter(reversed(graph.graph.nodes)))
-    output.args = ({"logits": output.args[0]},)
-    graph.recompile()
-    nodes = {node.target: node for node in graph.graph.nodes if node.op == "placeholder"}
-    weights = {
-        name: Weight(name, tuple(nodes[name].meta["val"].shape), (source,)) for name, source in parameters.items()
-    }
-    return Program(graph, weights)
-
-
-def _constant_value(exported: ExportedProgram, spec: InputSpec) -> Tensor:
-    holders = (exported.state_dict, exported.constants)
-    value = next((h[spec.target] for h in holders if spec.target in h), None)
-    if not isinstance(value, Tensor):
-        raise Refused(f"The constant {spec.target} of the model has no value.")
-    return value.detach()
-
-
-def _make_constant(graph: fx.Graph, node: fx.Node, root: nn.Module, value: Tensor) -> None:
-    name = f"constant_{node.name}"
-    root.register_buffer(name, value)
-    with graph.inserting_before(node):
-        constant = graph.create_node("get_attr", name)
-    constant.meta = dict(node.meta)
-    node.replace_all_uses_with(constant)
-    graph.erase_node(node)
-
-
-def _parameters_last(graph: fx.Graph, parameters: dict[str, str]) -> None:
-    """Orders the placeholders as people read them: the inputs, then the parameters."""
-    placeholders = graph.find_nodes(op="placeholder")
-    last = next((node for node in reversed(placeholders) if node.target not in parameters), None)
-    for node in placeholders:
-        if last is not None and node.target in parameters:
-            last.append(node)
-            last = node
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silences what torch.export logs and warns about our own use of it."""
-    logger = logging.getLogger("torch")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
+    return program_of(exported, ["logits"])
 
 
 def _first_line(error: Exception) -> str:

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.export import Dim
 
+from autoconvert.exported import export, program_of
 from autoconvert.passes.normalise import normalise
-from autoconvert.trace import export, graph_of
 from tests import models
 
 aten = torch.ops.aten
@@ -37,14 +37,14 @@ def normalised(function: Function) -> tuple[fx.GraphModule, Call]:
     """The normalised graph of symbolic length, checked to give the numbers of the function at two lengths."""
     module = Call(function).eval()
     exported = export(module, (torch.randn(1, LENGTHS[0], WIDTH),), ({1: Dim("s", min=2, max=64)},))
-    graph = normalise(graph_of(exported)[0])
+    graph = normalise(program_of(exported, ["result"]).graph)
     for length in LENGTHS:
         x = torch.randn(1, length, WIDTH)
         inputs = [
             module.matrix if node.meta.get("is_weight") else x for node in graph.graph.find_nodes(op="placeholder")
         ]
         with torch.no_grad():
-            torch.testing.assert_close(graph(*inputs), function(x, module.matrix), rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(graph(*inputs)["result"], function(x, module.matrix), rtol=1e-5, atol=1e-6)
     return graph, module
 
 

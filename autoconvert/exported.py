@@ -1,0 +1,112 @@
+"""Exporting: what torch.export gives becomes a Program, whose graph names its weights and holds its constants."""
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind, InputSpec, OutputKind
+from torch.fx.graph import CodeGen
+
+from autoconvert.errors import Refused
+from autoconvert.functional import functional
+from autoconvert.program import Program, Weight
+
+
+def export(
+    module: nn.Module, args: tuple[Any, ...], dynamic_shapes: Any = None, kwargs: dict[str, Any] | None = None
+) -> ExportedProgram:
+    """`torch.export` without noise, functional, at the level of ATen operations that models are written in."""
+    with torch.no_grad(), _quiet():
+        exported = torch.export.export(module, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
+        return functional(exported)
+
+
+def program_of(exported: ExportedProgram, outputs: Sequence[str]) -> Program:
+    """The program whose graph takes the user's inputs, then the parameters, and returns `outputs` by name.
+
+    `outputs` name what the module returned, in its order. Buffers and constants are in the graph.
+    """
+    _refuse_mutation(exported)
+    graph = exported.graph_module.graph
+    placeholders = [node for node in graph.nodes if node.op == "placeholder"]
+    root = nn.Module()
+    weights: dict[str, Weight] = {}
+    for node, spec in zip(placeholders, exported.graph_signature.input_specs, strict=True):
+        if spec.kind is InputKind.PARAMETER:
+            source = (spec.target or "").removeprefix("decoder.")
+            node.target = node.name = _input_name(source, weights)
+            node.meta["is_weight"] = True
+            weights[node.target] = Weight(node.target, tuple(node.meta["val"].shape), (source,))
+        elif spec.kind is not InputKind.USER_INPUT:
+            _make_constant(graph, node, root, _constant_value(exported, spec))
+    _parameters_last(graph, weights)
+    output = graph.output_node()
+    output.args = (dict(zip(outputs, output.args[0], strict=True)),)
+    graph.set_codegen(CodeGen())
+    return Program(fx.GraphModule(root, graph), weights)
+
+
+def _refuse_mutation(exported: ExportedProgram) -> None:
+    for spec in exported.graph_signature.output_specs:
+        if spec.kind is not OutputKind.USER_OUTPUT:
+            raise Refused(
+                f"The model changes {spec.target or 'its input'} while it runs.",
+                hint="A value that lasts from call to call, other than attention's keys and values, is not covered.",
+            )
+
+
+def _input_name(source: str, taken: Collection[str]) -> str:
+    """`source` as an identifier that no other input has, be it another parameter's or the compiler's own."""
+    name = source.replace(".", "_")
+    if "." not in source:
+        name = f"parameter_{name}"
+    while name in taken:
+        name += "_"
+    return name
+
+
+def _constant_value(exported: ExportedProgram, spec: InputSpec) -> Tensor:
+    holders = (exported.state_dict, exported.constants)
+    value = next((h[spec.target] for h in holders if spec.target in h), None)
+    if not isinstance(value, Tensor):
+        raise Refused(f"The constant {spec.target} of the model has no value.")
+    return value.detach()
+
+
+def _make_constant(graph: fx.Graph, node: fx.Node, root: nn.Module, value: Tensor) -> None:
+    name = f"constant_{node.name}"
+    root.register_buffer(name, value)
+    with graph.inserting_before(node):
+        constant = graph.create_node("get_attr", name)
+    constant.meta = dict(node.meta)
+    node.replace_all_uses_with(constant)
+    graph.erase_node(node)
+
+
+def _parameters_last(graph: fx.Graph, parameters: Collection[str]) -> None:
+    """Orders the placeholders as people read them: the inputs, then the parameters."""
+    placeholders = graph.find_nodes(op="placeholder")
+    last = next((node for node in reversed(placeholders) if node.target not in parameters), None)
+    for node in placeholders:
+        if last is not None and node.target in parameters:
+            last.append(node)
+            last = node
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences what torch.export logs and warns about our own use of it."""
+    logger = logging.getLogger("torch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
