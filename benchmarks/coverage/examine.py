@@ -1,0 +1,159 @@
+"""One type from its configuration to its row: build, save, convert, run, compare, count."""
+
+import gc
+import resource
+import tempfile
+import time
+import traceback
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from file_runner import FileRunner
+from multiply_adds import Growth, growth, products, read_model
+from outcome import CONTEXT, LARGER_CONTEXT, Outcome, Stage, Status, brief
+from parity import PREFILL_LENGTH, TEXT_LENGTH, compare, says_something
+from tiny_models import NotBuildable, build, config_of, logits_of, sample_tokens, save
+from torch import Tensor
+
+from autoconvert.convert import Stages, convert
+from autoconvert.errors import AutoconvertError, CheckFailed, Refused
+from autoconvert.pipeline import PASSES, Options, Pass
+from autoconvert.program import Program, Recognition
+
+# The step of the table that each stage or pass of a conversion ends; what is not here is within the next.
+_ENDS = {"trace": "trace", "recognise": "recognise", "check graph": "state", "check constants": "lower"}
+
+
+class _Enough(Exception):
+    """The stateful graph is checked, and nothing more was asked for."""
+
+
+@dataclass
+class _Watcher:
+    """Sees a conversion go by, as its display and around its passes."""
+
+    stage: Stage
+    passed: list[str] = field(default_factory=list)
+    recognition: Recognition = field(default_factory=Recognition)
+
+    def started(self, stage: str) -> None:
+        if stage == "lower" and self.stage == "graph":
+            raise _Enough
+
+    def advanced(self, stage: str, done: int, total: int) -> None: ...
+
+    def finished(self, stage: str, seconds: float, note: str) -> None:
+        self._ended(stage)
+
+    def failed(self, stage: str) -> None: ...
+
+    def around(self, step: Pass) -> Pass:
+        def run(program: Program, options: Options) -> Program:
+            after = step.run(program, options)
+            self.recognition = after.recognition
+            self._ended(step.name)
+            return after
+
+        return Pass(step.name, run)
+
+    def _ended(self, what: str) -> None:
+        if (step := _ENDS.get(what)) and step not in self.passed:
+            self.passed.append(step)
+
+
+def examine(model_type: str, stage: Stage = "file") -> Outcome:
+    """The outcome of a type; whatever goes wrong is in it."""
+    torch.set_num_threads(1)
+    begun = time.perf_counter()
+    watcher = _Watcher(stage)
+    try:
+        outcome = _examined(model_type, stage, watcher)
+    except NotBuildable as error:
+        outcome = Outcome(model_type, "not buildable", str(error))
+    except Exception as error:
+        status, reason = _blamed(error)
+        outcome = Outcome(model_type, status, reason)
+    passed = tuple(dict.fromkeys((*watcher.passed, *outcome.passed)))
+    return replace(
+        outcome,
+        passed=passed,
+        blocks=watcher.recognition.blocks,
+        patterns=watcher.recognition.patterns,
+        seconds=time.perf_counter() - begun,
+        peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    )
+
+
+def _examined(model_type: str, stage: Stage, watcher: _Watcher) -> Outcome:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        tokens, reference = _save(model_type, folder / "model")
+        if not says_something(reference):
+            return Outcome(model_type, "failed", "the model's own logits are not finite or all the same")
+        try:
+            bundle = convert(
+                folder / "model",
+                folder / "file",
+                quantize="none",
+                context=CONTEXT,
+                prefill=[PREFILL_LENGTH],
+                formats=("tflite",),
+                display=watcher,
+                stages=Stages(passes=tuple(map(watcher.around, PASSES))),
+            )
+        except _Enough:
+            return Outcome(model_type, "right")
+        file = bundle.files["tflite"]
+        found = compare(FileRunner(file), tokens, reference)
+        if not found.is_right:
+            return Outcome(model_type, "wrong", str(found), ("run",), distance=found.worst)
+        counted = _growth(folder, file)
+    reason = "" if counted.only_in_attention else f"decode grows in {', '.join(counted.elsewhere)}"
+    return Outcome(
+        model_type,
+        "wrong" if reason else "right",
+        reason,
+        ("run", "parity"),
+        distance=found.worst,
+        multiply_adds=counted,
+    )
+
+
+def _save(model_type: str, folder: Path) -> tuple[list[int], Tensor]:
+    """Writes the model; gives sample tokens and the model's own logits for them."""
+    config = config_of(model_type)
+    model = build(config)
+    tokens = sample_tokens(config, TEXT_LENGTH)
+    reference = logits_of(model, tokens)
+    save(model, config, folder)
+    del model
+    gc.collect()
+    return tokens, reference
+
+
+def _growth(folder: Path, file: Path) -> Growth:
+    """Decode at the larger context is converted for its shapes alone."""
+    larger = convert(
+        folder / "model",
+        folder / "larger",
+        quantize="none",
+        context=LARGER_CONTEXT,
+        prefill=[1],
+        formats=("tflite",),
+        verify="off",
+    ).files["tflite"]
+    at_smaller, at_larger = (products(read_model(path), "decode") for path in (file, larger))
+    return growth(at_smaller, at_larger, LARGER_CONTEXT / CONTEXT)
+
+
+def _blamed(error: Exception) -> tuple[Status, str]:
+    if isinstance(error, Refused):
+        return "refused", brief(error.message, error.hint)
+    if isinstance(error, CheckFailed):
+        return "wrong", brief(error.message)
+    if isinstance(error, AutoconvertError):
+        return "failed", f"{type(error).__name__}: {brief(error.message)}"
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return "failed", brief(f"{type(error).__name__}{place}: {str(error).strip()[:300]}")

@@ -1,0 +1,61 @@
+"""What became of one type."""
+
+import dataclasses
+import re
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from multiply_adds import Growth
+
+Stage = Literal["graph", "file"]
+Status = Literal["right", "refused", "wrong", "failed", "not buildable"]
+STATUSES: tuple[Status, ...] = ("right", "refused", "wrong", "failed", "not buildable")
+CONTEXT = 64
+LARGER_CONTEXT = 128
+
+# The columns of the table, in the order in which a conversion goes.
+STEPS = ("trace", "recognise", "state", "lower", "run", "parity")
+
+_PLACE = re.compile(r"\((?:/[^\s():]+/)?([\w.-]+\.py):(\d+)(?:: .*)?\)", re.DOTALL)
+_PATH = re.compile(r"(?:/[^\s():]+)+/([\w.-]+\.py):(\d+)(?:: [^\n]*)?")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A row of the table: `passed` are the steps that went well; `distance` is in σ of the model's logits.
+
+    "refused" is what the compiler declined, "wrong" what it converted or checked with other numbers, "failed" what
+    broke in any other way.
+    """
+
+    model_type: str
+    status: Status
+    reason: str = ""
+    passed: tuple[str, ...] = ()
+    blocks: dict[str, int] = field(default_factory=dict)
+    patterns: dict[str, int] = field(default_factory=dict)
+    distance: float | None = None
+    multiply_adds: Growth | None = None
+    seconds: float = 0.0
+    peak_bytes: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> "Outcome":
+        macs = fields["multiply_adds"]
+        growth = Growth(**{**macs, "elsewhere": tuple(macs["elsewhere"])}) if macs else None
+        return cls(**{**fields, "passed": tuple(fields["passed"]), "multiply_adds": growth})
+
+
+def brief(message: str, hint: str = "") -> str:
+    """A refusal in one line that is the same on every machine: paths become `file.py:line`.
+
+    Where the message names no line of code, that of the hint is added.
+    """
+    text = " ".join(_PATH.sub(r"\1:\2", _PLACE.sub(r"(\1:\2)", message)).split())
+    place = _PATH.search(hint)
+    if ".py:" not in text and place is not None:
+        text = f"{text.rstrip('.')} ({place[1]}:{place[2]})"
+    return text
