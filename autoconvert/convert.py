@@ -22,14 +22,13 @@ from autoconvert.lowering.tokenizer import TokenizerSpec, read_tokenizer
 from autoconvert.lowering.worker import start_worker
 from autoconvert.output import output_folder
 from autoconvert.patterns import PATTERNS
-from autoconvert.pipeline import PASSES, Options, Pass, run_passes, signatures
+from autoconvert.pipeline import PASSES, Options, Pass, rewrite, signatures
 from autoconvert.program import Program
 from autoconvert.report.progress import Display, Silent, Timeline
 from autoconvert.report.report import CheckResult, Report, make_report, write_report
 from autoconvert.settings import Settings, choose
 from autoconvert.source.accounting import Row, account
 from autoconvert.source.source import Source, load_source
-from autoconvert.trace import trace
 
 # Above this size the file and the bundle are run only by `--verify full`: the engine takes gigabytes.
 _QUICK_FILE = 300 << 20
@@ -156,15 +155,9 @@ class _Conversion:
         return self.settings.verify == "full" or (self.settings.verify == "quick" and linked.size < _QUICK_FILE)
 
     def _rewrite(self) -> Program:
-        with self.timeline.stage("trace") as stage:
-            program = trace(self.source.module, self.settings.context)
-            stage.note = f"{len(program.graph.graph.nodes)} nodes"
-        with self.timeline.stage("rewrite") as stage:
-            regions = RegionCheck() if self.settings.verify != "off" else None
-            options = Options(self.settings.context, PATTERNS, regions or (lambda *_: None))
-            program = run_passes(program, options, self.stages.passes)
-            blocks = program.recognition.blocks
-            stage.note = ", ".join(f"{count} {block.replace('_', '-')}" for block, count in blocks.items())
+        regions = RegionCheck() if self.settings.verify != "off" else None
+        options = Options(self.settings.context, PATTERNS, regions or (lambda *_: None))
+        program = rewrite(self.source.module, options, self.stages.passes, timeline=self.timeline)
         if regions is not None:
             self.checks.append(CheckResult("rewrites", True, f"{regions.executed} distinct regions executed"))
         return program

@@ -29,6 +29,10 @@ class Refused(AutoconvertError):
     exit_code = 3
 
 
+class Inseparable(Refused):
+    """The trace of a whole text cannot be made, or cannot be split into chunks; that of a single step may do."""
+
+
 class CheckFailed(AutoconvertError):
     """A check compared numbers and they differ: the result must not be used."""
 

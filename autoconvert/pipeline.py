@@ -3,15 +3,22 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from autoconvert.errors import Refused
+from torch import nn
+
+from autoconvert.errors import Inseparable, Refused
+from autoconvert.one_step import trace_one_step
 from autoconvert.passes.bind_positions import bind_positions
 from autoconvert.passes.bind_weights import bind_weights
+from autoconvert.passes.carry_recurrences import carry_recurrences
 from autoconvert.passes.make_stateful import make_stateful
 from autoconvert.passes.normalise import normalise
 from autoconvert.passes.recognise import OnMatch, recognise
 from autoconvert.passes.specialise import decode, prefill
+from autoconvert.passes.steps_to_sequence import steps_to_sequence
 from autoconvert.pattern import Pattern
 from autoconvert.program import Program
+from autoconvert.report.progress import Silent, Timeline
+from autoconvert.trace import trace
 
 
 @dataclass(frozen=True)
@@ -35,11 +42,48 @@ PASSES: tuple[Pass, ...] = (
     Pass("normalise", lambda program, _: program.with_graph(normalise(program.graph))),
     # Blocks are recognised while weights and positions are still inputs: patterns are written that way.
     Pass("recognise", lambda program, options: recognise(program, options.patterns, options.on_match)),
+    # What was traced as a step is a sequence from here on.
+    Pass("steps to sequence", lambda program, options: steps_to_sequence(program, options.context)),
     Pass("bind weights", lambda program, _: bind_weights(program)),
     # Masks become attributes of recognised attention, so this comes after recognition.
     Pass("bind positions", lambda program, options: bind_positions(program, options.context)),
     Pass("make stateful", lambda program, _: make_stateful(program)),
+    Pass("carry recurrences", lambda program, _: carry_recurrences(program)),
 )
+
+
+def rewrite(
+    decoder: nn.Module,
+    options: Options,
+    passes: Sequence[Pass] = PASSES,
+    after: Callable[[Pass, Program], None] = lambda _, program: None,
+    timeline: Timeline | None = None,
+) -> Program:
+    """Traces `decoder` and runs `passes`: on a whole text, or where that cannot be split on a single step.
+
+    Raises:
+        Refused: neither way is proven right.
+    """
+
+    def rewritten(way: Callable[[nn.Module, int], Program]) -> Program:
+        with stages.stage("trace") as stage:
+            program = way(decoder, options.context)
+            stage.note = f"{len(program.graph.graph.nodes)} nodes"
+        with stages.stage("rewrite") as stage:
+            program = run_passes(program, options, passes, after)
+            blocks = program.recognition.blocks
+            stage.note = ", ".join(f"{count} {block.replace('_', '-')}" for block, count in blocks.items())
+        return program
+
+    stages = timeline or Timeline(Silent())
+    try:
+        return rewritten(trace)
+    except Inseparable as whole:
+        try:
+            return rewritten(trace_one_step)
+        except Refused as step:
+            hint = "\n".join(filter(None, (whole.hint, f"Token by token: {step.message}", step.hint)))
+            raise Refused(whole.message, hint=hint) from step
 
 
 def run_passes(
@@ -64,7 +108,7 @@ def run_passes(
 
 def _with_near_misses(refusal: Refused, program: Program) -> Refused:
     nearest = "\n".join(f"Nearest: {miss}" for miss in program.recognition.nearest(3))
-    return Refused(refusal.message, hint="\n".join(filter(None, (refusal.hint, nearest))))
+    return type(refusal)(refusal.message, hint="\n".join(filter(None, (refusal.hint, nearest))))
 
 
 def signatures(program: Program, lengths: Sequence[int]) -> dict[str, Program]:

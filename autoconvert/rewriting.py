@@ -50,6 +50,20 @@ def arguments(node: fx.Node) -> tuple[Any, ...]:
     return tuple(node.args)
 
 
+def named_arguments(node: fx.Node) -> dict[str, Any]:
+    """Every argument of an operation by its name in the schema, in its order; the default where none is given."""
+    schema = overload(node)._schema
+    given = dict(zip((a.name for a in schema.arguments), node.args, strict=False)) | dict(node.kwargs)
+    return {a.name: given.get(a.name, a.default_value) for a in schema.arguments}
+
+
+def named_results(graph: fx.Graph) -> dict[str, fx.Node]:
+    """What a program's graph returns, by name."""
+    (results,) = graph.output_node().args
+    assert isinstance(results, dict)
+    return dict(results)
+
+
 def first_input(node: fx.Node) -> fx.Node:
     """The first argument of an operation on a tensor."""
     source = node.args[0]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from autoconvert.errors import InputError, Refused
+from autoconvert.errors import InputError, Inseparable
 from autoconvert.exported import export, program_of
 from autoconvert.program import Program
 
@@ -15,7 +15,7 @@ TOKENS = "tokens"
 POSITIONS = "positions"
 
 _TRACED_LENGTH = 19
-_POSITION_PARAMETERS = ("position_ids", "positions")
+POSITION_PARAMETERS = ("position_ids", "positions")
 
 
 class TokensToLogits(nn.Module):
@@ -31,7 +31,7 @@ class TokensToLogits(nn.Module):
         super().__init__()
         self.decoder = decoder
         self._parameters_of_forward = inspect.signature(decoder.forward).parameters
-        self._position_parameter = next((name for name in _POSITION_PARAMETERS if self._requires(name)), None)
+        self._position_parameter = next((name for name in POSITION_PARAMETERS if self._requires(name)), None)
 
     def _requires(self, name: str) -> bool:
         parameter = self._parameters_of_forward.get(name)
@@ -72,7 +72,7 @@ def trace(decoder: nn.Module, longest: int) -> Program:
     returns `logits` (float32 [1, s, vocabulary]). Buffers are constants of the graph.
 
     Raises:
-        Refused: the model's code cannot be traced, or only at a fixed length.
+        Inseparable: the model's code cannot be traced, or only at a fixed length.
     """
     length = Dim("s", min=2, max=longest)
     example = min(_TRACED_LENGTH, longest - 1)
@@ -85,11 +85,13 @@ def trace(decoder: nn.Module, longest: int) -> Program:
     except (InputError, KeyboardInterrupt, MemoryError):
         raise
     except Exception as error:
-        raise Refused(
-            f"The model's code cannot be traced with a symbolic length: {_first_line(error)}",
-            hint=_source_line(error),
-        ) from error
+        raise untraceable("The model's code cannot be traced with a symbolic length", error) from error
     return program_of(exported, ["logits"])
+
+
+def untraceable(what: str, error: Exception) -> Inseparable:
+    """The refusal of a model whose code raised `error` while it was traced."""
+    return Inseparable(f"{what}: {_first_line(error)}", hint=_source_line(error))
 
 
 def _first_line(error: Exception) -> str:

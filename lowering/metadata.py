@@ -17,6 +17,7 @@ NO_TOKEN = (1 << 31) - 1
 STATE_TYPES = {
     "key": executor_metadata_pb2.StateBuffer.TYPE_GLOBAL_KEY_CACHE,
     "value": executor_metadata_pb2.StateBuffer.TYPE_GLOBAL_VALUE_CACHE,
+    "recurrent": executor_metadata_pb2.StateBuffer.TYPE_LINEAR_ATTENTION,
 }
 
 
@@ -48,15 +49,16 @@ def build_executor_metadata(states: Sequence[State], context: int) -> ExecutorMe
     """The states that live from call to call, each input and output of every signature under one name."""
     metadata = ExecutorMetadata()
     executor = metadata.llm_executor_metadata
-    # Every state can be rewound to any earlier position, since all of them have a sequence axis.
-    executor.max_history_size = context
+    # Only states with a sequence axis can be rewound to an earlier position.
+    executor.max_history_size = context if all(state.sequence_axis is not None for state in states) else 0
     for state in states:
         buffer = executor.state_buffers.add()
         buffer.prefill_input_name = buffer.prefill_output_name = state.name
         buffer.decode_input_name = buffer.decode_output_name = state.name
         buffer.policy = executor_metadata_pb2.StateBuffer.POLICY_DEFAULT
         buffer.type = STATE_TYPES[state.kind]
-        buffer.sequence_axis = state.sequence_axis
-        buffer.maximum_sequence_length = state.shape[state.sequence_axis]
+        if state.sequence_axis is not None:
+            buffer.sequence_axis = state.sequence_axis
+            buffer.maximum_sequence_length = state.shape[state.sequence_axis]
     executor.attention_mask_settings.attention_mask_type = executor_metadata_pb2.ATTENTION_MASK_TYPE_CAUSAL
     return metadata

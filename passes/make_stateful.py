@@ -31,10 +31,10 @@ def make_stateful(program: Program) -> Program:
     assert context is not None, "positions are bound before states are made"
     check_sequence_axis(graph)
     attentions = graph.find_nodes(op="call_function", target=ops.attention)
-    if not attentions:
+    if not attentions and not graph.find_nodes(op="call_module"):
         raise Refused(
-            "No attention was recognised in this model, so there is no state to keep.",
-            hint="Models without any attention are not covered yet.",
+            "No attention and no recurrence was recognised in this model, so there is no state to keep.",
+            hint="A decoder without any block that looks back is not covered.",
         )
     mask = _mask(graph, context)
     results: dict[str, fx.Node] = {}

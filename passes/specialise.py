@@ -1,11 +1,14 @@
 """Specialise: the stateful graph at one chunk length, as the runtime calls it by signature."""
 
+import operator
+from typing import Any
+
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from autoconvert.program import Program
-from autoconvert.rewriting import concrete, finish
+from autoconvert.rewriting import concrete, finish, inline, traced
 
 aten = torch.ops.aten
 
@@ -15,10 +18,13 @@ LOGITS = "logits"
 def specialise(program: Program, length: int) -> Program:
     """The program for chunks of exactly `length` positions; every shape in it is a number."""
     graph = fx.Graph()
-    copies: dict[fx.Node, fx.Node | int] = {}
-    with FakeTensorMode() as mode, torch.no_grad():
+    copies: dict[fx.Node, Any] = {}
+    with FakeTensorMode(), torch.no_grad():
         for node in program.graph.graph.nodes:
-            copies[node] = _copy(graph, node, copies, length, mode)
+            if node.op == "call_module":
+                copies[node] = _unrolled(graph, node, program.graph.get_submodule(str(node.target)), copies)
+            else:
+                copies[node] = _copy(graph, node, copies, length)
     return program.with_graph(finish(fx.GraphModule(program.graph, graph)))
 
 
@@ -35,10 +41,18 @@ def decode(program: Program) -> Program:
     return specialise(program, 1)
 
 
-def _copy(
-    graph: fx.Graph, node: fx.Node, copies: dict[fx.Node, fx.Node | int], length: int, mode: FakeTensorMode
-) -> fx.Node | int:
+def _unrolled(graph: fx.Graph, call: fx.Node, recurrence: nn.Module, copies: dict[fx.Node, Any]) -> Any:
+    """A recurrence over so many positions, as operations; gives a node for each of its results."""
+    arguments = {f"value_{index}": copies[node] for index, node in enumerate(call.args)}  # type: ignore[index]
+    values = {name: node.meta["val"] for name, node in arguments.items()}
+    body = traced(lambda **bound: recurrence(*bound.values()), values)
+    return inline(graph, body.graph, arguments, like=call)
+
+
+def _copy(graph: fx.Graph, node: fx.Node, copies: dict[fx.Node, Any], length: int) -> Any:
     value = node.meta.get("val")
+    if node.target is operator.getitem and isinstance(copies[node.args[0]], tuple | list):  # type: ignore[index]
+        return copies[node.args[0]][node.args[1]]  # type: ignore[index]
     if isinstance(value, torch.SymInt):
         return concrete(value, length)
     copy = graph.node_copy(node, lambda n: copies[n])

@@ -4,23 +4,28 @@ The symbolic length marks the axis in every shape. An operation may only combine
 that combine several must be covered by a stateful block. An operation without a rule is not proven: refused.
 """
 
-import math
-from collections.abc import Callable, Iterable
-from typing import Any
+import operator
+from collections.abc import Iterable
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
-from autoconvert import ops
-from autoconvert.errors import Refused
+from autoconvert.analysis.axis_rules import (
+    FILLED,
+    MIXES,
+    RELAYOUTS,
+    REPEATING,
+    RULES,
+    SIZE_ARGUMENTS,
+    Layout,
+    Rule,
+    argument,
+    axes,
+    pointwise,
+)
+from autoconvert.errors import Inseparable, Refused
 from autoconvert.rewriting import is_symbolic, shape, where
 
-aten = torch.ops.aten
-
-# A rule gives the reason why the operation is not proven, or None.
-Rule = Callable[[fx.Node], str | None]
-
-_MIXES = "it combines values of several positions"
 _FLATTENED = "it merges the sequence axis with another"
 _LENGTH = "it computes with the length of the sequence"
 _UNKNOWN = "no rule knows this operation"
@@ -29,22 +34,15 @@ _UNKNOWN = "no rule knows this operation"
 def check_sequence_axis(graph: fx.Graph) -> None:
     """Proves that every operation but recognised attention treats positions one by one.
 
-    Every value must have the sequence as one axis at most, of the whole length, and get it from an operand;
-    what the graph returns must be [1, sequence, width].
+    What the graph returns must be [1, sequence, width].
 
     Raises:
         Refused: naming the first operation that is not proven, and where in the model it is.
     """
-    lengths = {str(size) for node in graph.find_nodes(op="placeholder") for size in shape(node) if is_symbolic(size)}
-    for node in graph.nodes:
-        reason = _reason(node, lengths) if node.op == "call_function" else None
-        if reason:
-            raise Refused(
-                f"{where(node)} cannot be split into chunks: {reason}.",
-                hint="A stateful block must cover it: a pattern that recognises the block it belongs to.",
-            )
+    layouts = check_separate(graph)
     for result in graph.output_node().all_input_nodes:
-        if axes(result) != [-2] or len(shape(result)) != 3 or shape(result)[0] != 1:
+        is_whole = axes(result) == [-2] and len(shape(result)) == 3 and shape(result)[0] == 1
+        if not is_whole or layouts.get(result) != Layout():
             sizes = ", ".join(map(str, shape(result)))
             raise Refused(
                 f"The model gives [{sizes}] at {where(result)}, not [1, sequence, vocabulary].",
@@ -52,41 +50,121 @@ def check_sequence_axis(graph: fx.Graph) -> None:
             )
 
 
-def axes(node: fx.Node) -> list[int]:
-    """The axes, from the end, whose size depends on the length."""
-    sizes = shape(node)
-    return [axis - len(sizes) for axis, size in enumerate(sizes) if is_symbolic(size)]
+def check_separate(graph: fx.Graph) -> dict[fx.Node, Layout]:
+    """Proves that the entries along the symbolic axis of the graph's inputs never meet, wherever the axis goes.
+
+    An input with several entries for each position has them side by side. Gives the layout of the axis in every
+    value that has it; no value may have it twice.
+
+    Raises:
+        Refused: naming the first operation that is not proven, and where in the model it is.
+    """
+    inputs = graph.find_nodes(op="placeholder")
+    sizes = {node: [size for size in shape(node) if is_symbolic(size)] for node in inputs}
+    lengths = {str(symbol) for found in sizes.values() for size in found for symbol in size.node.expr.free_symbols}
+    layouts = {node: Layout(inner=_multiple(found[0], lengths) or 1) for node, found in sizes.items() if found}
+    for node in graph.nodes:
+        if node.op not in ("call_function", "call_module"):
+            continue
+        is_recurrence = node.op == "call_module"
+        layout = _recurrence(node, layouts) if is_recurrence else _layout(node, layouts, lengths)
+        if isinstance(layout, str):
+            raise Inseparable(
+                f"{where(node)} cannot be split into chunks: {layout}.",
+                hint="A stateful block must cover it: a pattern that recognises the block it belongs to.",
+            )
+        if layout is not None:
+            layouts[node] = layout
+    return layouts
 
 
-def _reason(node: fx.Node, lengths: set[str]) -> str | None:
+def _recurrence(node: fx.Node, layouts: dict[fx.Node, Layout]) -> Layout | str:
+    """A recurrence runs along the first axis of whatever has a value for each position."""
+    moving = [operand for operand in node.all_input_nodes if operand in layouts]
+    along = all(axes(operand) == [-len(shape(operand))] and layouts[operand].outer == 1 for operand in moving)
+    return Layout() if along else MIXES
+
+
+def _layout(node: fx.Node, layouts: dict[fx.Node, Layout], lengths: set[str]) -> Layout | str | None:
+    """The layout of the axis in the node's results, None without it; or why the operation is not proven."""
     if _is_length(node):
         return None
     if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
         return "it draws random numbers, or it is no part of a recognised block"
-    if any(map(_is_length, node.all_input_nodes)) and node.target not in _TAKE_SIZES:
+    if any(map(_is_length, node.all_input_nodes)) and not _lengths_are_sizes(node):
         return _LENGTH
-    values = [node, *node.all_input_nodes]
-    if not any(map(axes, values)):
+    operands = [operand for operand in node.all_input_nodes if operand in layouts]
+    results = _tensors(node)
+    if not operands and not any(is_symbolic(size) for result in results for size in result.shape):
         return None
-    if not isinstance(node.target, torch._ops.OpOverload) or node.target._schema.is_mutable:
-        return _UNKNOWN
+    if node.target is operator.getitem and operands[0].op == "call_module":
+        inner = _multiple(shape(node)[0], lengths) if axes(node) == [-len(shape(node))] else None  # type: ignore[arg-type]
+        return MIXES if inner is None else Layout(inner=inner)
+    if node.target is operator.getitem:
+        return layouts[operands[0]] if axes(node) else MIXES
     rule = _rule(node)
     if rule is None:
         return _UNKNOWN
-    if any(str(size) not in lengths for value in values for size in shape(value) if is_symbolic(size)):
-        return "it changes the length of the sequence"
-    if any(len(axes(value)) > 1 for value in values) or not axes(node):
-        return _MIXES
-    if not any(map(axes, node.all_input_nodes)):
+    multiples = _multiples(results, lengths)
+    if isinstance(multiples, str):
+        return multiples
+    if node.target in FILLED or (not operands and node.target in REPEATING):
+        return Layout(inner=multiples[0])
+    if not operands:
         return _LENGTH
-    return rule(node)
+    before = {layouts[operand] for operand in operands}
+    if len(before) > 1 or any(len(axes(operand)) > 1 for operand in operands):
+        return MIXES
+    return rule(node) or _relayout(node, before.pop(), multiples)
+
+
+def _relayout(node: fx.Node, before: Layout, multiples: list[int]) -> Layout | str:
+    after = RELAYOUTS[node.target](node, before) if node.target in RELAYOUTS else before  # type: ignore[index]
+    fits = after is not None and all(after.outer * after.inner == multiple for multiple in multiples)
+    return after if after is not None and fits else _FLATTENED
+
+
+def _multiples(results: Iterable[Tensor], lengths: set[str]) -> list[int] | str:
+    """For each result, how many entries its axis has for one position; or what is wrong with it."""
+    multiples = []
+    for result in results:
+        symbolic = [size for size in result.shape if is_symbolic(size)]
+        found = [_multiple(size, lengths) for size in symbolic]
+        if None in found:
+            return "it changes the length of the sequence"
+        if len(found) != 1:
+            return MIXES
+        multiples.extend(found)
+    return multiples or MIXES  # type: ignore[return-value]
+
+
+def _multiple(size: torch.SymInt, lengths: set[str]) -> int | None:
+    """The number that, times the length, is `size`."""
+    expression = size.node.expr
+    if len(lengths) != 1 or len(expression.free_symbols) != 1:
+        return None
+    (symbol,) = expression.free_symbols
+    ratio = expression / symbol
+    return int(ratio) if str(symbol) in lengths and ratio.is_Integer and ratio > 0 else None
 
 
 def _rule(node: fx.Node) -> Rule | None:
-    if node.target in _RULES:
-        return _RULES[node.target]
-    is_pointwise = torch.Tag.pointwise in node.target.tags  # type: ignore[union-attr]
-    return _pointwise if is_pointwise else None
+    if not isinstance(node.target, torch._ops.OpOverload) or node.target._schema.is_mutable:
+        return None
+    if node.target in RULES:
+        return RULES[node.target]
+    return pointwise if torch.Tag.pointwise in node.target.tags else None
+
+
+def _lengths_are_sizes(node: fx.Node) -> bool:
+    """Lengths stand only where they say how long the result is."""
+    if node.target is torch.ops.aten.sym_size.int:
+        return True
+    if node.target not in SIZE_ARGUMENTS:
+        return False
+    sizes: list[fx.Node] = []
+    fx.map_arg(argument(node, SIZE_ARGUMENTS[node.target]), sizes.append)  # type: ignore[index,arg-type]
+    return all(operand in sizes for operand in node.all_input_nodes if _is_length(operand))
 
 
 def _is_length(node: fx.Node) -> bool:
@@ -94,115 +172,7 @@ def _is_length(node: fx.Node) -> bool:
     return isinstance(node.meta.get("val"), torch.SymInt | torch.SymFloat | torch.SymBool)
 
 
-def _argument(node: fx.Node, name: str) -> Any:
-    """An argument by its name in the operation's schema, its default where it is not given."""
-    for index, argument in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
-        if argument.name == name:
-            given = node.args[index : index + 1]
-            return given[0] if given else node.kwargs.get(name, argument.default_value)
-    raise KeyError(f"{node.target} has no argument {name}")
-
-
-def _axes_argument(node: fx.Node, rank: int) -> Iterable[int]:
-    """The axes in the argument `dim`, from the end; none given means all, as reductions have it."""
-    over = _argument(node, "dim")
-    given = over if isinstance(over, list | tuple) else [] if over is None else [over]
-    return [axis - rank if axis >= 0 else axis for axis in given] or range(-rank, 0)
-
-
-def _operand(node: fx.Node, index: int = 0) -> fx.Node:
-    operand = node.args[index]
-    assert isinstance(operand, fx.Node)
-    return operand
-
-
-def _pointwise(node: fx.Node) -> str | None:
-    """Broadcasting aligns axes from the end: the sequence must be the same one everywhere."""
-    return None if all(axes(n) in ([], axes(node)) for n in node.all_input_nodes) else _MIXES
-
-
-def _along_another(node: fx.Node) -> str | None:
-    """The operation works along the axes in `dim`, which must not be the sequence."""
-    over = _axes_argument(node, len(shape(_operand(node))))
-    return _MIXES if set(over) & set(axes(_operand(node))) else None
-
-
-def _last_axis(node: fx.Node) -> str | None:
-    """Works on vectors along the last axis of the first operand, with weights that have no sequence."""
-    weights = [n for n in node.all_input_nodes if n is not node.args[0]]
-    return _MIXES if -1 in axes(_operand(node)) or any(map(axes, weights)) else None
-
-
-def _rows(node: fx.Node) -> str | None:
-    """Rows of a table that has no sequence, picked by what has."""
-    return _MIXES if axes(_operand(node)) else None
-
-
-def _matrix_product(node: fx.Node) -> str | None:
-    left, right = axes(_operand(node, 0)), axes(_operand(node, 1))
-    return _MIXES if -1 in left or -2 in right or (left and right) else None
-
-
-def _moved(node: fx.Node) -> str | None:
-    """Axes move or appear and carry the sequence with them."""
-    return None
-
-
-def _reshape(node: fx.Node) -> str | None:
-    """The sequence stays one axis, with as much before it as it had."""
-    (before,), (after,) = axes(_operand(node)), axes(node)
-    return None if _size(shape(_operand(node))[:before]) == _size(shape(node)[:after]) else _FLATTENED
-
-
-def _size(sizes: tuple[int | torch.SymInt, ...]) -> int:
-    return math.prod(int(size) for size in sizes)
-
-
-def _concatenation(node: fx.Node) -> str | None:
-    same = all(axes(part) == axes(node) for part in node.all_input_nodes)
-    over = _axes_argument(node, len(shape(node)))
-    return None if same and not set(over) & set(axes(node)) else _MIXES
-
-
-def _attention(node: fx.Node) -> str | None:
-    if any(axes(_operand(node, index)) != [-2] for index in range(3)):
-        return "query, key and value are not [batch, heads, sequence, width]"
-    proven = _argument(node, "causal") and _argument(node, "mask") is None
-    return None if proven else "its mask is not proven causal"
-
-
-def _rotary(node: fx.Node) -> str | None:
-    return None if all(axes(operand) in ([-2], []) for operand in node.all_input_nodes) else _MIXES
-
-
-# The length in their arguments only says how long the result is, which its shape shows.
-_TAKE_SIZES = {aten.reshape.default, aten.expand.default, aten.sym_size.int}
-
-_RULES: dict[torch._ops.OpOverload, Rule] = {
-    aten._to_copy.default: _pointwise,
-    aten.expand.default: _pointwise,
-    aten.full_like.default: _pointwise,
-    aten.linear.default: _last_axis,
-    aten.embedding.default: _rows,
-    aten.index_select.default: _rows,
-    aten.matmul.default: _matrix_product,
-    aten.cat.default: _concatenation,
-    aten.reshape.default: _reshape,
-    aten.transpose.int: _moved,
-    aten.permute.default: _moved,
-    aten.unsqueeze.default: _moved,
-    aten.squeeze.dim: _moved,
-    aten.slice.Tensor: _along_another,
-    aten.select.int: _along_another,
-    aten.mean.dim: _along_another,
-    aten.sum.dim_IntList: _along_another,
-    aten.amax.default: _along_another,
-    aten.softmax.int: _along_another,
-    aten._softmax.default: _along_another,
-    aten.log_softmax.int: _along_another,
-    ops.rms_norm: _last_axis,
-    ops.layer_norm: _last_axis,
-    ops.gated_feed_forward: _last_axis,
-    ops.rotary: _rotary,
-    ops.attention: _attention,
-}
+def _tensors(node: fx.Node) -> list[Tensor]:
+    """What the operation gives, as a list of tensors."""
+    value = node.meta.get("val")
+    return [part for part in (value if isinstance(value, list | tuple) else [value]) if isinstance(part, Tensor)]

@@ -64,7 +64,7 @@ class _Lockstep:
         kept: list[Tensor] = []
         with torch.no_grad():
             for node in self._program.graph.graph.nodes:
-                if node.op != "call_function":
+                if node.op not in ("call_function", "call_module"):
                     continue
                 results = [self._value(node, index) for index in range(len(self._chunks))]
                 if node is wanted:
@@ -99,7 +99,8 @@ class _Lockstep:
         if node.op == "placeholder":
             return getattr(self._chunks[index], name)
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: self._value(n, index))
-        function: Callable[..., Any] = node.target  # type: ignore[assignment]
+        owner = self._program.graph
+        function: Callable[..., Any] = owner.get_submodule(name) if node.op == "call_module" else node.target  # type: ignore[assignment]
         return function(*args, **kwargs)
 
     def _weight(self, node: fx.Node) -> Tensor:

@@ -7,6 +7,7 @@ from torch._ops import OpOverload
 
 from autoconvert.ops import attention as _attention
 from autoconvert.ops import feed_forward as _feed_forward
+from autoconvert.ops import history as _history
 from autoconvert.ops import norms as _norms
 from autoconvert.ops import rotary as _rotary
 from autoconvert.ops.semantic import Body, semantic
@@ -16,6 +17,7 @@ layer_norm = semantic(_norms.layer_norm)
 rotary = semantic(_rotary.rotary)
 attention = semantic(_attention.attention)
 cached_attention = semantic(_attention.cached_attention)
+history = semantic(_history.history)
 gated_feed_forward = semantic(_feed_forward.gated_feed_forward)
 
 BODIES: dict[OpOverload, Body] = {

@@ -88,8 +88,11 @@ MIXING: dict[str, tuple[Mix, str]] = {
         lambda d, x: torch.where(x[..., 0].unsqueeze(2) > x[..., 0].unsqueeze(1), 1.0, 0.0).sum(-1, keepdim=True) + x,
         "gt",
     ),
-    "merged with the width": (lambda d, x: x.reshape(1, -1).softmax(-1).view(x.shape), "reshape"),
+    "merged with the width": (lambda d, x: x.reshape(1, -1).softmax(-1).view(x.shape), "softmax"),
     "doubled": (lambda d, x: torch.cat((x, x), 1).view(1, -1, 2, models.WIDTH)[:, :, 0], "cat"),
+    "as many copies": (lambda d, x: x * d.gain.repeat(x.shape[1], 1).sum(0), "sum"),
+    "as an expanded weight": (lambda d, x: x * d.gain.expand(x.shape[1], -1).sum(0), "sum"),
+    "as ones": (lambda d, x: x * (d.gain.new_ones((x.shape[1], 1)) * d.gain).sum(0), "sum"),
     "attention both ways": (lambda d, x: models.merged(CAUSAL(*d.heads(x))), "scaled_dot_product_attention"),
     "instance norm": (lambda d, x: F.instance_norm(x.mT).mT, "norm"),
     "group norm": (lambda d, x: F.group_norm(x.mT, 2).mT, "group_norm"),
@@ -106,9 +109,6 @@ LENGTH: dict[str, tuple[Mix, str]] = {
     "cutting a weight": (lambda d, x: x + d.rows[: x.shape[1]], "slice"),
     "cutting a weight with an axis more": (lambda d, x: x + d.rows[None, : x.shape[1]], "slice"),
     "narrowing a weight": (lambda d, x: x + d.rows.narrow(0, 0, x.shape[1]), "slice|narrow"),
-    "as many copies": (lambda d, x: x * d.gain.repeat(x.shape[1], 1).sum(0), "repeat"),
-    "as an expanded weight": (lambda d, x: x * d.gain.expand(x.shape[1], -1).sum(0), "expand"),
-    "as ones": (lambda d, x: x * (d.gain.new_ones((x.shape[1], 1)) * d.gain).sum(0), "new_ones"),
 }
 
 RANDOM: dict[str, Mix] = {

@@ -1,0 +1,406 @@
+"""Which operations treat the entries of one axis one by one: a rule for each, and none for what is not known.
+
+Nothing here knows which axis is followed, only that its size is symbolic. A value has one such axis at most.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from autoconvert import ops
+from autoconvert.rewriting import is_symbolic, shape
+
+aten = torch.ops.aten
+
+# A rule gives the reason why the operation is not proven, or None.
+Rule = Callable[[fx.Node], str | None]
+
+MIXES = "it combines values of several positions"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the followed axis lies: outer · length · inner entries, of which (o, p, i) belongs to position p."""
+
+    outer: int = 1
+    inner: int = 1
+
+
+# What becomes of the layout; None where the entries of one position no longer lie in this form.
+Relayout = Callable[[fx.Node, Layout], Layout | None]
+
+
+def axes(node: fx.Node) -> list[int]:
+    """The axes, from the end, whose size depends on the length."""
+    sizes = shape(node)
+    return [axis - len(sizes) for axis, size in enumerate(sizes) if is_symbolic(size)]
+
+
+def argument(node: fx.Node, name: str) -> Any:
+    """An argument by its name in the operation's schema, its default where it is not given.
+
+    Raises KeyError where the operation has no such argument.
+    """
+    for index, parameter in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
+        if parameter.name == name:
+            given = node.args[index : index + 1]
+            return given[0] if given else node.kwargs.get(name, parameter.default_value)
+    raise KeyError(f"{node.target} has no argument {name}")
+
+
+def _axes_argument(node: fx.Node, rank: int, name: str = "dim") -> Iterable[int]:
+    """The axes in an argument, from the end; none given means all, as reductions have it."""
+    over = argument(node, name)
+    given = over if isinstance(over, list | tuple) else [] if over is None else [over]
+    return [axis - rank if axis >= 0 else axis for axis in given] or range(-rank, 0)
+
+
+def _operand(node: fx.Node, index: int = 0) -> fx.Node:
+    operand = node.args[index]
+    assert isinstance(operand, fx.Node)
+    return operand
+
+
+def _others(node: fx.Node, count: int = 1) -> list[fx.Node]:
+    """The operands after the first `count` arguments; one of those may be among them once more."""
+    found: list[fx.Node] = []
+    fx.map_arg((node.args[count:], node.kwargs), found.append)  # type: ignore[arg-type]
+    return found
+
+
+def pointwise(node: fx.Node) -> str | None:
+    """Broadcasting aligns axes from the end: the followed one must be the same one everywhere."""
+    return None if all(axes(n) in ([], axes(node)) for n in node.all_input_nodes) else MIXES
+
+
+def _along_another(node: fx.Node) -> str | None:
+    """The operation works along the axes in `dim`, which must not be the followed one."""
+    return _works_along(node, "dim")
+
+
+def _along_others(node: fx.Node) -> str | None:
+    """The same with axes in `dims`."""
+    return _works_along(node, "dims")
+
+
+def _works_along(node: fx.Node, name: str) -> str | None:
+    source = _operand(node)
+    over = _axes_argument(node, len(shape(source)), name)
+    return MIXES if set(over) & set(axes(source)) or any(map(axes, _others(node))) else None
+
+
+def _last_axis(node: fx.Node) -> str | None:
+    """Works on vectors along the last axis of the first operand, with weights that have no sequence."""
+    return _on_last_axes(node, 1)
+
+
+def _on_last_axes(node: fx.Node, count: int) -> str | None:
+    is_seen = any(axis >= -count for axis in axes(_operand(node)))
+    return MIXES if is_seen or any(map(axes, _others(node))) else None
+
+
+def _native_norm(node: fx.Node) -> str | None:
+    return _on_last_axes(node, len(argument(node, "normalized_shape")))
+
+
+def _matrices(node: fx.Node) -> str | None:
+    """Works on the last two axes of its only operand."""
+    return _on_last_axes(node, 2)
+
+
+def _first_axis_is_batch(node: fx.Node) -> str | None:
+    is_batch = axes(_operand(node)) == [-len(shape(_operand(node)))]
+    return MIXES if not is_batch or any(map(axes, _others(node))) else None
+
+
+def _convolution(node: fx.Node) -> str | None:
+    """Along the followed axis the kernel must see one entry; the batch is free."""
+    x, weight = _operand(node, 0), _operand(node, 1)
+    spatial = len(shape(weight)) - 2
+    (axis,) = axes(x) or (0,)
+    if any(map(axes, _others(node))) or axis == 0:
+        return MIXES
+    if axis == -spatial - 2:
+        return None
+    if axis < -spatial:
+        return MIXES
+
+    def along(name: str) -> Any:
+        given = argument(node, name)
+        sizes = given if isinstance(given, list | tuple) else [given]
+        return sizes[axis] if len(sizes) == spatial else sizes[0]
+
+    sees_one = shape(weight)[axis] == 1 and along("stride") == 1 and along("padding") == 0
+    return None if sees_one else MIXES
+
+
+def _picked(node: fx.Node) -> str | None:
+    """Entries along `dim`: of a table without the axis by what has it, or along another axis by what has not."""
+    source, by = _operand(node), argument(node, "index")
+    over = _axes_argument(node, len(shape(source)))
+    crossed = bool(axes(source)) and (bool(axes(by)) or bool(set(over) & set(axes(source))))
+    return MIXES if crossed else None
+
+
+def _looked_up(node: fx.Node) -> str | None:
+    return MIXES if axes(_operand(node)) else None
+
+
+def _indexed(node: fx.Node) -> str | None:
+    """x[i, j, …]: of a table without the axis by indices that have it, or along other axes by fixed ones."""
+    source, indices = _operand(node), argument(node, "indices")
+    given = [n for n in indices if isinstance(n, fx.Node)]
+    if not axes(source):
+        followed = {axis for n in given for axis in axes(n)}
+        return None if len(followed) == 1 else MIXES
+    (axis,) = axes(source)
+    at = axis + len(shape(source))
+    is_cut = at < len(indices) and indices[at] is not None
+    return MIXES if is_cut or any(map(axes, given)) else None
+
+
+def _gathered(node: fx.Node) -> str | None:
+    """Along `dim` of the same position, or of a table without the axis by an index that has it along `dim`."""
+    source, by = _operand(node), argument(node, "index")
+    (over,) = _axes_argument(node, len(shape(source)))
+    if not axes(source):
+        return None if axes(by) == [over] else MIXES
+    return None if axes(by) == axes(source) != [over] else MIXES
+
+
+def _scattered(node: fx.Node) -> str | None:
+    """Into the same position along another axis; every tensor has the followed axis at the same place."""
+    source = _operand(node)
+    (over,) = _axes_argument(node, len(shape(source)))
+    same = all(axes(n) == axes(source) for n in node.all_input_nodes)
+    return None if same and axes(source) != [over] else MIXES
+
+
+def _select_scattered(node: fx.Node) -> str | None:
+    """As the slice, with an axis less in what is written."""
+    source, part = _operand(node), argument(node, "src")
+    (over,) = _axes_argument(node, len(shape(source)))
+    expected = [axis if axis > over else axis + 1 for axis in axes(source)]
+    return None if axes(source) not in ([], [over]) and axes(part) == expected else MIXES
+
+
+def _matrix_product(node: fx.Node) -> str | None:
+    """Not along the axis that is summed over; in the batch of both, or on one side alone."""
+    (left, right) = (_operand(node, 0), _operand(node, 1))
+    over_left, over_right = -1, -min(2, len(shape(right)))
+    if over_left in axes(left) or over_right in axes(right):
+        return MIXES
+    if axes(left) and axes(right):
+        return None if axes(left) == axes(right) and axes(left)[0] < -2 else MIXES
+    return None
+
+
+def _moved(node: fx.Node) -> str | None:
+    """Axes move, appear or go, and carry what lies along the followed one with them."""
+    return None
+
+
+def _squeezed(node: fx.Node) -> str | None:
+    """Of the followed axis this would be a chunk of one position."""
+    return _works_along(node, "dim")
+
+
+def _complex_from_pairs(node: fx.Node) -> str | None:
+    return MIXES if -1 in axes(_operand(node)) else None
+
+
+def _concatenation(node: fx.Node) -> str | None:
+    same = all(axes(part) == axes(node) for part in node.all_input_nodes)
+    over = _axes_argument(node, len(shape(node)))
+    return None if same and not set(over) & set(axes(node)) else MIXES
+
+
+def _stack(node: fx.Node) -> str | None:
+    first, *others = node.all_input_nodes
+    return None if all(axes(part) == axes(first) for part in others) else MIXES
+
+
+def _one_hot(node: fx.Node) -> str | None:
+    return None if argument(node, "num_classes") > 0 else MIXES
+
+
+def _attention(node: fx.Node) -> str | None:
+    """Causal over the followed axis, or separate for each entry of the batch."""
+    parts, others = [axes(_operand(node, index)) for index in range(3)], _others(node, 3)
+    if all(part == [-4] for part in parts):
+        return None if all(axes(other) in ([], [-4]) for other in others) else MIXES
+    if any(part != [-2] for part in parts) or not shape(node)[-2].node.expr.is_Symbol:  # type: ignore[union-attr]
+        return "query, key and value are not [batch, heads, sequence, width]"
+    proven = argument(node, "causal") and argument(node, "mask") is None and not any(map(axes, others))
+    return None if proven else "its mask is not proven causal"
+
+
+def _rotary(node: fx.Node) -> str | None:
+    x = axes(_operand(node))
+    return None if -1 not in x and all(axes(operand) in (x, []) for operand in node.all_input_nodes) else MIXES
+
+
+def _reshaped(node: fx.Node, before: Layout) -> Layout | None:
+    """Entries keep their order: the axes in front hold whole outer parts, those behind whole inner ones."""
+    outer, inner = _around(_operand(node))
+    new_outer, new_inner = _around(node)
+    outer, inner = outer * before.outer, inner * before.inner
+    if outer % new_outer or inner % new_inner:
+        return None
+    return Layout(outer // new_outer, inner // new_inner)
+
+
+def _repeated(node: fx.Node, before: Layout) -> Layout | None:
+    """The whole axis again and again."""
+    (axis,), times = axes(node), argument(node, "repeats")
+    return Layout(before.outer * times[axis], before.inner)
+
+
+def _repeated_interleaved(node: fx.Node, before: Layout) -> Layout | None:
+    """Each entry several times in a row; without `dim`, of the flattened value."""
+    times, over = argument(node, "repeats"), argument(node, "dim")
+    if over is None:
+        outer, inner = _around(_operand(node))
+        return Layout(outer * before.outer, inner * before.inner * times)
+    rank = len(shape(node))
+    is_along = axes(node) == [over - rank if over >= 0 else over]
+    return Layout(before.outer, before.inner * times) if is_along else before
+
+
+def _around(node: fx.Node) -> tuple[int, int]:
+    """How many entries the axes before the followed one have, and those behind it."""
+    sizes, (axis,) = shape(node), axes(node)
+    at = axis + len(sizes)
+    return math.prod(map(int, sizes[:at])), math.prod(map(int, sizes[at + 1 :]))
+
+
+RELAYOUTS: dict[torch._ops.OpOverload, Relayout] = {
+    aten.reshape.default: _reshaped,
+    aten.repeat.default: _repeated,
+    aten.repeat_interleave.self_int: _repeated_interleaved,
+}
+
+# Where a length may stand: it only says how long the result is, which the result's shape shows.
+SIZE_ARGUMENTS: dict[torch._ops.OpOverload, str] = {
+    aten.reshape.default: "shape",
+    aten.expand.default: "size",
+    aten.repeat.default: "repeats",
+    aten.repeat_interleave.self_int: "output_size",
+    aten.new_zeros.default: "size",
+    aten.new_ones.default: "size",
+    aten.new_full.default: "size",
+    aten.new_empty.default: "size",
+}
+
+# Every entry holds the same, whatever the operand.
+FILLED = {
+    aten.new_empty.default,
+    aten.new_full.default,
+    aten.new_ones.default,
+    aten.new_zeros.default,
+}
+
+# From values without the followed axis these make one along which every position holds the same.
+REPEATING = {aten.expand.default, aten.repeat.default}
+
+_POINTWISE = (
+    aten._to_copy.default,
+    aten.__and__.Tensor,
+    aten.__or__.Tensor,
+    aten.copy.default,
+    aten.complex.default,
+    aten.empty_like.default,
+    aten.expand.default,
+    aten.floor_divide.default,
+    aten.full_like.default,
+    aten.hardswish.default,
+    aten.imag.default,
+    aten.log_sigmoid.default,
+    aten.masked_fill.Tensor,
+    aten.ones_like.default,
+    aten.polar.default,
+    aten.real.default,
+    aten.rsub.Tensor,
+    aten.where.Scalar,
+    aten.where.ScalarOther,
+    aten.where.ScalarSelf,
+    aten.zeros_like.default,
+)
+_ALONG_ANOTHER = (
+    aten._softmax.default,
+    aten.all.dim,
+    aten.amax.default,
+    aten.amin.default,
+    aten.any.dim,
+    aten.argmax.default,
+    aten.argmin.default,
+    aten.argsort.default,
+    aten.chunk.default,
+    aten.cumprod.default,
+    aten.cumsum.default,
+    aten.glu.default,
+    aten.linalg_vector_norm.default,
+    aten.log_softmax.int,
+    aten.logsumexp.default,
+    aten.max.dim,
+    aten.mean.dim,
+    aten.min.dim,
+    aten.norm.ScalarOpt_dim,
+    aten.prod.dim_int,
+    aten.select.int,
+    aten.slice.Tensor,
+    aten.softmax.int,
+    aten.sort.default,
+    aten.sort.stable,
+    aten.split.Tensor,
+    aten.split_with_sizes.default,
+    aten.std.correction,
+    aten.sum.dim_IntList,
+    aten.topk.default,
+    aten.unbind.int,
+    aten.var.correction,
+)
+_MOVED = (
+    aten.permute.default,
+    aten.repeat.default,
+    aten.repeat_interleave.self_int,
+    aten.reshape.default,
+    aten.transpose.int,
+    aten.unsqueeze.default,
+    aten.view_as_real.default,
+)
+
+RULES: dict[torch._ops.OpOverload, Rule] = {
+    **dict.fromkeys((*_POINTWISE, *FILLED), pointwise),
+    **dict.fromkeys(_ALONG_ANOTHER, _along_another),
+    **dict.fromkeys((aten.flip.default, aten.roll.default), _along_others),
+    **dict.fromkeys(_MOVED, _moved),
+    **dict.fromkeys((aten.tril.default, aten.triu.default), _matrices),
+    **dict.fromkeys((aten.conv1d.default, aten.conv2d.default), _convolution),
+    **dict.fromkeys((aten.bmm.default, aten.matmul.default), _matrix_product),
+    **dict.fromkeys((aten.scatter.src, aten.scatter.value, aten.scatter_add.default), _scattered),
+    **dict.fromkeys((aten.squeeze.dim, aten.squeeze.dims), _squeezed),
+    aten.linear.default: _last_axis,
+    aten.layer_norm.default: _native_norm,
+    aten.rms_norm.default: _native_norm,
+    aten.group_norm.default: _first_axis_is_batch,
+    aten.embedding.default: _looked_up,
+    aten.index_select.default: _picked,
+    aten.index.Tensor: _indexed,
+    aten.gather.default: _gathered,
+    aten.slice_scatter.default: _scattered,
+    aten.select_scatter.default: _select_scattered,
+    aten.cat.default: _concatenation,
+    aten.stack.default: _stack,
+    aten.one_hot.default: _one_hot,
+    aten.view_as_complex.default: _complex_from_pairs,
+    ops.rms_norm: _last_axis,
+    ops.layer_norm: _last_axis,
+    ops.gated_feed_forward: _last_axis,
+    ops.rotary: _rotary,
+    ops.attention: _attention,
+}

@@ -1,0 +1,213 @@
+"""Steps to sequence: a batch of single steps is read as the positions of one text.
+
+Nothing in a step mixes the batch, which the sequence-axis analysis proves, so the batch axis of all that has no state
+may as well be positions. Where a step looks back, it gets what lies before it: attention over the history becomes
+causal attention over the sequence, and a state becomes a recurrence that runs along it.
+"""
+
+import dataclasses
+import operator
+
+import torch
+from torch import fx
+from torch.fx.passes.tools_common import stable_topological_sort
+
+from autoconvert import ops
+from autoconvert.analysis.recurrences import Region, find_recurrences, is_size
+from autoconvert.analysis.sequence_axis import check_separate
+from autoconvert.errors import Refused
+from autoconvert.one_step import OFFSET
+from autoconvert.passes.bind_positions import recognise_mask
+from autoconvert.program import Program
+from autoconvert.recurrence import Recurrence
+from autoconvert.rewriting import (
+    concrete,
+    emit,
+    finish,
+    first_input,
+    is_symbolic,
+    named_arguments,
+    named_results,
+    replace,
+    shape,
+    where,
+)
+from autoconvert.trace import POSITIONS, TOKENS
+
+aten = torch.ops.aten
+
+
+def steps_to_sequence(program: Program, context: int) -> Program:
+    """Turns the trace of a step into that of a whole text; any other program stays as it is.
+
+    `tokens` and `positions` become int64 [1, s] again and `logits` [1, s, vocabulary]; `offset` and the states go.
+
+    Raises:
+        Refused: a step looks back in a way that no block covers.
+    """
+    graph = program.graph.graph
+    inputs = {str(node.target): node for node in graph.find_nodes(op="placeholder")}
+    if OFFSET not in inputs:
+        return program
+    for attention in graph.find_nodes(op="call_function", target=ops.attention):
+        _attend_to_sequence(program.graph, attention, inputs[OFFSET], context)
+    results = named_results(graph)
+    states = [(inputs[state.name], results[state.name]) for state in program.states]
+    for index, region in enumerate(find_recurrences(graph, states)):
+        _recur(program.graph, region, f"recurrence_{index}")
+    graph.output_node().args = ({"logits": named_results(graph)["logits"]},)
+    _sizes_of(graph, inputs[TOKENS])
+    graph.eliminate_dead_code()
+    for name in (OFFSET, *(state.name for state in program.states)):
+        _drop_input(graph, inputs[name])
+    _read_as_sequence(graph, inputs)
+    stable_topological_sort(program.graph)
+    return dataclasses.replace(program, graph=finish(program.graph), states=())
+
+
+def _attend_to_sequence(owner: fx.GraphModule, attention: fx.Node, offset: fx.Node, context: int) -> None:
+    """Attention [steps, heads, 1, width] over the history is attention [1, heads, steps, width] over the sequence."""
+    graph = owner.graph
+    given = named_arguments(attention)
+    if not _is_history(given["key"]) or not _is_history(given["value"]) or given["mask"] is None:
+        raise Refused(
+            f"{where(attention)} looks back at what is not simply the keys and values of every position.",
+            hint="Attention in a single step must be over a history, with a mask that hides what has not been.",
+        )
+    step = _single(owner, [offset], [given["mask"]])
+    with torch.no_grad():
+        rows = [step(torch.tensor(position))[0] for position in range(context)]
+    mask = recognise_mask(torch.cat(rows, dim=-2))
+    if isinstance(mask, str):
+        raise Refused(f"The attention at {where(attention)} has a mask that is {mask}.")
+    steps = {"query": given["query"], "key": first_input(given["key"]), "value": first_input(given["value"])}
+    with graph.inserting_before(attention):
+        along = {name: emit(graph, aten.transpose.int, node, -4, -2, like=attention) for name, node in steps.items()}
+        changed = {**given, **along, "mask": None, "causal": True, "window": mask.window}
+        over = emit(graph, ops.attention, *changed.values(), like=attention)
+        back = emit(graph, aten.transpose.int, over, -4, -2, like=attention)
+    replace(attention, back)
+
+
+def _is_history(node: object) -> bool:
+    return isinstance(node, fx.Node) and node.target is ops.history
+
+
+def _single(owner: fx.GraphModule, inputs: list[fx.Node], outputs: list[fx.Node]) -> fx.GraphModule:
+    """What computes `outputs` from `inputs`, for a batch of one."""
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node | int] = {
+        node: graph.placeholder(f"input_{index}") for index, node in enumerate(inputs)
+    }
+    needed = _between(inputs, outputs)
+    for node in owner.graph.nodes:
+        if node in copies or node not in needed:
+            continue
+        copies[node] = concrete(node.meta["val"], 1) if is_size(node) else graph.node_copy(node, copies.__getitem__)
+    graph.output(tuple(copies[node] for node in outputs))
+    return fx.GraphModule(owner, graph)
+
+
+def _between(inputs: list[fx.Node], outputs: list[fx.Node]) -> set[fx.Node]:
+    found: set[fx.Node] = set()
+    pending = list(outputs)
+    while pending:
+        node = pending.pop()
+        if node not in found and node not in inputs:
+            found.add(node)
+            pending.extend([] if is_size(node) else node.all_input_nodes)
+    return found
+
+
+def _recur(owner: fx.GraphModule, region: Region, name: str) -> None:
+    """One call of a recurrence in place of the region."""
+    graph, inputs, outputs = owner.graph, region.inputs, region.outputs
+    _prove_separate(owner, region)
+    step = _single(owner, [*region.before, *inputs], [*outputs, *region.after])
+    rows = [_rows(node) for node in inputs]
+    if not any(rows):
+        raise Refused(f"{where(region.after[0])}: a state that no token changes is not covered.")
+    states = [tuple(node.meta["val"].shape[1:]) for node in region.before]
+    owner.add_submodule(name, Recurrence(step, states, rows))
+    like = region.nodes[-1] if region.nodes else inputs[0]
+    with graph.inserting_after(_last(graph, inputs)):
+        call = graph.call_module(name, tuple(inputs))
+    call.meta = {**like.meta, "val": tuple(node.meta["val"] for node in outputs)}
+    inside = set(region.nodes)
+    after = call
+    for index, node in enumerate(outputs):
+        with graph.inserting_after(after):
+            after = part = emit(graph, operator.getitem, call, index, like=like)
+        node.replace_all_uses_with(part, delete_user_cb=lambda user: user not in inside and not is_size(user))
+
+
+def _rows(node: fx.Node) -> int:
+    """How many entries of the first axis one step has; 0 where the value is the same for all."""
+    symbolic = [size for size in shape(node) if is_symbolic(size)]
+    if not symbolic:
+        return 0
+    if symbolic != [shape(node)[0]]:
+        raise Refused(f"{where(node)}: the steps are not the first axis of what a recurrence takes.")
+    return concrete(symbolic[0], 1)
+
+
+def _prove_separate(owner: fx.GraphModule, region: Region) -> None:
+    """The step itself must not mix the batch either."""
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    for node in (*region.before, *region.inputs):
+        copies[node] = graph.placeholder(node.name)
+        copies[node].meta = dict(node.meta)
+    for node in owner.graph.nodes:
+        if node in region.nodes or (is_size(node) and node not in copies and _feeds(node, region)):
+            copies[node] = graph.node_copy(node, lambda n: copies[n])
+    check_separate(graph)
+
+
+def _feeds(node: fx.Node, region: Region) -> bool:
+    return any(user in region.nodes for user in node.users)
+
+
+def _last(graph: fx.Graph, nodes: list[fx.Node]) -> fx.Node:
+    chosen = set(nodes)
+    return next(node for node in reversed(graph.nodes) if node in chosen)
+
+
+def _sizes_of(graph: fx.Graph, tokens: fx.Node) -> None:
+    """The number of steps is read from the tokens, wherever it was read before."""
+    sizes = [node for node in graph.nodes if is_size(node) and node.op == "call_function"]
+    for node in sizes:
+        if node.target is aten.sym_size.int:
+            node.args = (tokens, 0)
+    for node in reversed(sizes):
+        if node.target is aten.sym_size.int:
+            tokens.append(node)
+
+
+def _drop_input(graph: fx.Graph, node: fx.Node) -> None:
+    if node.users:
+        raise Refused(
+            f"{where(next(iter(node.users)))} uses how many tokens came before outside of an attention's mask.",
+            hint="Only masks and positions may depend on it.",
+        )
+    graph.erase_node(node)
+
+
+def _read_as_sequence(graph: fx.Graph, inputs: dict[str, fx.Node]) -> None:
+    """`tokens`, `positions` and `logits` have the steps as their second axis, as one text."""
+    for name in (TOKENS, POSITIONS):
+        node = inputs[name]
+        users = list(node.users)
+        with node.meta["val"].fake_mode:
+            node.meta["val"] = node.meta["val"].reshape(1, -1)
+        with graph.inserting_after(node):
+            steps = emit(graph, aten.reshape.default, node, [-1, 1], like=node)
+        for user in users:
+            if user.target is aten.sym_size.int:
+                user.args = (node, -1)
+            else:
+                user.replace_input_with(node, steps)
+    (logits,) = graph.output_node().all_input_nodes
+    with graph.inserting_after(logits):
+        text = emit(graph, aten.reshape.default, logits, [1, -1, logits.meta["val"].shape[-1]], like=logits)
+    graph.output_node().args = ({"logits": text},)
