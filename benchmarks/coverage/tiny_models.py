@@ -1,5 +1,6 @@
 """Tiny random-weight models of every causal language model type that transformers lists."""
 
+import inspect
 import json
 from pathlib import Path
 
@@ -69,10 +70,19 @@ def _add_noise(model: PreTrainedModel) -> None:
             if tensor.is_floating_point():
                 # Infinities are meant: masks and limits have them.
                 tensor.nan_to_num_(nan=0.0, posinf=float("inf"), neginf=float("-inf"))
-        for parameter in model.parameters():
-            if parameter.is_floating_point():
+        for tensor in (*model.parameters(), *_blank_buffers(model)):
+            if tensor.is_floating_point():
                 # Matrices get about unit gain at width 64, so that attention is far from uniform.
-                parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+                tensor += 0.1 * torch.randn(tensor.shape, generator=generator)
+            elif tensor.dtype == torch.int64:
+                tensor.copy_(torch.randint(0, 2, tensor.shape, generator=generator))
+
+
+def _blank_buffers(model: PreTrainedModel) -> list[Tensor]:
+    """What training fills though it is no parameter: buffers of the checkpoint that are all zeros or all ones."""
+    saved = model.state_dict()
+    held = [buffer for name, buffer in model.named_buffers() if name in saved and buffer.numel()]
+    return [buffer for buffer in held if bool((buffer == buffer.flatten()[0]).all()) and buffer.flatten()[0] in (0, 1)]
 
 
 def save(model: PreTrainedModel, config: PreTrainedConfig, folder: Path) -> None:
@@ -94,6 +104,11 @@ def sample_tokens(config: PreTrainedConfig, count: int) -> list[int]:
 
 
 def logits_of(model: PreTrainedModel, tokens: list[int]) -> Tensor:
-    """The model's own logits [sequence, vocabulary] for all of `tokens` in one run."""
+    """The model's own logits [sequence, vocabulary] for all of `tokens` in one run.
+
+    It keeps no cache: with one, some leave out their causal mask, or cannot make it.
+    """
+    has_cache = "use_cache" in inspect.signature(model.forward).parameters
     with torch.no_grad():
-        return model(torch.tensor([tokens])).logits[0].float()
+        logits: Tensor = model(torch.tensor([tokens]), **({"use_cache": False} if has_cache else {})).logits
+    return logits[0].float()
