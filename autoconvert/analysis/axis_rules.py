@@ -68,7 +68,7 @@ def _operand(node: fx.Node, index: int = 0) -> fx.Node:
 def _others(node: fx.Node, count: int = 1) -> list[fx.Node]:
     """The operands after the first `count` arguments; one of those may be among them once more."""
     found: list[fx.Node] = []
-    fx.map_arg((node.args[count:], node.kwargs), found.append)  # type: ignore[arg-type]
+    fx.map_arg((node.args[count:], node.kwargs), found.append)
     return found
 
 

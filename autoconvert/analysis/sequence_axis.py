@@ -23,8 +23,8 @@ from autoconvert.analysis.axis_rules import (
     axes,
     pointwise,
 )
-from autoconvert.errors import Inseparable, Refused
-from autoconvert.rewriting import is_symbolic, shape, where
+from autoconvert.errors import Refused
+from autoconvert.rewriting import shape, where
 
 _FLATTENED = "it merges the sequence axis with another"
 _LENGTH = "it computes with the length of the sequence"
@@ -60,29 +60,21 @@ def check_separate(graph: fx.Graph) -> dict[fx.Node, Layout]:
         Refused: naming the first operation that is not proven, and where in the model it is.
     """
     inputs = graph.find_nodes(op="placeholder")
-    sizes = {node: [size for size in shape(node) if is_symbolic(size)] for node in inputs}
+    sizes = {node: _symbolic(shape(node)) for node in inputs}
     lengths = {str(symbol) for found in sizes.values() for size in found for symbol in size.node.expr.free_symbols}
     layouts = {node: Layout(inner=_multiple(found[0], lengths) or 1) for node, found in sizes.items() if found}
     for node in graph.nodes:
-        if node.op not in ("call_function", "call_module"):
+        if node.op != "call_function":
             continue
-        is_recurrence = node.op == "call_module"
-        layout = _recurrence(node, layouts) if is_recurrence else _layout(node, layouts, lengths)
+        layout = _layout(node, layouts, lengths)
         if isinstance(layout, str):
-            raise Inseparable(
+            raise Refused(
                 f"{where(node)} cannot be split into chunks: {layout}.",
                 hint="A stateful block must cover it: a pattern that recognises the block it belongs to.",
             )
         if layout is not None:
             layouts[node] = layout
     return layouts
-
-
-def _recurrence(node: fx.Node, layouts: dict[fx.Node, Layout]) -> Layout | str:
-    """A recurrence runs along the first axis of whatever has a value for each position."""
-    moving = [operand for operand in node.all_input_nodes if operand in layouts]
-    along = all(axes(operand) == [-len(shape(operand))] and layouts[operand].outer == 1 for operand in moving)
-    return Layout() if along else MIXES
 
 
 def _layout(node: fx.Node, layouts: dict[fx.Node, Layout], lengths: set[str]) -> Layout | str | None:
@@ -95,11 +87,8 @@ def _layout(node: fx.Node, layouts: dict[fx.Node, Layout], lengths: set[str]) ->
         return _LENGTH
     operands = [operand for operand in node.all_input_nodes if operand in layouts]
     results = _tensors(node)
-    if not operands and not any(is_symbolic(size) for result in results for size in result.shape):
+    if not operands and not any(_symbolic(result.shape) for result in results):
         return None
-    if node.target is operator.getitem and operands[0].op == "call_module":
-        inner = _multiple(shape(node)[0], lengths) if axes(node) == [-len(shape(node))] else None  # type: ignore[arg-type]
-        return MIXES if inner is None else Layout(inner=inner)
     if node.target is operator.getitem:
         return layouts[operands[0]] if axes(node) else MIXES
     rule = _rule(node)
@@ -119,23 +108,27 @@ def _layout(node: fx.Node, layouts: dict[fx.Node, Layout], lengths: set[str]) ->
 
 
 def _relayout(node: fx.Node, before: Layout, multiples: list[int]) -> Layout | str:
-    after = RELAYOUTS[node.target](node, before) if node.target in RELAYOUTS else before  # type: ignore[index]
+    after = RELAYOUTS[node.target](node, before) if node.target in RELAYOUTS else before
     fits = after is not None and all(after.outer * after.inner == multiple for multiple in multiples)
     return after if after is not None and fits else _FLATTENED
 
 
 def _multiples(results: Iterable[Tensor], lengths: set[str]) -> list[int] | str:
     """For each result, how many entries its axis has for one position; or what is wrong with it."""
-    multiples = []
+    multiples: list[int] = []
     for result in results:
-        symbolic = [size for size in result.shape if is_symbolic(size)]
-        found = [_multiple(size, lengths) for size in symbolic]
-        if None in found:
+        sizes = _symbolic(result.shape)
+        found = [multiple for size in sizes if (multiple := _multiple(size, lengths)) is not None]
+        if len(found) < len(sizes):
             return "it changes the length of the sequence"
         if len(found) != 1:
             return MIXES
         multiples.extend(found)
-    return multiples or MIXES  # type: ignore[return-value]
+    return multiples or MIXES
+
+
+def _symbolic(sizes: Iterable[int | torch.SymInt]) -> list[torch.SymInt]:
+    return [size for size in sizes if isinstance(size, torch.SymInt)]
 
 
 def _multiple(size: torch.SymInt, lengths: set[str]) -> int | None:
@@ -163,7 +156,7 @@ def _lengths_are_sizes(node: fx.Node) -> bool:
     if node.target not in SIZE_ARGUMENTS:
         return False
     sizes: list[fx.Node] = []
-    fx.map_arg(argument(node, SIZE_ARGUMENTS[node.target]), sizes.append)  # type: ignore[index,arg-type]
+    fx.map_arg(argument(node, SIZE_ARGUMENTS[node.target]), sizes.append)
     return all(operand in sizes for operand in node.all_input_nodes if _is_length(operand))
 
 
