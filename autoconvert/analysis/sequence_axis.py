@@ -23,7 +23,7 @@ from autoconvert.analysis.axis_rules import (
     axes,
     pointwise,
 )
-from autoconvert.errors import Refused
+from autoconvert.errors import Inseparable, Refused
 from autoconvert.rewriting import shape, where
 
 _FLATTENED = "it merges the sequence axis with another"
@@ -64,17 +64,25 @@ def check_separate(graph: fx.Graph) -> dict[fx.Node, Layout]:
     lengths = {str(symbol) for found in sizes.values() for size in found for symbol in size.node.expr.free_symbols}
     layouts = {node: Layout(inner=_multiple(found[0], lengths) or 1) for node, found in sizes.items() if found}
     for node in graph.nodes:
-        if node.op != "call_function":
+        if node.op not in ("call_function", "call_module"):
             continue
-        layout = _layout(node, layouts, lengths)
+        is_recurrence = node.op == "call_module"
+        layout = _recurrence(node, layouts) if is_recurrence else _layout(node, layouts, lengths)
         if isinstance(layout, str):
-            raise Refused(
+            raise Inseparable(
                 f"{where(node)} cannot be split into chunks: {layout}.",
                 hint="A stateful block must cover it: a pattern that recognises the block it belongs to.",
             )
         if layout is not None:
             layouts[node] = layout
     return layouts
+
+
+def _recurrence(node: fx.Node, layouts: dict[fx.Node, Layout]) -> Layout | str:
+    """A recurrence runs along the first axis of whatever has a value for each position."""
+    moving = [operand for operand in node.all_input_nodes if operand in layouts]
+    along = all(axes(operand) == [-len(shape(operand))] and layouts[operand].outer == 1 for operand in moving)
+    return Layout() if along else MIXES
 
 
 def _layout(node: fx.Node, layouts: dict[fx.Node, Layout], lengths: set[str]) -> Layout | str | None:
@@ -89,6 +97,9 @@ def _layout(node: fx.Node, layouts: dict[fx.Node, Layout], lengths: set[str]) ->
     results = _tensors(node)
     if not operands and not any(_symbolic(result.shape) for result in results):
         return None
+    if node.target is operator.getitem and operands[0].op == "call_module":
+        inner = _multiple(shape(node)[0], lengths) if axes(node) == [-len(shape(node))] else None  # type: ignore[arg-type]
+        return MIXES if inner is None else Layout(inner=inner)
     if node.target is operator.getitem:
         return layouts[operands[0]] if axes(node) else MIXES
     rule = _rule(node)
