@@ -62,7 +62,8 @@ def _run(wanted: list[str], options: argparse.Namespace) -> list[Outcome]:
     outcomes = []
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("types", total=len(wanted))
-        for outcome in run_all(wanted, options.stage, options.jobs, options.timeout):
+        for ended in run_all(wanted, "examine", "examine", (options.stage,), options.jobs, options.timeout):
+            outcome = ended.value or Outcome(ended.name, "failed", ended.problem, seconds=ended.seconds)
             outcomes.append(outcome)
             progress.advance(task)
             console.print(_line(outcome), soft_wrap=True)

@@ -1,8 +1,10 @@
-"""Runs every type in a process of its own, several at a time; a crash or a hang costs only that type.
+"""Runs a function for many names, each in a process of its own, several at a time.
 
-Processes are forked from a server that has imported everything, so that each starts in a moment.
+A crash or a hang costs only that name. Processes are forked from a server that has imported what they need, so that
+each starts in a moment.
 """
 
+import importlib
 import multiprocessing
 import multiprocessing.connection
 import multiprocessing.forkserver
@@ -14,10 +16,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, ForkServerProcess
+from typing import Any
 
-from outcome import Outcome, Stage
-
-# Installed packages alone: before Python 3.11.10 or so the server does not look beside the script.
+# Installed packages alone: the server of Python 3.11 does not look beside the script.
 _PRELOADED = [
     "autoconvert.convert",
     "litert_torch.generative.custom_ops.dynamic_update_slice",
@@ -27,53 +28,89 @@ _PRELOADED = [
 ]
 
 
+@dataclass(frozen=True)
+class Ended:
+    """How a name ended: with the function's `value`, or without one and a `problem`."""
+
+    name: str
+    seconds: float
+    value: Any = None
+    problem: str = ""
+
+
 @dataclass
 class _Running:
-    model_type: str
+    name: str
     process: ForkServerProcess
     results: Connection
     begun: float
 
 
-def run_all(types: Sequence[str], stage: Stage, jobs: int, timeout: float) -> Iterator[Outcome]:
-    """The outcome of each of `types` as it comes; at most `jobs` at a time, each given `timeout` seconds."""
+def run_all(
+    names: Sequence[str], module: str, function: str, arguments: Sequence[Any], jobs: int, timeout: float
+) -> Iterator[Ended]:
+    """Calls `function` of `module` with each of `names` and `arguments`; gives the ends as they come.
+
+    At most `jobs` run at a time, and each is given `timeout` seconds.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOADED)
     with _silence():
         multiprocessing.forkserver.ensure_running()
-    pending = list(reversed(types))
+    pending = list(reversed(names))
     running: list[_Running] = []
     try:
         while pending or running:
             while pending and len(running) < jobs:
-                running.append(_start(context, pending.pop(), stage))
-            multiprocessing.connection.wait([r.results for r in running], timeout=1.0)
+                running.append(_start(context, pending.pop(), module, function, arguments))
+            multiprocessing.connection.wait([one.results for one in running], timeout=1.0)
             for one in list(running):
-                if (outcome := _finished(one, timeout)) is not None:
+                if (ended := _ended(one, timeout)) is not None:
                     running.remove(one)
-                    yield outcome
+                    yield ended
     finally:
         for one in running:
             _stop(one)
 
 
-def _start(context: ForkServerContext, model_type: str, stage: Stage) -> _Running:
+def _start(context: ForkServerContext, name: str, module: str, function: str, arguments: Sequence[Any]) -> _Running:
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(model_type, stage, sender), daemon=True)
+    process = context.Process(target=_work, args=(sender, name, module, function, arguments), daemon=True)
     process.start()
     sender.close()
-    return _Running(model_type, process, receiver, time.perf_counter())
+    return _Running(name, process, receiver, time.perf_counter())
 
 
-def _work(model_type: str, stage: Stage, results: Connection) -> None:
+def _work(results: Connection, name: str, module: str, function: str, arguments: Sequence[Any]) -> None:
     try:
-        from examine import examine
-
-        outcome = examine(model_type, stage)
+        result = (getattr(importlib.import_module(module), function)(name, *arguments), "")
     except Exception as error:
-        outcome = Outcome(model_type, "failed", f"{type(error).__name__}: {error}")
-    results.send(outcome)
+        result = (None, f"{type(error).__name__}: {error}")
+    results.send(result)
     results.close()
+
+
+def _ended(one: _Running, timeout: float) -> Ended | None:
+    seconds = time.perf_counter() - one.begun
+    value, problem = None, f"not done after {timeout:.0f} seconds"
+    if one.results.poll():
+        try:
+            value, problem = one.results.recv()
+        except EOFError:
+            one.process.join(10)
+            problem = f"the process ended with {one.process.exitcode}"
+    elif seconds <= timeout:
+        return None
+    _stop(one)
+    return Ended(one.name, seconds, value, problem)
+
+
+def _stop(one: _Running) -> None:
+    one.process.join(0.5)
+    if one.process.is_alive():
+        one.process.kill()
+        one.process.join()
+    one.results.close()
 
 
 @contextmanager
@@ -92,30 +129,3 @@ def _silence() -> Iterator[None]:
         os.dup2(saved[1], 2)
         for descriptor in (*saved, nowhere):
             os.close(descriptor)
-
-
-def _finished(one: _Running, timeout: float) -> Outcome | None:
-    """What came out of a process, if it ended or has to."""
-    seconds = time.perf_counter() - one.begun
-    if one.results.poll():
-        try:
-            outcome: Outcome = one.results.recv()
-            one.process.join(10)
-        except EOFError:
-            one.process.join(10)
-            outcome = Outcome(
-                one.model_type, "failed", f"the process ended with {one.process.exitcode}", seconds=seconds
-            )
-    elif seconds > timeout:
-        outcome = Outcome(one.model_type, "failed", f"not done after {timeout:.0f} seconds", seconds=seconds)
-    else:
-        return None
-    _stop(one)
-    return outcome
-
-
-def _stop(one: _Running) -> None:
-    if one.process.is_alive():
-        one.process.kill()
-        one.process.join()
-    one.results.close()
