@@ -6,32 +6,47 @@ import warnings
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
+import sympy
 import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, InputSpec, OutputKind
 from torch.fx.graph import CodeGen
 
-from autoconvert.errors import Refused
+from autoconvert.errors import Inseparable, Refused
 from autoconvert.functional import functional
 from autoconvert.program import Program, Weight
+from autoconvert.source.experts import experts_as_pairs
 
 
 def export(
     module: nn.Module, args: tuple[Any, ...], dynamic_shapes: Any = None, kwargs: dict[str, Any] | None = None
 ) -> ExportedProgram:
     """`torch.export` without noise, functional, at the level of ATen operations that models are written in."""
-    with torch.no_grad(), _quiet():
-        exported = torch.export.export(module, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
+    with torch.no_grad(), _quiet(), experts_as_pairs(module):
+        exported = torch.export.export(
+            module,
+            args,
+            kwargs,
+            dynamic_shapes=dynamic_shapes,
+            strict=False,
+            # What torch cannot prove for every length stays in the graph as an assertion, and is tried for each.
+            prefer_deferred_runtime_asserts_over_guards=True,
+        )
         return functional(exported)
 
 
-def program_of(exported: ExportedProgram, outputs: Sequence[str]) -> Program:
+def program_of(exported: ExportedProgram, outputs: Sequence[str], lengths: Sequence[int] = ()) -> Program:
     """The program whose graph takes the user's inputs, then the parameters, and returns `outputs` by name.
 
     `outputs` name what the module returned, in its order. Buffers and constants are in the graph.
+
+    Raises:
+        Inseparable: the trace does not hold at one of `lengths`.
+        Refused: the module changes what lasts from call to call.
     """
     _refuse_mutation(exported)
+    _try_assertions(exported.graph, lengths)
     graph = exported.graph_module.graph
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
     root = nn.Module()
@@ -58,6 +73,20 @@ def _refuse_mutation(exported: ExportedProgram) -> None:
                 f"The model changes {spec.target or 'its input'} while it runs.",
                 hint="A value that lasts from call to call, other than attention's keys and values, is not covered.",
             )
+
+
+def _try_assertions(graph: fx.Graph, lengths: Sequence[int]) -> None:
+    """The trace holds where its assertions do; those about the length alone are tried for each length."""
+    for node in graph.find_nodes(op="call_function", target=torch.ops.aten._assert_scalar.default):
+        asserted = node.args[0].meta["val"] if isinstance(node.args[0], fx.Node) else node.args[0]
+        expression = asserted.node.expr if isinstance(asserted, torch.SymBool) else sympy.sympify(asserted)
+        if expression is sympy.true:
+            continue
+        symbols = expression.free_symbols
+        fails = (n for n in lengths if expression.subs(dict.fromkeys(symbols, n)) is not sympy.true)
+        failing = next(fails, None) if len(symbols) == 1 else "some lengths"
+        if failing is not None:
+            raise Inseparable(f"The model's code takes another path where {expression} does not hold: at {failing}.")
 
 
 def _input_name(source: str, taken: Collection[str]) -> str:

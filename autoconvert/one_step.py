@@ -70,7 +70,7 @@ def trace_one_step(decoder: nn.Module, slots: int) -> Program:
         State(f"state_{index}", tuple(tensor.shape[1:]), "recurrent", None, tensor.dtype)
         for index, tensor in enumerate(past.tensors.values())
     )
-    program = program_of(exported, ["logits", *(state.name for state in states)])
+    program = program_of(exported, ["logits", *(state.name for state in states)], range(2, slots + 1))
     inputs = [node for node in program.graph.graph.find_nodes(op="placeholder") if not node.meta.get("is_weight")]
     for node, state in zip(inputs[3:], states, strict=True):
         node.target = state.name

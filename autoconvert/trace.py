@@ -86,7 +86,7 @@ def trace(decoder: nn.Module, longest: int) -> Program:
         raise
     except Exception as error:
         raise untraceable("The model's code cannot be traced with a symbolic length", error) from error
-    return program_of(exported, ["logits"])
+    return program_of(exported, ["logits"], range(2, longest + 1))
 
 
 def untraceable(what: str, error: Exception) -> Inseparable:

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autoconvert.errors import InputError, Refused
+from autoconvert.errors import InputError, Inseparable, Refused
+from autoconvert.trace import trace
 from tests import models
 from tests.models import Decoder
 
@@ -58,6 +60,29 @@ def test_code_that_depends_on_values_is_refused_with_file_and_line() -> None:
 def test_code_for_one_length_is_refused() -> None:
     with pytest.raises(Refused, match="symbolic length"):
         models.traced(Decoder(lambda d, x: x * d.rows[: x.shape[1]].view(19, models.WIDTH)))
+
+
+class Branching(nn.Module):
+    """Logits of a table; `assume` is what the code takes for granted about the length."""
+
+    def __init__(self, assume: Callable[[int], bool]) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(11, 5))
+        self.assume = assume
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        logits = F.embedding(tokens, self.table)
+        torch._check(self.assume(tokens.shape[1]))
+        return logits
+
+
+def test_what_holds_at_every_length_is_no_obstacle() -> None:
+    trace(Branching(lambda length: min(8, length) * 2 <= 2 * length).eval(), 24)
+
+
+def test_what_fails_at_one_length_is_refused_with_the_length() -> None:
+    with pytest.raises(Inseparable, match="at 9"):
+        trace(Branching(lambda length: length * min(6, length) != 54).eval(), 24)
 
 
 def test_parameters_are_inputs_by_name_and_buffers_are_constants() -> None:
