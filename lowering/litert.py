@@ -14,6 +14,7 @@ from torch import Tensor, fx
 from torch._ops import OpOverload
 
 from autoconvert import ops
+from autoconvert.lowering.experts import expert_linear
 from autoconvert.ops.attention import attend
 from autoconvert.ops.semantic import Body
 from autoconvert.passes.normalise import normalise
@@ -72,7 +73,12 @@ def _traced(body: Body, values: dict[str, Any]) -> fx.Graph:
 
 
 def _device_bodies() -> dict[OpOverload, Body]:
-    return {**ops.BODIES, ops.cached_attention: _cached_attention, ops.rotary: _rotary}
+    return {
+        **ops.BODIES,
+        ops.cached_attention: _cached_attention,
+        ops.rotary: _rotary,
+        ops.expert_linear: expert_linear,
+    }
 
 
 def _cached_attention(

@@ -1,11 +1,12 @@
 """The building blocks that are known: one file each, in the order in which they are looked for."""
 
 from autoconvert.pattern import Pattern
-from autoconvert.patterns import attention, feed_forward, norms, rotary
+from autoconvert.patterns import attention, experts, feed_forward, norms, rotary
 
 PATTERNS: tuple[Pattern, ...] = (
     *norms.PATTERNS,
     *rotary.PATTERNS,
     *attention.PATTERNS,
     *feed_forward.PATTERNS,
+    *experts.PATTERNS,
 )

@@ -219,6 +219,12 @@ def _concatenation(node: fx.Node) -> str | None:
     return None if same and not set(over) & set(axes(node)) else MIXES
 
 
+def _rows(node: fx.Node) -> str | None:
+    """Row by row of x and of what picks the weights."""
+    x, weight, expert = (axes(_operand(node, index)) for index in range(3))
+    return None if x == [-2] and expert == [-1] and not weight else MIXES
+
+
 def _stack(node: fx.Node) -> str | None:
     first, *others = node.all_input_nodes
     return None if all(axes(part) == axes(first) for part in others) else MIXES
@@ -401,6 +407,7 @@ RULES: dict[torch._ops.OpOverload, Rule] = {
     ops.rms_norm: _last_axis,
     ops.layer_norm: _last_axis,
     ops.gated_feed_forward: _last_axis,
+    ops.expert_linear: _rows,
     ops.rotary: _rotary,
     ops.attention: _attention,
 }

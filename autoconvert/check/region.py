@@ -31,7 +31,10 @@ class RegionCheck:
 
     def _execute(self, region: fx.GraphModule, replacement: fx.GraphModule, match: Match) -> None:
         generator = torch.Generator().manual_seed(0)
-        values = {node: _random(node.meta["val"], generator) for node in match.bound.values()}
+        # A number may pick an entry of any other value.
+        sizes = [concrete(size, _LENGTH) for node in match.bound.values() for size in node.meta["val"].shape]
+        below = min((size for size in sizes if size > 1), default=_LENGTH)
+        values = {node: _random(node.meta["val"], generator, below) for node in match.bound.values()}
         inputs = {name: values[node] for name, node in match.bound.items()}
         with torch.no_grad():
             expected = region(*inputs.values())
@@ -83,7 +86,7 @@ def _extract(region: list[fx.Node], match: Match) -> fx.Graph:
     return graph
 
 
-def _random(value: Tensor, generator: torch.Generator) -> Tensor:
+def _random(value: Tensor, generator: torch.Generator, below: int) -> Tensor:
     sizes = [concrete(size, _LENGTH) for size in value.shape]
     if value.dtype == torch.bool:
         # No row is all open or all closed, so that no softmax is over nothing, whichever of them True means.
@@ -91,7 +94,7 @@ def _random(value: Tensor, generator: torch.Generator) -> Tensor:
         return (torch.rand(sizes, generator=generator) < 0.6) & ~diagonal.roll(1, -1) | diagonal
     if value.is_floating_point():
         return torch.randn(sizes, generator=generator, dtype=value.dtype)
-    return torch.randint(0, _LENGTH, sizes, generator=generator, dtype=value.dtype)
+    return torch.randint(0, below, sizes, generator=generator, dtype=value.dtype)
 
 
 def _last_two(sizes: list[int]) -> tuple[int, int]:

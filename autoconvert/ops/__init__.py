@@ -6,6 +6,7 @@ Each is one node in the graph and carries its body in plain PyTorch, so that a g
 from torch._ops import OpOverload
 
 from autoconvert.ops import attention as _attention
+from autoconvert.ops import experts as _experts
 from autoconvert.ops import feed_forward as _feed_forward
 from autoconvert.ops import history as _history
 from autoconvert.ops import norms as _norms
@@ -19,6 +20,7 @@ attention = semantic(_attention.attention)
 cached_attention = semantic(_attention.cached_attention)
 history = semantic(_history.history)
 gated_feed_forward = semantic(_feed_forward.gated_feed_forward)
+expert_linear = semantic(_experts.expert_linear, _experts.expert_linear_shape)
 
 BODIES: dict[OpOverload, Body] = {
     rms_norm: _norms.rms_norm,

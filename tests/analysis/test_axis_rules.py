@@ -141,6 +141,7 @@ CASES: tuple[Case, ...] = (
     (aten.select_scatter.default, lambda a, b: aten.select_scatter.default(a, b, 1, 0), [x(N, N, N), x(N, N)]),
     (ops.rms_norm, lambda a, w: ops.rms_norm(a, w, 1e-5), [x(N, N, N), x(N)]),
     (ops.layer_norm, lambda a, w, b: ops.layer_norm(a, w, b, 1e-5), [x(N, N, N), x(N), x(N)]),
+    (ops.expert_linear, lambda a, w, e: ops.expert_linear(a, w, e, 3), [x(N, N), x(3 * N, N), ids(N)]),
     (ops.rotary, ops.rotary, [x(N, N, N, N), x(N, N), x(N, N, N)]),
     (
         ops.gated_feed_forward,
