@@ -17,7 +17,6 @@ from autoconvert.errors import Inseparable, Refused
 from autoconvert.functional import functional
 from autoconvert.program import Program, Weight
 from autoconvert.source.experts import experts_as_pairs
-from autoconvert.source.experts import experts_as_pairs
 
 
 def export(

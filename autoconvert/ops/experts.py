@@ -10,9 +10,9 @@ def expert_linear(x: Tensor, weight: Tensor, expert: Tensor, width: int) -> Tens
     `x` [pairs, in]; `weight` [experts · width, in], the matrices [width, in] of all experts below each other;
     `expert` int [pairs], negative ones count from the last. Gives [pairs, width].
     """
-    matrices = weight.unflatten(0, (-1, width))
+    matrices = weight.reshape(-1, width, weight.shape[1])
     result = x.new_empty(x.shape[0], width)
-    for number in expert.unique().tolist():
+    for number in set(expert.tolist()):
         rows = expert == number
         result[rows] = F.linear(x[rows], matrices[number])
     return result
