@@ -19,7 +19,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from outcome import Outcome
-from pool import run_all
+from pool import run_all, silence
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from table import never_matched, render, totals
@@ -30,7 +30,8 @@ _COLOURS = {"right": "green", "refused": "yellow", "not buildable": "dim"}
 
 def main(arguments: list[str] | None = None) -> int:
     options = _options(arguments)
-    from tiny_models import types
+    with silence():
+        from tiny_models import types
 
     wanted = options.types.split(",") if options.types else types()
     if unknown := set(wanted) - set(types()):
@@ -62,7 +63,8 @@ def _run(wanted: list[str], options: argparse.Namespace) -> list[Outcome]:
     outcomes = []
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("types", total=len(wanted))
-        for ended in run_all(wanted, "examine", "examine", (options.stage,), options.jobs, options.timeout):
+        ends = run_all(wanted, "examine", "examine", (options.stage,), jobs=options.jobs, timeout=options.timeout)
+        for ended in ends:
             outcome = ended.value or Outcome(ended.name, "failed", ended.problem, seconds=ended.seconds)
             outcomes.append(outcome)
             progress.advance(task)

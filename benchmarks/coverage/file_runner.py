@@ -27,11 +27,12 @@ class FileRunner:
         self._runners = {name: self._interpreter.get_signature_runner(name) for name in self._signature_names()}
         details = {name: runner.get_input_details() for name, runner in self._runners.items()}
         self._state_details = {name: d for name, d in details["decode"].items() if name not in _INPUTS}
+        self._check_contract(details)
         prefills = [name for name in self._runners if name.startswith("prefill_")]
         lengths = (int(details[name]["input_pos"]["shape"][0]) for name in prefills)
         self._prefill_lengths = sorted(lengths, reverse=True)
-        self._mask_type = details["decode"]["mask"]["dtype"] if "mask" in details["decode"] else np.float32
-        self.context = self._check_contract(details)
+        mask = details["decode"]["mask"]
+        self._mask_type, self.context = mask["dtype"], int(mask["shape"][3])
         self.reset()
 
     def _signature_names(self) -> list[str]:
@@ -40,7 +41,7 @@ class FileRunner:
             raise ContractBroken(f"the signatures are {', '.join(names)}")
         return names
 
-    def _check_contract(self, details: dict[str, dict[str, Any]]) -> int:
+    def _check_contract(self, details: dict[str, dict[str, Any]]) -> None:
         states = set(self._state_details)
         for name, inputs in details.items():
             if set(inputs) != _INPUTS | states:
@@ -48,7 +49,6 @@ class FileRunner:
             outputs = set(self._runners[name].get_output_details())
             if outputs != (states | {"logits"} if name == "decode" else states):
                 raise ContractBroken(f"{name} returns {', '.join(sorted(outputs))}")
-        return int(details["decode"]["mask"]["shape"][3])
 
     def reset(self) -> None:
         """Forgets every token."""

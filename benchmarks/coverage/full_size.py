@@ -112,7 +112,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     wanted = options.types.split(",") if options.types else list(json.loads(CONFIGS.read_text()))
     rows = []
-    for ended in run_all(wanted, "full_size", "measure", (), jobs=1, timeout=_TIMEOUT):
+    for ended in run_all(wanted, "full_size", "measure", jobs=1, timeout=_TIMEOUT):
         rows.append(ended.value or FullSize(ended.name, reason=ended.problem))
         print(_row(rows[-1]), flush=True)
     if not options.types:

@@ -19,13 +19,13 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from typing import Any
 
 # Installed packages alone: the server of Python 3.11 does not look beside the script.
-_PRELOADED = [
+PRELOADED = (
     "autoconvert.convert",
     "litert_torch.generative.custom_ops.dynamic_update_slice",
     "transformers.models.llama.modeling_llama",
     "ai_edge_litert.interpreter",
     "rich.console",
-]
+)
 
 
 @dataclass(frozen=True)
@@ -47,15 +47,22 @@ class _Running:
 
 
 def run_all(
-    names: Sequence[str], module: str, function: str, arguments: Sequence[Any], jobs: int, timeout: float
+    names: Sequence[str],
+    module: str,
+    function: str,
+    arguments: Sequence[Any] = (),
+    *,
+    jobs: int,
+    timeout: float,
+    preload: Sequence[str] = PRELOADED,
 ) -> Iterator[Ended]:
     """Calls `function` of `module` with each of `names` and `arguments`; gives the ends as they come.
 
     At most `jobs` run at a time, and each is given `timeout` seconds.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_PRELOADED)
-    with _silence():
+    context.set_forkserver_preload(list(preload))
+    with silence():
         multiprocessing.forkserver.ensure_running()
     pending = list(reversed(names))
     running: list[_Running] = []
@@ -114,8 +121,8 @@ def _stop(one: _Running) -> None:
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
-    """What is started within inherits an output that goes nowhere: converters print from Python and C++."""
+def silence() -> Iterator[None]:
+    """Output from Python and C++ goes nowhere, also that of processes started within."""
     saved = os.dup(1), os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):

@@ -3,4 +3,5 @@
 import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+_BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+sys.path.extend(map(str, (_BENCHMARKS, _BENCHMARKS / "coverage")))
