@@ -16,6 +16,7 @@ from torch.fx.graph import CodeGen
 from autoconvert.errors import Inseparable, Refused
 from autoconvert.functional import functional
 from autoconvert.program import Program, Weight
+from autoconvert.rewriting import where
 from autoconvert.source.experts import experts_as_pairs
 
 
@@ -77,16 +78,24 @@ def _refuse_mutation(exported: ExportedProgram) -> None:
 
 def _try_assertions(graph: fx.Graph, lengths: Sequence[int]) -> None:
     """The trace holds where its assertions do; those about the length alone are tried for each length."""
+    known = {symbol for node in graph.find_nodes(op="placeholder") for symbol in _symbols(node.meta.get("val"))}
     for node in graph.find_nodes(op="call_function", target=torch.ops.aten._assert_scalar.default):
         asserted = node.args[0].meta["val"] if isinstance(node.args[0], fx.Node) else node.args[0]
         expression = asserted.node.expr if isinstance(asserted, torch.SymBool) else sympy.sympify(asserted)
         if expression is sympy.true:
             continue
         symbols = expression.free_symbols
+        if not symbols <= known:
+            raise Inseparable(f"{where(node)}: the model's code depends on the values of its tokens ({expression}).")
         fails = (n for n in lengths if expression.subs(dict.fromkeys(symbols, n)) is not sympy.true)
         failing = next(fails, None) if len(symbols) == 1 else "some lengths"
         if failing is not None:
             raise Inseparable(f"The model's code takes another path where {expression} does not hold: at {failing}.")
+
+
+def _symbols(value: Any) -> set[Any]:
+    sizes = value.shape if isinstance(value, Tensor) else ()
+    return {symbol for size in sizes if isinstance(size, torch.SymInt) for symbol in size.node.expr.free_symbols}
 
 
 def _input_name(source: str, taken: Collection[str]) -> str:

@@ -10,6 +10,7 @@ from autoconvert.one_step import trace_one_step
 from autoconvert.passes.bind_positions import bind_positions
 from autoconvert.passes.bind_weights import bind_weights
 from autoconvert.passes.carry_recurrences import carry_recurrences
+from autoconvert.passes.carry_sums import carry_sums
 from autoconvert.passes.make_stateful import make_stateful
 from autoconvert.passes.normalise import normalise
 from autoconvert.passes.recognise import OnMatch, recognise
@@ -47,6 +48,8 @@ PASSES: tuple[Pass, ...] = (
     Pass("bind weights", lambda program, _: bind_weights(program)),
     # Masks become attributes of recognised attention, so this comes after recognition.
     Pass("bind positions", lambda program, options: bind_positions(program, options.context)),
+    # After positions: a sum over what tokens do not change is a table by now.
+    Pass("carry sums", lambda program, _: carry_sums(program)),
     Pass("make stateful", lambda program, _: make_stateful(program)),
     Pass("carry recurrences", lambda program, _: carry_recurrences(program)),
 )
@@ -82,8 +85,8 @@ def rewrite(
         try:
             return rewritten(trace_one_step)
         except Refused as step:
-            hint = "\n".join(filter(None, (whole.hint, f"Token by token: {step.message}", step.hint)))
-            raise Refused(whole.message, hint=hint) from step
+            hint = "\n".join(filter(None, (whole.hint, step.hint)))
+            raise Refused(f"{whole.message}\nToken by token: {step.message}", hint=hint) from step
 
 
 def run_passes(

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, fx, nn
 
+from autoconvert.running_sum import RunningSum
 from autoconvert.shift_register import shift_register
 
 
@@ -68,7 +69,7 @@ class Recurrence(nn.Module):
 class CarriedRecurrence(nn.Module):
     """The same over a chunk: takes `input_pos`, the states, then the inputs; gives the outputs and the states."""
 
-    def __init__(self, recurrence: Recurrence) -> None:
+    def __init__(self, recurrence: Recurrence | RunningSum) -> None:
         super().__init__()
         self.recurrence = recurrence
 

@@ -95,8 +95,10 @@ def untraceable(what: str, error: Exception) -> Inseparable:
 
 
 def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    lines = [line.strip(" -") for line in str(error).strip().splitlines()]
+    # What torch says first when a length is fixed by the code is how to ask torch for more.
+    told = [line for line in lines if not line.startswith("Constraints violated")]
+    return told[0] if told else type(error).__name__
 
 
 def _source_line(error: Exception) -> str:

@@ -10,6 +10,7 @@ from autoconvert.passes.bind_positions import INPUT_POS
 from autoconvert.program import Program, State
 from autoconvert.recurrence import CarriedRecurrence, Recurrence
 from autoconvert.rewriting import emit, finish, named_results
+from autoconvert.running_sum import RunningSum
 from autoconvert.shift_register import shift_register
 
 
@@ -20,9 +21,10 @@ def carry_recurrences(program: Program) -> Program:
     states: list[State] = []
     for call in graph.find_nodes(op="call_module"):
         recurrence = owner.get_submodule(str(call.target))
-        assert isinstance(recurrence, Recurrence)
+        assert isinstance(recurrence, Recurrence | RunningSum)
         # The runtime's names: c for the last inputs of a convolution, r for any other state.
-        letter = "c" if shift_register(recurrence.step, recurrence.states) else "r"
+        is_window = isinstance(recurrence, Recurrence) and shift_register(recurrence.step, recurrence.states)
+        letter = "c" if is_window else "r"
         new = [
             State(f"kv_cache_{letter}_{len(states) + index}", (1, *shape), "recurrent", None)
             for index, shape in enumerate(recurrence.states)
@@ -33,7 +35,9 @@ def carry_recurrences(program: Program) -> Program:
     return dataclasses.replace(program, graph=finish(owner), states=(*program.states, *states))
 
 
-def _carry(owner: fx.GraphModule, call: fx.Node, recurrence: Recurrence, states: list[State]) -> dict[str, fx.Node]:
+def _carry(
+    owner: fx.GraphModule, call: fx.Node, recurrence: Recurrence | RunningSum, states: list[State]
+) -> dict[str, fx.Node]:
     graph = owner.graph
     input_pos = graph.find_nodes(op="placeholder", target=INPUT_POS)[0]
     inputs = [_placeholder(graph, state, input_pos) for state in states]

@@ -12,10 +12,11 @@ from autoconvert.check.region import RegionCheck
 from autoconvert.ops.attention import CLOSED
 from autoconvert.pattern import Pattern
 from autoconvert.patterns import PATTERNS
-from autoconvert.pipeline import Options, Pass, run_passes
+from autoconvert.pipeline import Options, Pass
+from autoconvert.pipeline import rewrite as whole_or_step
 from autoconvert.program import Program
 from autoconvert.source.weights import TensorWeights
-from autoconvert.trace import trace
+from autoconvert.trace import logits_of, trace
 from tests.source.tiny import build, llama
 
 CONTEXT = 32
@@ -105,7 +106,7 @@ def rewrite(
     after: Callable[[Pass, Program], None] = lambda _, program: None,
 ) -> Program:
     """All passes, each rewrite checked where it happens."""
-    return run_passes(trace(module, context), Options(context, patterns, RegionCheck()), after=after)
+    return whole_or_step(module, Options(context, patterns, RegionCheck()), after=after)
 
 
 def random_ids(count: int = LENGTH, vocabulary: int = VOCABULARY) -> list[int]:
@@ -144,8 +145,7 @@ def logits_in_chunks(
 def logits_of_source(module: nn.Module, tokens: Sequence[int]) -> Tensor:
     with torch.no_grad():
         output = module(torch.tensor([tokens]))
-    logits: Tensor = output if isinstance(output, Tensor) else output.logits
-    return logits[0]
+    return logits_of(output)[0]
 
 
 def assert_same(actual: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:

@@ -1,0 +1,122 @@
+"""A model that runs token by token converts by its own path for a single token."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from autoconvert.errors import Refused
+from autoconvert.one_step import trace_one_step
+from tests.models import (
+    CONTEXT,
+    VOCABULARY,
+    WIDTH,
+    assert_chunks_give_what_the_model_gives,
+    rewrite,
+)
+
+Update = Callable[["Recurrent", Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+class Recurrent(nn.Module):
+    """A residual block whose state follows `update(self, x [batch, width], state) -> y, state`; loops over a text."""
+
+    def __init__(self, update: Update, *state: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.head = nn.Embedding(VOCABULARY, WIDTH), nn.Linear(WIDTH, VOCABULARY)
+        self.first, self.second = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.kernel = nn.Parameter(torch.randn(WIDTH, 3))
+        self.update, self.shape = update, state
+        self.eval()
+
+    def forward(
+        self, tokens: Tensor, state: list[Tensor] | None = None, use_cache: bool = False
+    ) -> dict[str, Tensor | list[Tensor]]:
+        x = self.embed(tokens)
+        held = [torch.zeros(len(tokens), *self.shape) for _ in range(2)] if state is None else state
+        for layer in range(2):
+            if tokens.shape[1] == 1 and state is not None:
+                y, after = self.update(self, x[:, 0], held[layer])
+                held[layer].copy_(after)
+                x = x + y[:, None]
+                continue
+            rows = []
+            for row in x.unbind(1):
+                y, held[layer] = self.update(self, row, held[layer])
+                rows.append(row + y)
+            x = torch.stack(rows, 1)
+        return {"logits": self.head(x), "state": held}
+
+
+def decaying(model: Recurrent, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    """A diagonal recurrence whose decay depends on the token."""
+    state = state * torch.sigmoid(model.first(x)) + x
+    return model.second(state), state
+
+
+def outer_product(model: Recurrent, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    """A matrix state that a delta rule corrects."""
+    key = torch.nn.functional.normalize(model.first(x), dim=-1)
+    missing = x - (state * key[:, None]).sum(-1)
+    state = state + missing[:, :, None] * key[:, None]
+    return (state * model.second(x)[:, None]).sum(-1), state
+
+
+def convolving(model: Recurrent, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    """A short convolution over the last three values."""
+    window = torch.cat([state, x[:, :, None]], -1)
+    return model.first((window * model.kernel).sum(-1)), window[:, :, 1:]
+
+
+def shifting(model: Recurrent, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    """Only the value before."""
+    return model.first(state) * torch.sigmoid(model.second(x)), x
+
+
+def across_texts(model: Recurrent, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    """Mixes the batch: what no batch of steps may do."""
+    state = state * 0.5 + x.mean(0, keepdim=True).expand_as(x)
+    return model.first(state), state
+
+
+UPDATES: dict[str, tuple[Update, tuple[int, ...]]] = {
+    "decaying": (decaying, (WIDTH,)),
+    "outer product": (outer_product, (WIDTH, WIDTH)),
+    "convolving": (convolving, (WIDTH, 2)),
+    "shifting": (shifting, (WIDTH,)),
+}
+
+
+@pytest.mark.parametrize("name", UPDATES)
+def test_a_recurrent_model_in_chunks_gives_its_own_logits(name: str) -> None:
+    update, state = UPDATES[name]
+    module = Recurrent(update, *state)
+    program = rewrite(module)
+    assert [s.shape for s in program.states] == [(1, *state)] * 2
+    assert_chunks_give_what_the_model_gives(program, module)
+
+
+def test_the_states_of_a_convolution_have_the_name_that_the_runtime_gives_them() -> None:
+    names = [state.name for state in rewrite(Recurrent(convolving, WIDTH, 2)).states]
+    assert names == ["kv_cache_c_0", "kv_cache_c_1"]
+
+
+def test_steps_that_mix_texts_are_refused() -> None:
+    with pytest.raises(Refused, match="cannot be split into chunks: it combines values of several positions"):
+        rewrite(Recurrent(across_texts, WIDTH))
+
+
+def test_a_model_without_a_path_for_a_single_token_is_refused_for_what_it_lacks() -> None:
+    with pytest.raises(Refused, match="its forward takes no `use_cache`"):
+        trace_one_step(nn.Embedding(VOCABULARY, WIDTH), CONTEXT)
+
+
+def test_a_state_that_grows_with_the_text_is_refused() -> None:
+    def remembering(model: Recurrent, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        state = torch.cat([state, x[:, None]], 1)
+        return state.sum(1), state
+
+    with pytest.raises(Refused, match="neither a state per text nor keys and values"):
+        trace_one_step(Recurrent(remembering, 0, WIDTH), CONTEXT)
