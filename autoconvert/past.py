@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from autoconvert import ops
 from autoconvert.errors import Refused
+from autoconvert.source.experts import experts_as_pairs
 
 # Different from each other and from 1, so that an axis of either shows in a shape.
 _BATCH, _LENGTH = 2, 5
@@ -69,7 +70,7 @@ def _kept(decoder: nn.Module, length: int) -> tuple[str, Any]:
     accepted = inspect.signature(decoder.forward).parameters
     if "use_cache" not in accepted:
         raise Refused("The model has no way to run token by token: its forward takes no `use_cache`.")
-    with torch.no_grad():
+    with torch.no_grad(), experts_as_pairs(decoder):
         output = decoder(torch.zeros(_BATCH, length, dtype=torch.int64), use_cache=True)
     fields = output if isinstance(output, dict) else {}
     for name, value in fields.items():
