@@ -149,8 +149,13 @@ def inline(graph: fx.Graph, body: fx.Graph, inputs: dict[str, Argument], like: f
     raise AssertionError("a graph ends in its output")
 
 
-def traced(function: Callable[..., Any], values: dict[str, Any]) -> fx.GraphModule:
-    """The graph of `function` called with fake `values` by name, semantic operations kept as nodes."""
+def traced(
+    function: Callable[..., Any], values: dict[str, Any], definitions: dict[OpOverload, Callable[..., Any]] | None = None
+) -> fx.GraphModule:
+    """The graph of `function` called with fake `values` by name, semantic operations kept as nodes.
+
+    With `definitions` the operations in it are written out, and those that PyTorch composes of others as well.
+    """
     names = list(values)
     fakes = [value for value in values.values() if isinstance(value, Tensor)]
     mode = detect_fake_mode(fakes)
@@ -161,7 +166,7 @@ def traced(function: Callable[..., Any], values: dict[str, Any]) -> fx.GraphModu
     with mode, torch.no_grad():  # type: ignore[union-attr]
         # One fake value may stand for several nodes, and tracing tells arguments apart by identity.
         distinct = [value.clone() if isinstance(value, Tensor) else value for value in values.values()]
-        graph = make_fx(call, pre_dispatch=True)(*distinct)
+        graph = make_fx(call, definitions, pre_dispatch=definitions is None)(*distinct)
     for node, name in zip(graph.graph.find_nodes(op="placeholder"), names, strict=True):
         node.target = name
     return graph

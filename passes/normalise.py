@@ -44,13 +44,26 @@ def _normalise_node(node: fx.Node, canonical: set[fx.Node]) -> None:
     if isinstance(node.target, torch._ops.OpOverload):
         _explicit_arguments(node)
     for rule in RULES:
+        before = node.prev
         with node.graph.inserting_before(node):
             new = rule(node)
         if new is not None:
+            made = _between(before, node)
             replace(node, new)
-            if new not in canonical:
-                _normalise_node(new, canonical)
+            for helper in made:
+                if helper not in canonical:
+                    _normalise_node(helper, canonical)
             return
+
+
+def _between(first: fx.Node, last: fx.Node) -> list[fx.Node]:
+    """The nodes after `first` and before `last`, in order."""
+    found = []
+    node = first.next
+    while node is not last:
+        found.append(node)
+        node = node.next
+    return found
 
 
 def _explicit_arguments(node: fx.Node) -> None:
@@ -96,6 +109,8 @@ def _is_default(value: Any, argument: Any) -> bool:
 
 
 def _rank_of_axes(node: fx.Node) -> int:
+    if node.target is aten.tile.default:
+        return 0  # Its `dims` are counts.
     if node.target is aten.unsqueeze.default:
         return len(shape(node))
     if node.target in (aten.cat.default, aten.stack.default):

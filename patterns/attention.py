@@ -21,15 +21,11 @@ def _expanded(x: Tensor) -> Tensor:
     return x[:, :, None].expand(batch, groups, _REPEATS, length, width).reshape(batch, -1, length, width)
 
 
-def _interleaved(x: Tensor) -> Tensor:
-    return x.repeat_interleave(_REPEATS, dim=1)
-
-
 def _as_it_is(x: Tensor) -> Tensor:
     return x
 
 
-_REPETITIONS: dict[str, Repeat] = {"expanded": _expanded, "interleaved": _interleaved, "one_each": _as_it_is}
+_REPETITIONS: dict[str, Repeat] = {"expanded": _expanded, "one_each": _as_it_is}
 
 
 def _native(repeat: Repeat) -> Pattern:

@@ -1,66 +1,15 @@
 """Each rule: what is written in many ways becomes one operation, and the numbers stay."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
-from torch.export import Dim
 
-from autoconvert.exported import export, program_of
-from autoconvert.passes.normalise import normalise
 from tests import models
+from tests.passes.forms import WIDTH, Function, form, normalised, operations
 
 aten = torch.ops.aten
-
-Function = Callable[..., Tensor]
-
-WIDTH = 8
-LENGTHS = (5, 9)
-
-
-class Call(nn.Module):
-    """A function of `x` [1, s, 8] and a square parameter."""
-
-    def __init__(self, function: Function) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.function, self.matrix = function, nn.Parameter(torch.randn(WIDTH, WIDTH))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x, self.matrix)
-
-
-def normalised(function: Function) -> tuple[fx.GraphModule, Call]:
-    """The normalised graph of symbolic length, checked to give the numbers of the function at two lengths."""
-    module = Call(function).eval()
-    exported = export(module, (torch.randn(1, LENGTHS[0], WIDTH),), ({1: Dim("s", min=2, max=64)},))
-    graph = normalise(program_of(exported, ["result"]).graph)
-    for length in LENGTHS:
-        x = torch.randn(1, length, WIDTH)
-        inputs = [
-            module.matrix if node.meta.get("is_weight") else x for node in graph.graph.find_nodes(op="placeholder")
-        ]
-        with torch.no_grad():
-            torch.testing.assert_close(graph(*inputs)["result"], function(x, module.matrix), rtol=1e-5, atol=1e-6)
-    return graph, module
-
-
-def operations(function: Function) -> list[Any]:
-    return [node.target for node in normalised(function)[0].graph.nodes if node.op == "call_function"]
-
-
-def form(function: Function) -> str:
-    """The graph as text with names that depend on its structure only."""
-    names: dict[fx.Node, str] = {}
-    lines = []
-    for node in normalised(function)[0].graph.nodes:
-        names[node] = f"%{len(names)}"
-        lines.append(str((node.op, str(node.target), fx.map_arg((node.args, node.kwargs), lambda n: names[n]))))
-    return "\n".join(lines)
-
 
 NOTHING: dict[str, Function] = {
     "clone": lambda x, m: x.clone(),

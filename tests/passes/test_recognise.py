@@ -23,10 +23,8 @@ def recognised(module: nn.Module, without: str = "") -> Program:
 
 
 def repeat(x: Tensor, how: str) -> Tensor:
-    """One key head for both query heads, written in the three ways."""
-    if how == "expanded":
-        return x[:, :1, None].expand(-1, -1, 2, -1, -1).reshape(1, 2, -1, 4)
-    return x[:, :1].repeat_interleave(2, 1) if how == "interleaved" else x
+    """One key head for both query heads, or one each."""
+    return x[:, :1, None].expand(-1, -1, 2, -1, -1).reshape(1, 2, -1, 4) if how == "expanded" else x
 
 
 def attention(name: str) -> Change:

@@ -21,7 +21,7 @@ from autoconvert.program import NearMiss, Program
 from autoconvert.rewriting import traced
 
 BY_NAME = {pattern.name: pattern for pattern in PATTERNS}
-REPETITIONS = ("expanded", "interleaved", "as_it_is")
+REPETITIONS = ("expanded", "as_it_is")
 
 
 def example(pattern: Pattern) -> dict[str, Any]:
@@ -185,7 +185,7 @@ SAME: dict[str, Spelling] = {
         lambda x, gate, up, down: F.linear(F.gelu(F.linear(x, gate), approximate="tanh") * F.linear(x, up), down),
     ),
     "attention: divided": Spelling(
-        "attention.written_out.interleaved",
+        "attention.written_out.expanded",
         _attention(lambda scores, mask, scale: mask + scores / 2, _three_times),
         (("scale", 0.5),),
     ),
@@ -268,11 +268,11 @@ NEAR: dict[str, Spelling] = {
     ),
     "gated: exact for tanh": Spelling("gated_feed_forward.gelu_tanh", BY_NAME["gated_feed_forward.gelu"].matches),
     "attention: scaled after the mask": Spelling(
-        "attention.written_out.interleaved",
+        "attention.written_out.expanded",
         _attention(lambda scores, mask, scale: (scores + mask) * scale, _three_times),
     ),
     "attention: mask subtracted": Spelling(
-        "attention.written_out.interleaved",
+        "attention.written_out.expanded",
         _attention(lambda scores, mask, scale: scores * scale - mask, _three_times),
     ),
     "attention: heads in another order": Spelling(
@@ -284,13 +284,13 @@ NEAR: dict[str, Spelling] = {
         lambda query, key, value, mask, scale: (query @ key.mT * scale + mask).softmax(-2) @ value,
     ),
     "attention: a weak mask": Spelling(
-        "attention.written_out.filled.interleaved",
-        BY_NAME["attention.written_out.filled.interleaved"].matches,
+        "attention.written_out.filled.expanded",
+        BY_NAME["attention.written_out.filled.expanded"].matches,
         (("fill", -3.0),),
     ),
     "attention: bool mask added": Spelling(
-        "attention.written_out.interleaved",
-        BY_NAME["attention.written_out.interleaved"].matches,
+        "attention.written_out.expanded",
+        BY_NAME["attention.written_out.expanded"].matches,
         (("mask", torch.ones(1, 1, 5, 5) > 0),),
     ),
     "attention: dropped weights": Spelling(

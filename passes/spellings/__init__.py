@@ -1,0 +1,23 @@
+"""The spellings of one computation: each rule gives the canonical node for one that is not, or None.
+
+Rules are tried in order, before the node; they change no values beyond the order of a rounding.
+"""
+
+from collections.abc import Callable
+
+from torch import fx
+
+from autoconvert.passes.spellings import arithmetic, composites, conditions, copies, parts, products, shapes
+
+Rule = Callable[[fx.Node], fx.Node | None]
+
+RULES: tuple[Rule, ...] = (
+    *copies.RULES,
+    *shapes.RULES,
+    *parts.RULES,
+    *arithmetic.RULES,
+    *products.RULES,
+    *conditions.RULES,
+    # What another rule knows a better form for is no composite any more.
+    *composites.RULES,
+)

@@ -1,0 +1,81 @@
+"""Choices between values: what is filled in comes first."""
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from autoconvert.passes.spellings.arithmetic import constant_number, is_float
+from autoconvert.rewriting import arguments, emit, first_input
+
+aten = torch.ops.aten
+
+
+def _filling_is_where(node: fx.Node) -> fx.Node | None:
+    if node.target is aten.masked_fill.Scalar:
+        x, mask, value = arguments(node)
+        return _where(node, mask, _fill(node, value), x)
+    if node.target is aten.masked_fill.Tensor:
+        x, mask, value = arguments(node)
+        if value.meta["val"].dtype == node.meta["val"].dtype:
+            return _where(node, mask, value, x)
+    return None
+
+
+def _fill(node: fx.Node, value: Any) -> fx.Node:
+    dtype = node.meta["val"].dtype
+    with node.meta["val"].fake_mode:
+        number = float(value) if dtype.is_floating_point else value
+        return emit(node.graph, aten.scalar_tensor.default, number, dtype=dtype, like=node)
+
+
+def _where(node: fx.Node, condition: fx.Node, a: fx.Node, b: fx.Node) -> fx.Node:
+    return emit(node.graph, aten.where.self, condition, a, b, like=node)
+
+
+def _full_is_number(node: fx.Node) -> fx.Node | None:
+    """`full` of no axes."""
+    if node.target is aten.full.default and list(arguments(node)[0]) == [] and is_float(node):
+        return _fill(node, arguments(node)[1])
+    return None
+
+
+def _filled_comes_first(node: fx.Node) -> fx.Node | None:
+    """where(mask, x, number) is where(not mask, number, x); a constant without axes is a number."""
+    if node.target is not aten.where.self:
+        return None
+    condition, *values = arguments(node)
+    numbers = [constant_number(value) for value in values]
+    a, b = (
+        value if number is None or not _same_dtype(value, node) else _fill(node, number)
+        for value, number in zip(values, numbers, strict=True)
+    )
+    if _is_number(b) and not _is_number(a):
+        opposite = emit(node.graph, aten.logical_not.default, condition, like=node)
+        return _where(node, opposite, b, a)
+    return _where(node, condition, a, b) if [a, b] != values else None
+
+
+def _same_dtype(a: fx.Node, b: fx.Node) -> bool:
+    return bool(a.meta["val"].dtype == b.meta["val"].dtype)
+
+
+def _is_number(value: fx.Node) -> bool:
+    return value.target is aten.scalar_tensor.default
+
+
+def _negation_of_truth(node: fx.Node) -> fx.Node | None:
+    """`~` of a bool is `logical_not`, and twice is nothing."""
+    if node.target not in (aten.bitwise_not.default, aten.logical_not.default):
+        return None
+    source = first_input(node)
+    if source.meta["val"].dtype != torch.bool:
+        return None
+    if source.target is aten.logical_not.default and first_input(source).meta["val"].dtype == torch.bool:
+        return first_input(source)
+    if node.target is aten.bitwise_not.default:
+        return emit(node.graph, aten.logical_not.default, source, like=node)
+    return None
+
+
+RULES = (_filling_is_where, _full_is_number, _filled_comes_first, _negation_of_truth)
