@@ -112,6 +112,13 @@ def _matrices(node: fx.Node) -> str | None:
     return _on_last_axes(node, 2)
 
 
+def _padded(node: fx.Node) -> str | None:
+    """`pad` has a pair for each axis, the last one first; the followed axis must get nothing."""
+    pairs = argument(node, "pad")
+    grown = {-1 - index // 2 for index, size in enumerate(pairs) if size != 0}
+    return MIXES if grown & set(axes(_operand(node))) else None
+
+
 def _first_axis_is_batch(node: fx.Node) -> str | None:
     is_batch = axes(_operand(node)) == [-len(shape(_operand(node)))]
     return MIXES if not is_batch or any(map(axes, _others(node))) else None
@@ -393,6 +400,7 @@ RULES: dict[torch._ops.OpOverload, Rule] = {
     aten.linear.default: _last_axis,
     aten.layer_norm.default: _native_norm,
     aten.rms_norm.default: _native_norm,
+    aten.constant_pad_nd.default: _padded,
     aten.group_norm.default: _first_axis_is_batch,
     aten.embedding.default: _looked_up,
     aten.index_select.default: _picked,
