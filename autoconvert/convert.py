@@ -170,7 +170,8 @@ class _Conversion:
             reference_of(self.source) as reference,
             _threads(threads),
         ):
-            worst = check_graph(program, self.source.weights, reference, _vocabulary(program))
+            vocabulary = _vocabulary(program)
+            worst = check_graph(program, self.source.weights, reference, vocabulary, reference.token_by_token)
             stage.note = f"logits within {worst:.1e} σ"
             self.checks.append(CheckResult("graph in chunks", True, stage.note))
 

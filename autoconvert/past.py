@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from autoconvert import ops
 from autoconvert.errors import Refused
 from autoconvert.source.experts import experts_as_pairs
+from autoconvert.trace import logits_of
 
 # Different from each other and from 1, so that an axis of either shows in a shape.
 _BATCH, _LENGTH = 2, 5
@@ -66,16 +67,37 @@ def past_of(decoder: nn.Module, slots: int) -> Past:
     return Past(parameter, kept, tensors)
 
 
+def token_by_token(decoder: nn.Module, tokens: Sequence[int]) -> Tensor:
+    """Logits [tokens, vocabulary] of the decoder's own path for single tokens, the past as it made it.
+
+    Raises Refused where it has no such path.
+    """
+    options: dict[str, Any] = {}
+    rows = []
+    for token in tokens:
+        name, kept, logits = _call(decoder, torch.tensor([[token]]), options)
+        options = {name: kept}
+        rows.append(logits[0])
+    return torch.cat(rows).float()
+
+
 def _kept(decoder: nn.Module, length: int) -> tuple[str, Any]:
+    with experts_as_pairs(decoder):
+        name, kept, _ = _call(decoder, torch.zeros(_BATCH, length, dtype=torch.int64), {})
+    return name, kept
+
+
+def _call(decoder: nn.Module, tokens: Tensor, options: dict[str, Any]) -> tuple[str, Any, Tensor]:
+    """What the decoder gives back that its forward accepts, by name, and the logits."""
     accepted = inspect.signature(decoder.forward).parameters
     if "use_cache" not in accepted:
         raise Refused("The model has no way to run token by token: its forward takes no `use_cache`.")
-    with torch.no_grad(), experts_as_pairs(decoder):
-        output = decoder(torch.zeros(_BATCH, length, dtype=torch.int64), use_cache=True)
+    with torch.no_grad():
+        output = decoder(tokens, use_cache=True, **options)
     fields = output if isinstance(output, dict) else {}
     for name, value in fields.items():
         if name in accepted and not isinstance(value, Tensor):
-            return name, value
+            return name, value, logits_of(output)
     raise Refused("The model has no way to run token by token: it gives back nothing that its forward accepts.")
 
 

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autoconvert.errors import Refused
+from autoconvert.check.graph import check_graph
+from autoconvert.check.parity import Reference
+from autoconvert.errors import CheckFailed, Refused
 from autoconvert.one_step import trace_one_step
 from tests.models import (
     CONTEXT,
@@ -14,6 +16,7 @@ from tests.models import (
     WIDTH,
     assert_chunks_give_what_the_model_gives,
     rewrite,
+    weights_of,
 )
 
 Update = Callable[["Recurrent", Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -120,3 +123,28 @@ def test_a_state_that_grows_with_the_text_is_refused() -> None:
 
     with pytest.raises(Refused, match="neither a state per text nor keys and values"):
         trace_one_step(Recurrent(remembering, 0, WIDTH), CONTEXT)
+
+
+class Contradicting(Recurrent):
+    """Says something else token by token than for a whole text."""
+
+    def forward(
+        self, tokens: Tensor, state: list[Tensor] | None = None, use_cache: bool = False
+    ) -> dict[str, Tensor | list[Tensor]]:
+        output = super().forward(tokens, state, use_cache)
+        assert isinstance(output["logits"], Tensor)
+        return output if state is None else {**output, "logits": output["logits"] * 1.1}
+
+
+def test_a_model_that_contradicts_itself_is_refused_for_that() -> None:
+    module = Contradicting(decaying, WIDTH)
+    reference = Reference(module)
+    with pytest.raises(Refused, match="contradicts itself: run token by token"):
+        check_graph(rewrite(module), weights_of(module), reference, VOCABULARY, reference.token_by_token)
+
+
+def test_logits_that_the_model_gives_in_neither_way_fail_the_check() -> None:
+    module = Recurrent(decaying, WIDTH)
+    program, reference = rewrite(module), Reference(Recurrent(convolving, WIDTH, 2))
+    with pytest.raises(CheckFailed):
+        check_graph(program, weights_of(module), reference, VOCABULARY, reference.token_by_token)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from autoconvert.errors import CheckFailed
+from autoconvert.past import token_by_token
 from autoconvert.source.source import Source
 from autoconvert.source.streamed import streamed
 from autoconvert.trace import TokensToLogits
@@ -25,6 +26,13 @@ class Reference:
         """Logits float32 [positions, vocabulary] at the positions `at`, or at all of them, from one run."""
         ids, positions = torch.tensor([list(tokens)]), torch.arange(len(tokens))[None]
         return self._decoder(ids, positions, None if at is None else torch.tensor(list(at)))[0].float()
+
+    def token_by_token(self, tokens: Sequence[int]) -> Tensor:
+        """The same at all positions, from one run for each token: what the module says that it would say.
+
+        Raises Refused where the module cannot run so.
+        """
+        return token_by_token(self._decoder.decoder, tokens)
 
 
 @contextmanager
