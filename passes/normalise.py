@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from autoconvert.passes.complex_numbers import real_pairs
 from autoconvert.passes.spellings import RULES
 from autoconvert.rewriting import arguments, finish, first_input, overload, replace, shape
 
@@ -27,6 +28,7 @@ _SAY_NOTHING = {"device", "layout", "pin_memory", "non_blocking", "memory_format
 
 def normalise(graph: fx.GraphModule) -> fx.GraphModule:
     """Rewrites `graph` in place to the canonical form that patterns are traced to as well."""
+    real_pairs(graph)
     canonical: set[fx.Node] = set()
     for node in list(graph.graph.nodes):
         _normalise_node(node, canonical)
