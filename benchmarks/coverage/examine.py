@@ -35,11 +35,13 @@ class _Watcher:
 
     stage: Stage
     passed: list[str] = field(default_factory=list)
+    traces: int = 0
     recognition: Recognition = field(default_factory=Recognition)
 
     def started(self, stage: str) -> None:
         if stage == "lower" and self.stage == "graph":
             raise _Enough
+        self.traces += stage == "trace"
 
     def advanced(self, stage: str, done: int, total: int) -> None: ...
 
@@ -78,6 +80,7 @@ def examine(model_type: str, stage: Stage = "file") -> Outcome:
     return replace(
         outcome,
         passed=passed,
+        traces=watcher.traces,
         blocks=watcher.recognition.blocks,
         patterns=watcher.recognition.patterns,
         seconds=time.perf_counter() - begun,

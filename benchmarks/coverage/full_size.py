@@ -29,21 +29,20 @@ _TIMEOUT = 600
 
 @dataclass(frozen=True)
 class FullSize:
-    """Seconds to build the module without values, to trace it, and for the passes; `reason` is a refusal's."""
+    """Seconds to build the module without values, to trace it, and for all that and the passes.
+
+    `reason` is a refusal's.
+    """
 
     model_type: str
     parameters: int = 0
     context: int = 0
     build_seconds: float = 0.0
     trace_seconds: float = 0.0
-    passes_seconds: float = 0.0
+    seconds: float = 0.0
     peak_bytes: int = 0
     blocks: str = ""
     reason: str = ""
-
-    @property
-    def seconds(self) -> float:
-        return self.build_seconds + self.trace_seconds + self.passes_seconds
 
 
 def measure(model_type: str) -> FullSize:
@@ -53,31 +52,32 @@ def measure(model_type: str) -> FullSize:
 
     from autoconvert.errors import AutoconvertError
     from autoconvert.patterns import PATTERNS
-    from autoconvert.pipeline import Options, run_passes
+    from autoconvert.pipeline import Options, rewrite
+    from autoconvert.report.progress import Silent, Timeline
     from autoconvert.settings import DEFAULT_CONTEXT, context_limit
     from autoconvert.source.config import build_module
-    from autoconvert.trace import trace
 
     torch.set_num_threads(1)
     config = CONFIG_MAPPING[model_type].from_dict(json.loads(CONFIGS.read_text())[model_type])
     context = min(DEFAULT_CONTEXT, context_limit(config) or DEFAULT_CONTEXT)
     found = FullSize(model_type, context=context)
-    clock = time.perf_counter
+    timeline = Timeline(Silent())
+    begun = time.perf_counter()
     try:
-        begun = clock()
         module = build_module(config)
         parameters = sum(parameter.numel() for parameter in module.parameters())
-        found = dataclasses.replace(found, parameters=parameters, build_seconds=clock() - begun)
-        begun = clock()
-        program = trace(module, context)
-        found = dataclasses.replace(found, trace_seconds=clock() - begun)
-        begun = clock()
-        program = run_passes(program, Options(context, PATTERNS, lambda *_: None))
+        found = dataclasses.replace(found, parameters=parameters, build_seconds=time.perf_counter() - begun)
+        program = rewrite(module, Options(context, PATTERNS, lambda *_: None), timeline=timeline)
         blocks = ", ".join(f"{n} {block.replace('_', '-')}" for block, n in sorted(program.recognition.blocks.items()))
-        found = dataclasses.replace(found, passes_seconds=clock() - begun, blocks=blocks)
+        found = dataclasses.replace(found, blocks=blocks)
     except AutoconvertError as error:
         found = dataclasses.replace(found, reason=brief(error.message, error.hint))
-    return dataclasses.replace(found, peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    return dataclasses.replace(
+        found,
+        seconds=time.perf_counter() - begun,
+        trace_seconds=sum(stage.seconds for stage in timeline.stages if stage.name == "trace"),
+        peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    )
 
 
 def render(rows: Sequence[FullSize], versions: str) -> str:
@@ -90,10 +90,11 @@ def render(rows: Sequence[FullSize], versions: str) -> str:
             "",
             "The default configuration of each type (where the class's defaults are no real model, those of a released",
             "one, in `benchmarks/coverage/full_size.json`) is built without values, traced and rewritten up to the",
-            "stateful graph; times of one process with one thread, peak memory of that process with its imports.",
+            "stateful graph, at the default context: times of one process with one thread, the last of all together,",
+            "and that process's peak memory with its imports.",
             "",
-            "| type | parameters | context | build | trace | passes | total | peak memory | blocks |",
-            "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+            "| type | parameters | context | build | trace | with passes | peak memory | blocks |",
+            "| --- | --- | --- | --- | --- | --- | --- | --- |",
             *map(_row, rows),
             "",
         ]
@@ -101,7 +102,7 @@ def render(rows: Sequence[FullSize], versions: str) -> str:
 
 
 def _row(row: FullSize) -> str:
-    times = (row.build_seconds, row.trace_seconds, row.passes_seconds, row.seconds)
+    times = (row.build_seconds, row.trace_seconds, row.seconds)
     cells = [row.model_type, f"{row.parameters / 1e9:,.1f} B", str(row.context), *(f"{t:.1f} s" for t in times)]
     return f"| {' | '.join(cells)} | {row.peak_bytes / 1e9:.1f} GB | {row.blocks or row.reason} |"
 

@@ -11,7 +11,7 @@ _EXPLANATION = (
     "padded, decoded at every position, past every window, and compared with the model's own full forward. *Right* is",
     "a largest difference below 10⁻³ of the logits' standard deviation, at every position. Multiply-adds are decode's",
     f"at contexts of {CONTEXT} and {LARGER_CONTEXT}; where a type is right they grow in attention's scores and values",
-    "alone.",
+    "alone. A trace marked *step* is of the model's own single step, where that of a whole text cannot be split.",
 )
 
 
@@ -77,7 +77,7 @@ def _step(outcome: Outcome, step: str) -> str:
         mark = "" if step in outcome.passed else "✗ "
         return f"{mark}{outcome.distance:.1e}"
     if step in outcome.passed:
-        return "✓"
+        return "✓ step" if step == "trace" and outcome.traces > 1 else "✓"
     reached = next((name for name in STEPS if name not in outcome.passed), None)
     return {"right": "", "refused": "–"}.get(outcome.status, "✗") if step == reached else ""
 

@@ -1,5 +1,6 @@
 """The generated table: what a row says, the totals, and patterns that nothing needs."""
 
+import dataclasses
 import json
 
 from multiply_adds import Growth
@@ -37,6 +38,11 @@ def row(model_type: str) -> list[str]:
 def test_a_right_type_has_its_distance_work_and_blocks() -> None:
     assert row("llama")[1:8] == ["✓", "✓", "✓", "✓", "✓", "2.7e-06", "1,000 → 1,200"]
     assert row("llama")[8] == "2 feed-forward, 5 norm"
+
+
+def test_a_model_traced_as_a_step_is_marked() -> None:
+    stepped = dataclasses.replace(OUTCOMES[0], traces=2)
+    assert "| llama | ✓ step | ✓ |" in render([stepped], PATTERNS, "")
 
 
 def test_a_refusal_stops_at_its_step_and_says_why() -> None:
