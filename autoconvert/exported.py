@@ -94,7 +94,7 @@ def _try_assertions(graph: fx.Graph, lengths: Sequence[int]) -> None:
 
 
 def _symbols(value: Any) -> set[Any]:
-    sizes = value.shape if isinstance(value, Tensor) else ()
+    sizes: Sequence[Any] = value.shape if isinstance(value, Tensor) else ()
     return {symbol for size in sizes if isinstance(size, torch.SymInt) for symbol in size.node.expr.free_symbols}
 
 
@@ -143,7 +143,8 @@ def _quiet() -> Iterator[None]:
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        # A failed export prints its whole graph.
+        with warnings.catch_warnings(), contextlib.redirect_stdout(None), contextlib.redirect_stderr(None):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -5,7 +5,6 @@ read as the positions of one text, wherever no state flows from one to the next.
 """
 
 import inspect
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +14,7 @@ from autoconvert.errors import InputError, Refused
 from autoconvert.exported import export, program_of
 from autoconvert.past import Past, past_of
 from autoconvert.program import Program, State
-from autoconvert.trace import POSITION_PARAMETERS, logits_of, untraceable
+from autoconvert.trace import POSITION_PARAMETERS, untraceable
 
 OFFSET = "offset"
 
@@ -33,13 +32,11 @@ class OneStep(nn.Module):
         self._position_parameter = next((name for name in POSITION_PARAMETERS if name in accepted), None)
 
     def forward(self, tokens: Tensor, positions: Tensor, offset: Tensor, states: list[Tensor]) -> list[Tensor]:
+        options = {self._position_parameter: positions} if self._position_parameter else {}
         # The model writes into its states, which are not its to write.
-        past = self._past.filled([state.clone() for state in states], offset)
-        options: dict[str, Any] = {self._past.parameter: past, "use_cache": True}
-        if self._position_parameter:
-            options[self._position_parameter] = positions
-        output = self.decoder(tokens, **options)
-        return [logits_of(output), *self._past.read(output[self._past.parameter])]
+        own = [state.clone() for state in states]
+        logits, after = self._past.step(self.decoder, tokens, own, offset, options)
+        return [logits, *after]
 
 
 def trace_one_step(decoder: nn.Module, slots: int) -> Program:
@@ -56,7 +53,7 @@ def trace_one_step(decoder: nn.Module, slots: int) -> Program:
     tokens = torch.zeros(example, 1, dtype=torch.int64)
     try:
         past = past_of(decoder.eval(), slots)
-        values = [torch.zeros(example, *tensor.shape[1:], dtype=tensor.dtype) for tensor in past.tensors.values()]
+        values = [torch.zeros(example, *shape, dtype=dtype) for shape, dtype in past.shapes]
         exported = export(
             OneStep(decoder, past),
             (tokens, tokens + 3, torch.tensor(3), values),
@@ -67,8 +64,7 @@ def trace_one_step(decoder: nn.Module, slots: int) -> Program:
     except Exception as error:
         raise untraceable("The model's path for a single token cannot be traced", error) from error
     states = tuple(
-        State(f"state_{index}", tuple(tensor.shape[1:]), "recurrent", None, tensor.dtype)
-        for index, tensor in enumerate(past.tensors.values())
+        State(f"state_{index}", shape, "recurrent", None, dtype) for index, (shape, dtype) in enumerate(past.shapes)
     )
     program = program_of(exported, ["logits", *(state.name for state in states)], range(2, slots + 1))
     inputs = [node for node in program.graph.graph.find_nodes(op="placeholder") if not node.meta.get("is_weight")]

@@ -7,6 +7,7 @@ keep no values at all, but say in the graph that the values of every earlier pos
 import copy
 import inspect
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,33 +17,52 @@ from torch import Tensor, nn
 from autoconvert import ops
 from autoconvert.errors import Refused
 from autoconvert.source.experts import experts_as_pairs
-from autoconvert.trace import logits_of
+from autoconvert.trace import logits_of, takes_use_cache
 
 # Different from each other and from 1, so that an axis of either shows in a shape.
 _BATCH, _LENGTH = 2, 5
+_CACHE_PARAMETERS = ("past_key_values", "cache_params")
+
+# A tensor that a submodule keeps as an attribute: the submodule's path and the attribute's name.
+Attribute = tuple[str, str]
 
 
 @dataclass(frozen=True)
 class Past:
-    """An example of what a decoder keeps: `parameter` of its forward takes `kept`, `tensors` are in it by path."""
+    """An example of what a decoder keeps: `parameter` of its forward takes `kept`, `tensors` are in it by path.
 
-    parameter: str
+    `attributes` are the tensors that its submodules keep for themselves.
+    """
+
+    parameter: str | None
     kept: Any
     tensors: dict[str, Tensor]
+    attributes: dict[Attribute, Tensor]
 
-    def filled(self, values: Sequence[Tensor], offset: Tensor) -> Any:
-        """What the decoder takes after `offset` int64 [] tokens, with `values` in the order of `tensors`."""
-        memo: dict[int, Any] = {id(old): new for old, new in zip(self.tensors.values(), values, strict=True)}
+    @property
+    def shapes(self) -> list[tuple[tuple[int, ...], torch.dtype]]:
+        """Shape without the batch and type of every tensor."""
+        every = (*self.tensors.values(), *self.attributes.values())
+        return [(tuple(tensor.shape[1:]), tensor.dtype) for tensor in every]
+
+    def step(
+        self, decoder: nn.Module, tokens: Tensor, values: Sequence[Tensor], offset: Tensor, options: dict[str, Any]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Logits after `offset` int64 [] tokens with `values` kept, in the order of `shapes`, and what is kept then."""
+        memo: dict[int, Any] = {id(old): new for old, new in zip(self.tensors.values(), values, strict=False)}
         filled = copy.deepcopy(self.kept, memo)
         for layer in getattr(filled, "layers", ()):
             if getattr(layer, "keeps_history", False):
                 layer.offset = offset
-        return filled
-
-    def read(self, kept: Any) -> list[Tensor]:
-        """The tensors of the same paths in what the decoder gave back."""
-        found = dict(_tensors(kept))
-        return [found[path] for path in self.tensors]
+        with _attributes_restored(decoder):
+            for (path, name), value in zip(self.attributes, values[len(self.tensors) :], strict=True):
+                setattr(decoder.get_submodule(path), name, value)
+            passed = {self.parameter: filled} if self.parameter else {}
+            output = decoder(tokens, use_cache=True, **options, **passed)
+            found = dict(_tensors(_given_back(output, self.parameter, filled)))
+            held = _attributes(decoder)
+            after = [found[path] for path in self.tensors] + [held[key] for key in self.attributes]
+        return logits_of(output), after
 
 
 def past_of(decoder: nn.Module, slots: int) -> Past:
@@ -51,20 +71,17 @@ def past_of(decoder: nn.Module, slots: int) -> Past:
     Raises:
         Refused: it keeps nothing that can be passed back, or more after more tokens.
     """
-    parameter, kept = _kept(decoder, _LENGTH)
-    _, longer = _kept(decoder, _LENGTH + 1)
-    for each in (kept, longer):
-        if hasattr(each, "layers"):
-            each.layers = [_with_history(layer, slots) for layer in each.layers]
-    tensors = dict(_tensors(kept))
-    grown = {path: tensor.shape for path, tensor in _tensors(longer)}
-    for path, tensor in tensors.items():
-        if tensor.shape != grown.get(path) or tensor.shape[:1] != (_BATCH,):
+    past, longer = _past_after(decoder, _LENGTH, slots), _past_after(decoder, _LENGTH + 1, slots)
+    grown_to: dict[Any, Tensor] = {**longer.tensors, **longer.attributes}
+    for path, tensor in (*past.tensors.items(), *past.attributes.items()):
+        grown = grown_to.get(path)
+        if grown is None or tensor.shape != grown.shape or tensor.shape[:1] != (_BATCH,):
             raise Refused(
                 f"What the model keeps at {path} is {list(tensor.shape)} after {_LENGTH} tokens of {_BATCH} texts and "
-                f"{list(grown.get(path, ()))} after one more: neither a state per text nor keys and values."
+                f"{list(() if grown is None else grown.shape)} after one more: neither a state per text nor keys and "
+                "values."
             )
-    return Past(parameter, kept, tensors)
+    return past
 
 
 def token_by_token(decoder: nn.Module, tokens: Sequence[int]) -> Tensor:
@@ -74,31 +91,75 @@ def token_by_token(decoder: nn.Module, tokens: Sequence[int]) -> Tensor:
     """
     options: dict[str, Any] = {}
     rows = []
-    for token in tokens:
-        name, kept, logits = _call(decoder, torch.tensor([[token]]), options)
-        options = {name: kept}
-        rows.append(logits[0])
+    with torch.no_grad(), _attributes_restored(decoder):
+        for token in tokens:
+            name, kept, logits = _call(decoder, torch.tensor([[token]]), options)
+            options = {name: kept} if name else {}
+            rows.append(logits[0])
     return torch.cat(rows).float()
 
 
-def _kept(decoder: nn.Module, length: int) -> tuple[str, Any]:
-    with experts_as_pairs(decoder):
+def _past_after(decoder: nn.Module, length: int, slots: int) -> Past:
+    with torch.no_grad(), experts_as_pairs(decoder), _attributes_restored(decoder):
         name, kept, _ = _call(decoder, torch.zeros(_BATCH, length, dtype=torch.int64), {})
-    return name, kept
+        attributes = _attributes(decoder)
+    if hasattr(kept, "layers"):
+        kept.layers = [_with_history(layer, slots) for layer in kept.layers]
+    return Past(name, kept, dict(_tensors(kept)), attributes)
 
 
-def _call(decoder: nn.Module, tokens: Tensor, options: dict[str, Any]) -> tuple[str, Any, Tensor]:
-    """What the decoder gives back that its forward accepts, by name, and the logits."""
+def _call(decoder: nn.Module, tokens: Tensor, options: dict[str, Any]) -> tuple[str | None, Any, Tensor]:
+    """What the decoder gives back or fills that its forward accepts, by name, and the logits."""
     accepted = inspect.signature(decoder.forward).parameters
-    if "use_cache" not in accepted:
+    if not takes_use_cache(decoder):
         raise Refused("The model has no way to run token by token: its forward takes no `use_cache`.")
-    with torch.no_grad():
-        output = decoder(tokens, use_cache=True, **options)
+    output = decoder(tokens, use_cache=True, **options)
     fields = output if isinstance(output, dict) else {}
-    for name, value in fields.items():
-        if name in accepted and not isinstance(value, Tensor):
-            return name, value, logits_of(output)
-    raise Refused("The model has no way to run token by token: it gives back nothing that its forward accepts.")
+    name = next((n for n, value in fields.items() if n in accepted and not isinstance(value, Tensor)), None)
+    if name is None and not options:
+        name = next((name for name in _CACHE_PARAMETERS if name in accepted), None)
+        if name is not None and hasattr(decoder, "config"):
+            return _call(decoder, tokens, {name: _empty_cache(decoder.config)})
+    name = name or next(iter(options), None)
+    if name is None and not _attributes(decoder):
+        raise Refused("The model has no way to run token by token: it gives back nothing that its forward accepts.")
+    return name, _given_back(output, name, options.get(name or "")), logits_of(output)
+
+
+def _given_back(output: Any, name: str | None, passed: Any) -> Any:
+    """What the decoder returned under the name, or else what it was passed and has written into."""
+    fields = output if isinstance(output, dict) else {}
+    return passed if name is None or fields.get(name) is None else fields[name]
+
+
+def _empty_cache(config: Any) -> Any:
+    from transformers import DynamicCache
+
+    return DynamicCache(config=config)
+
+
+def _attributes(decoder: nn.Module) -> dict[Attribute, Tensor]:
+    return {
+        (path, name): value
+        for path, module in decoder.named_modules()
+        for name, value in vars(module).items()
+        if isinstance(value, Tensor)
+    }
+
+
+@contextmanager
+def _attributes_restored(decoder: nn.Module) -> Iterator[None]:
+    """What submodules keep for themselves is as before when the context ends."""
+    before = [(module, dict(vars(module))) for module in decoder.modules()]
+    try:
+        yield
+    finally:
+        for module, attributes in before:
+            vars(module).update({name: value for name, value in attributes.items() if _is_plain(value)})
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, Tensor)
 
 
 def _tensors(value: Any, path: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, Tensor]]:

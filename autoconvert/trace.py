@@ -41,13 +41,20 @@ class TokensToLogits(nn.Module):
         options: dict[str, Any] = {}
         if self._position_parameter:
             options[self._position_parameter] = positions
-        if "use_cache" in self._parameters_of_forward:
+        if takes_use_cache(self.decoder):
             options["use_cache"] = False
         leaves_out = keep is not None and "logits_to_keep" in self._parameters_of_forward
         if leaves_out:
             options["logits_to_keep"] = keep
         logits = logits_of(self.decoder(tokens, **options))
         return logits if keep is None or leaves_out else logits[:, keep]
+
+
+def takes_use_cache(decoder: nn.Module) -> bool:
+    """Whether the decoder may be told to keep its past, by name or among whatever else it passes on."""
+    parameters = inspect.signature(decoder.forward).parameters
+    passes_on = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
+    return "use_cache" in parameters or (passes_on and "past_key_values" in parameters)
 
 
 def logits_of(output: object) -> Tensor:

@@ -12,7 +12,8 @@ from autoconvert.pattern import Guard, Pattern, tensor
 
 Repeat = Callable[[Tensor], Tensor]
 
-_GROUPS, _REPEATS, _LENGTH, _WIDTH, _VALUE_WIDTH = 2, 3, 5, 14, 22
+# Queries and keys have lengths of their own: a single step looks back on many.
+_BATCH, _GROUPS, _REPEATS, _LENGTH, _SLOTS, _WIDTH, _VALUE_WIDTH = 4, 2, 3, 5, 9, 14, 22
 
 
 def _expanded(x: Tensor) -> Tensor:
@@ -44,7 +45,7 @@ def _native_causal(repeat: Repeat) -> Pattern:
         block="attention",
         matches=matches,
         becomes=lambda query, key, value, scale: ops.attention(query, key, value, None, scale, True),
-        example=lambda: _inputs(repeat),
+        example=lambda: _inputs(repeat, _LENGTH),
         guard=_whole_groups,
     )
 
@@ -72,7 +73,7 @@ def _native_grouped_causal() -> Pattern:
         block="attention",
         matches=matches,
         becomes=lambda query, key, value, scale: ops.attention(query, key, value, None, scale, True),
-        example=lambda: _inputs(_expanded),
+        example=lambda: _inputs(_expanded, _LENGTH),
         guard=_whole_groups,
     )
 
@@ -99,7 +100,7 @@ def _written_out_filled(repeat: Repeat) -> Pattern:
         ),
         example=lambda: {
             **_inputs(repeat),
-            "mask": torch.ones(1, 1, _LENGTH, _LENGTH).triu(1) > 0,
+            "mask": torch.ones(1, 1, _LENGTH, _SLOTS).triu(1) > 0,
             "fill": -1e9,
         },
         guard=_filled,
@@ -135,19 +136,19 @@ def _whole_groups(query: Tensor, key: Tensor, value: Tensor, **_: object) -> str
     return None
 
 
-def _inputs(repeat: Repeat) -> dict[str, Tensor | float]:
+def _inputs(repeat: Repeat, slots: int = _SLOTS) -> dict[str, Tensor | float]:
     heads = _GROUPS * _REPEATS
     groups = heads if repeat is _as_it_is else _GROUPS
     return {
-        "query": tensor(1, heads, _LENGTH, _WIDTH),
-        "key": tensor(1, groups, _LENGTH, _WIDTH),
-        "value": tensor(1, groups, _LENGTH, _VALUE_WIDTH),
+        "query": tensor(_BATCH, heads, _LENGTH, _WIDTH),
+        "key": tensor(_BATCH, groups, slots, _WIDTH),
+        "value": tensor(_BATCH, groups, slots, _VALUE_WIDTH),
         "scale": 0.3,
     }
 
 
 def _mask() -> Tensor:
-    return tensor(1, 1, _LENGTH, _LENGTH)
+    return tensor(1, 1, _LENGTH, _SLOTS)
 
 
 PATTERNS = (

@@ -148,3 +148,36 @@ def test_logits_that_the_model_gives_in_neither_way_fail_the_check() -> None:
     program, reference = rewrite(module), Reference(Recurrent(convolving, WIDTH, 2))
     with pytest.raises(CheckFailed):
         check_graph(program, weights_of(module), reference, VOCABULARY, reference.token_by_token)
+
+
+class KeepingForItself(nn.Module):
+    """Keeps its state as an attribute of a submodule, and passes `use_cache` on among other things."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Recurrent(decaying, WIDTH)
+        self.inner.held = None  # type: ignore[assignment]
+
+    def forward(self, tokens: Tensor, past_key_values: None = None, **options: bool) -> Tensor:
+        inner = self.inner
+        if not options["use_cache"]:
+            inner.held = None  # type: ignore[assignment]
+        x = inner.embed(tokens)
+        state = torch.zeros(len(tokens), WIDTH) if inner.held is None else inner.held
+        rows = []
+        for row in x.unbind(1):
+            y, state = decaying(inner, row, state)
+            rows.append(row + y)
+        if options["use_cache"]:
+            inner.held = state  # type: ignore[assignment]
+        logits: Tensor = inner.head(torch.stack(rows, 1))
+        return logits
+
+
+def test_a_state_may_be_kept_in_the_module_itself_which_stays_as_it_was() -> None:
+    module = KeepingForItself().eval()
+    program = rewrite(module)
+    assert [state.shape for state in program.states] == [(1, WIDTH)]
+    assert module.inner.held is None
+    reference = Reference(module)
+    assert check_graph(program, weights_of(module), reference, VOCABULARY) < 1e-5

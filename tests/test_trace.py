@@ -72,7 +72,7 @@ class Branching(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         logits = F.embedding(tokens, self.table)
-        torch._check(self.assume(tokens.shape[1]))
+        torch._check(self.assume(tokens.shape[1]))  # type: ignore[no-untyped-call]
         return logits
 
 

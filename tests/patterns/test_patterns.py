@@ -291,7 +291,7 @@ NEAR: dict[str, Spelling] = {
     "attention: bool mask added": Spelling(
         "attention.written_out.expanded",
         BY_NAME["attention.written_out.expanded"].matches,
-        (("mask", torch.ones(1, 1, 5, 5) > 0),),
+        (("mask", torch.ones(1, 1, 5, 9) > 0),),
     ),
     "attention: dropped weights": Spelling(
         "attention.native.as_it_is",
