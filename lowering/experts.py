@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from autoconvert.lowering.device import device_operations
+
 # Rows that one lookup writes as float32; what a delegate or the arena must hold beside the weights.
 _LOOKUP_BYTES = 64 << 20
 
@@ -22,5 +24,5 @@ def _looked_up(x: Tensor, weight: Tensor, expert: Tensor, width: int) -> Tensor:
     pairs, columns = x.shape
     rows = expert[:, None] * width + torch.arange(width, dtype=torch.int32)
     matrices = F.embedding(rows.reshape(-1), weight).reshape(pairs, width, columns)
-    product: Tensor = torch.ops.tfl.batch_matmul(x[:, None, :], matrices, False, True)
+    product: Tensor = device_operations().batch_matmul(x[:, None, :], matrices, False, True)
     return product.reshape(pairs, width)

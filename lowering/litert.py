@@ -14,6 +14,7 @@ from torch import Tensor, fx
 from torch._ops import OpOverload
 
 from autoconvert import ops
+from autoconvert.lowering import sorting
 from autoconvert.lowering.experts import expert_linear
 from autoconvert.ops.attention import attend
 from autoconvert.ops.semantic import Body
@@ -78,6 +79,10 @@ def _device_bodies() -> dict[OpOverload, Body]:
         ops.cached_attention: _cached_attention,
         ops.rotary: _rotary,
         ops.expert_linear: expert_linear,
+        torch.ops.aten.topk.default: sorting.topk,
+        torch.ops.aten.sort.default: sorting.sort,
+        torch.ops.aten.sort.stable: sorting.stable_sort,
+        torch.ops.aten.argsort.default: sorting.argsort,
     }
 
 
@@ -107,11 +112,15 @@ def _times_transposed(a: Tensor, b: Tensor) -> Tensor:
     return product
 
 
-def _rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """As ops.rotary, with the sign moved into the sine, which all layers share."""
+def _rotary(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = False) -> Tensor:
+    """As ops.rotary, with the sign moved into the sine, which all layers share, and slices of neighbouring entries."""
     half = x.shape[-1] // 2
     signs = torch.cat((-torch.ones(half), torch.ones(half)))
-    return x * cos + torch.cat((x[..., half:], x[..., :half]), dim=-1) * (sin * signs)
+    if not interleaved:
+        return x * cos + torch.cat((x[..., half:], x[..., :half]), dim=-1) * (sin * signs)
+    pairs = x.unflatten(-1, (half, 2))
+    exchanged = torch.cat((pairs[..., 1:], pairs[..., :1]), dim=-1).flatten(-2)
+    return x * cos + exchanged * (sin * signs.view(2, half).t().flatten())
 
 
 @contextlib.contextmanager

@@ -1,0 +1,49 @@
+"""A function of tensors lowered alone and run in the interpreter."""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from ai_edge_litert.interpreter import Interpreter
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from autoconvert.lowering.flatbuffer import operator_name, read_model
+from autoconvert.lowering.litert import lower
+from autoconvert.passes.normalise import normalise
+from autoconvert.program import Program
+from autoconvert.rewriting import traced
+
+
+def results(function: Callable[..., Any], *tensors: Tensor) -> list[Tensor]:
+    """What the function returns, a tensor or several, as a list."""
+    given = function(*tensors)
+    return list(given) if isinstance(given, tuple | list) else [given]
+
+
+def lowered(function: Callable[..., Any], *tensors: Tensor) -> bytes:
+    """The flatbuffer with inputs x0, x1, … and outputs y0, y1, …"""
+    with FakeTensorMode() as mode:
+        values = {f"x{index}": mode.from_tensor(tensor) for index, tensor in enumerate(tensors)}
+
+    def named(**bound: Tensor) -> dict[str, Tensor]:
+        return {f"y{index}": result for index, result in enumerate(results(function, *bound.values()))}
+
+    return lower("function", Program(normalise(traced(named, values))))
+
+
+def run(content: bytes, *tensors: Tensor) -> list[Tensor]:
+    """The outputs of the only signature."""
+    runner = Interpreter(model_content=content).get_signature_runner("function")
+    types = {name: details["dtype"] for name, details in runner.get_input_details().items()}
+    inputs = {f"x{index}": tensor.numpy() for index, tensor in enumerate(tensors)}
+    outputs = runner(**{name: value.astype(types[name]) for name, value in inputs.items() if name in types})
+    return [torch.from_numpy(outputs[f"y{index}"]) for index in range(len(outputs))]
+
+
+def operations(content: bytes) -> Counter[str]:
+    """How often each operation is in the signature's graph."""
+    model = read_model(content)
+    subgraph = model.subgraphs[model.signatureDefs[0].subgraphIndex]
+    return Counter(operator_name(model, operator) for operator in subgraph.operators)
