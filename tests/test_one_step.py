@@ -150,26 +150,28 @@ def test_logits_that_the_model_gives_in_neither_way_fail_the_check() -> None:
         check_graph(program, weights_of(module), reference, VOCABULARY, reference.token_by_token)
 
 
+class Holding(Recurrent):
+    held: Tensor | None = None
+
+
 class KeepingForItself(nn.Module):
     """Keeps its state as an attribute of a submodule, and passes `use_cache` on among other things."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.inner = Recurrent(decaying, WIDTH)
-        self.inner.held = None  # type: ignore[assignment]
+        self.inner = Holding(decaying, WIDTH)
 
     def forward(self, tokens: Tensor, past_key_values: None = None, **options: bool) -> Tensor:
         inner = self.inner
         if not options["use_cache"]:
-            inner.held = None  # type: ignore[assignment]
-        x = inner.embed(tokens)
+            inner.held = None
         state = torch.zeros(len(tokens), WIDTH) if inner.held is None else inner.held
         rows = []
-        for row in x.unbind(1):
+        for row in inner.embed(tokens).unbind(1):
             y, state = decaying(inner, row, state)
             rows.append(row + y)
         if options["use_cache"]:
-            inner.held = state  # type: ignore[assignment]
+            inner.held = state
         logits: Tensor = inner.head(torch.stack(rows, 1))
         return logits
 
