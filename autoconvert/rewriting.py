@@ -150,7 +150,9 @@ def inline(graph: fx.Graph, body: fx.Graph, inputs: dict[str, Argument], like: f
 
 
 def traced(
-    function: Callable[..., Any], values: dict[str, Any], definitions: dict[OpOverload, Callable[..., Any]] | None = None
+    function: Callable[..., Any],
+    values: dict[str, Any],
+    definitions: dict[OpOverload, Callable[..., Any]] | None = None,
 ) -> fx.GraphModule:
     """The graph of `function` called with fake `values` by name, semantic operations kept as nodes.
 

@@ -43,7 +43,7 @@ def _normalise_node(node: fx.Node, canonical: set[fx.Node]) -> None:
     canonical.add(node)
     if node.op != "call_function":
         return
-    if isinstance(node.target, torch._ops.OpOverload):
+    if isinstance(node.target, torch._ops.OpOverload) and node.target.namespace == "aten":
         _explicit_arguments(node)
     for rule in RULES:
         before = node.prev

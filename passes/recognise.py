@@ -10,7 +10,7 @@ from autoconvert.matching import Match, Matcher
 from autoconvert.passes.normalise import normalise
 from autoconvert.pattern import Pattern
 from autoconvert.program import NearMiss, Program, Recognition
-from autoconvert.rewriting import finish, inline, replace, structure, traced
+from autoconvert.rewriting import inline, replace, structure, traced
 
 # Sees the graph, the match, and the replacement, whose placeholders are the pattern's parameters.
 OnMatch = Callable[[fx.GraphModule, Match, fx.GraphModule], None]
@@ -40,7 +40,8 @@ def recognise(program: Program, patterns: Sequence[Pattern], on_match: OnMatch) 
     alive = {node.name for node in graph.graph.nodes}
     missed = tuple(miss for miss in near_misses.values() if miss.node in alive)
     recognition = Recognition(dict(found), dict(blocks), missed)
-    return dataclasses.replace(program, graph=finish(graph), recognition=recognition)
+    # What replacements compute beside their operation, as tables of another width, is the same for every layer.
+    return dataclasses.replace(program, graph=normalise(graph), recognition=recognition)
 
 
 def _replacement(match: Match, known: dict[str, fx.GraphModule]) -> fx.GraphModule:

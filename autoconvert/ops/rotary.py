@@ -4,11 +4,16 @@ import torch
 from torch import Tensor
 
 
-def rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding (Su et al., 2021), pairing axis i with i + width/2.
+def rotary(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = False) -> Tensor:
+    """Rotary embedding (Su et al., 2021): pairs of entries of the last axis are turned by an angle.
 
-    `x` [batch, heads, sequence, width]; `cos` and `sin` broadcast to it, usually [1, 1, sequence, width].
+    Axis i is paired with i + width/2, or with `interleaved` axis 2i with 2i + 1. `x` [..., width], width even;
+    `cos` and `sin` have the width of `x`, the angle of each entry's pair, and broadcast to it: [sequence, width]
+    beside [batch, heads, sequence, width]. Gives the shape of `x`.
     """
-    half = x.shape[-1] // 2
-    rotated = torch.cat((-x[..., half:], x[..., :half]), dim=-1)
-    return x * cos + rotated * sin
+    if interleaved:
+        turned = torch.stack((-x[..., 1::2], x[..., ::2]), dim=-1).flatten(-2)
+    else:
+        half = x.shape[-1] // 2
+        turned = torch.cat((-x[..., half:], x[..., :half]), dim=-1)
+    return x * cos + turned * sin

@@ -42,6 +42,24 @@ def _part_is_slice(node: fx.Node) -> fx.Node | None:
     return emit(node.graph, aten.slice.Tensor, source, axis, start, *([end] if end else []), like=node)
 
 
+def _selection_of_split_axis_is_slice(node: fx.Node) -> fx.Node | None:
+    """With the last axis as pairs, the first of each pair are every second entry; as two rows, the first half."""
+    if node.target is not aten.select.int or first_input(node).target is not aten.reshape.default:
+        return None
+    split, axis, index = arguments(node)
+    source = first_input(split)
+    *leading, outer, inner = shape(split)
+    if shape(source)[-1] != outer * inner or not isinstance(index, int) or axis < -2:
+        return None
+    if tuple(map(str, leading)) != tuple(map(str, shape(source)[:-1])):
+        sizes = [-1 if is_symbolic(size) else size for size in (*leading, outer * inner)]
+        source = emit(node.graph, aten.reshape.default, source, sizes, like=node)
+    if axis == -1:
+        return emit(node.graph, aten.slice.Tensor, source, -1, index % inner, _TO_THE_END, inner, like=node)
+    start = index % outer * inner
+    return emit(node.graph, aten.slice.Tensor, source, -1, start, start + inner, like=node)
+
+
 def _axis(node: fx.Node, position: int) -> int:
     given: int = arguments(node)[position] if len(arguments(node)) > position else node.kwargs.get("dim", 0)  # type: ignore[assignment]
     return given
@@ -227,6 +245,7 @@ def _constant(node: fx.Node) -> Tensor | None:
 RULES = (
     _part_is_slice,
     _slice_names_its_start,
+    _selection_of_split_axis_is_slice,
     _stack_is_concatenation,
     _concatenation_of_something,
     _copy_is_value,

@@ -7,13 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from autoconvert import ops
 from autoconvert.lowering.flatbuffer import operator_name, read_model
 from autoconvert.lowering.litert import expand, lower
 from autoconvert.lowering.worker import start_worker
 from autoconvert.patterns import PATTERNS
 from autoconvert.pipeline import Options, run_passes, signatures
 from autoconvert.program import Program
+from autoconvert.rewriting import traced
 from autoconvert.trace import trace
 from tests.plain_llama import PlainLlama
 
@@ -72,6 +75,18 @@ def test_an_expanded_graph_gives_the_numbers_of_the_semantic_one() -> None:
     assert expected.keys() == actual.keys()
     for name, value in expected.items():
         np.testing.assert_allclose(actual[name], value, rtol=1e-4, atol=1e-4 * float(value.std()))
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_a_rotary_embedding_needs_no_slice_with_a_step(interleaved: bool) -> None:
+    tensors = [torch.randn(1, 3, 5, 14), torch.randn(5, 14), torch.randn(5, 14)]
+    with FakeTensorMode() as mode:
+        fakes = dict(zip(("x", "cos", "sin"), map(mode.from_tensor, tensors), strict=True))
+    graph = traced(lambda x, cos, sin: ops.rotary(x, cos, sin, interleaved), fakes)
+    expanded = expand(graph)
+    torch.testing.assert_close(expanded(*tensors), ops.rotary(*tensors, interleaved))
+    slices = expanded.graph.find_nodes(op="call_function", target=torch.ops.aten.slice.Tensor)
+    assert all(len(node.args) < 5 for node in slices)
 
 
 def test_the_worker_lowers_to_the_same_operations_and_passes_errors_on() -> None:

@@ -1,5 +1,7 @@
 """What is found in whole models, what nearly is, and that each pattern is needed for what it covers."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -66,14 +68,40 @@ def norm(name: str) -> Change:
     return written[name]
 
 
-def rotary(decoder: Decoder, x: Tensor) -> Tensor:
-    angles = torch.arange(x.shape[1])[:, None] * torch.tensor([1.0, 0.1, 1.0, 0.1])
+def interleave(first: Tensor, second: Tensor) -> Tensor:
+    return torch.stack((first, second), -1).flatten(-2)
 
-    def turned(x: Tensor) -> Tensor:
-        return x * angles.cos() + torch.cat((-x[..., 2:], x[..., :2]), -1) * angles.sin()
 
-    query, key, value = decoder.heads(x)
-    return models.merged(F.scaled_dot_product_attention(turned(query), turned(key), value, is_causal=True))
+def rotation(name: str) -> Change:
+    """Queries and keys turned as the rotary pattern of this name has it."""
+    written: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+        "rotary.half": lambda x, c, s: x * twice(c) + torch.cat((-x[..., 2:], x[..., :2]), -1) * twice(s),
+        "rotary.half.backwards": lambda x, c, s: x * twice(c) + torch.cat((x[..., 2:], -x[..., :2]), -1) * twice(s),
+        "rotary.half.halves": lambda x, c, s: torch.cat(
+            (x[..., :2] * c - x[..., 2:] * s, x[..., 2:] * c + x[..., :2] * s), -1
+        ),
+        "rotary.interleaved": lambda x, c, s: (
+            x * interleave(c, c) + interleave(-x[..., 1::2], x[..., ::2]) * interleave(s, s)
+        ),
+        "rotary.interleaved.halves": lambda x, c, s: interleave(
+            x[..., ::2] * c - x[..., 1::2] * s, x[..., 1::2] * c + x[..., ::2] * s
+        ),
+        "rotary.interleaved_to_half": lambda x, c, s: torch.cat(
+            (x[..., ::2] * c - x[..., 1::2] * s, x[..., 1::2] * c + x[..., ::2] * s), -1
+        ),
+    }
+
+    def attend(decoder: Decoder, x: Tensor) -> Tensor:
+        angles = torch.arange(x.shape[1])[:, None] * torch.tensor([1.0, 0.1])
+        query, key, value = decoder.heads(x)
+        query, key = (written[name](heads, angles.cos(), angles.sin()) for heads in (query, key))
+        return models.merged(F.scaled_dot_product_attention(query, key, value, is_causal=True))
+
+    return attend
+
+
+def twice(table: Tensor) -> Tensor:
+    return torch.cat((table, table), -1)
 
 
 def feed_forward(name: str) -> Change:
@@ -92,8 +120,8 @@ def decoder_for(name: str) -> Decoder:
     """A decoder that uses the block of the pattern of this name."""
     if name.startswith("attention."):
         return Decoder(attend=attention(name))
-    if name == "rotary.half":
-        return Decoder(attend=rotary)
+    if name.startswith("rotary."):
+        return Decoder(attend=rotation(name))
     return Decoder(feed_forward(name) if name.startswith("gated") else norm(name))
 
 

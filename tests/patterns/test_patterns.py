@@ -179,6 +179,41 @@ SAME: dict[str, Spelling] = {
         "rotary.half",
         lambda x, cos, sin: x * cos + torch.cat((-x[..., -7:], x[..., :-7]), -1) * sin,
     ),
+    "rotary: before the transpose": Spelling(
+        "rotary.half",
+        BY_NAME["rotary.half"].matches,
+        (("x", torch.randn(1, 5, 3, 14)), ("cos", torch.randn(1, 5, 1, 14)), ("sin", torch.randn(1, 5, 1, 14))),
+    ),
+    "rotary: every two of a table of halves": Spelling(
+        "rotary.interleaved",
+        lambda x, cos, sin: cos * x + torch.stack([-x[..., 1::2], x[..., 0::2]], dim=-1).reshape_as(x) * sin,
+    ),
+    "rotary: pairs on an axis of their own": Spelling(
+        "rotary.interleaved.halves",
+        lambda x, cos, sin: torch.stack(
+            (
+                x.view(1, 3, 5, 7, 2)[..., 0] * cos - x.view(1, 3, 5, 7, 2)[..., 1] * sin,
+                x.view(1, 3, 5, 7, 2)[..., 0] * sin + x.view(1, 3, 5, 7, 2)[..., 1] * cos,
+            ),
+            dim=4,
+        ).view(1, 3, 5, 14),
+    ),
+    "rotary: complex": Spelling(
+        "rotary.interleaved.halves",
+        lambda x, cos, sin: torch.view_as_real(
+            torch.view_as_complex(x.reshape(1, 3, 5, -1, 2)) * torch.complex(cos, sin)
+        ).flatten(3),
+    ),
+    "rotary: halves on an axis of their own": Spelling(
+        "rotary.half.halves",
+        lambda x, cos, sin: torch.cat(
+            (
+                x.view(1, 3, 5, 2, 7)[..., 0, :] * cos - sin * x.view(1, 3, 5, 2, 7)[..., 1, :],
+                sin * x.view(1, 3, 5, 2, 7)[..., 0, :] + cos * x.view(1, 3, 5, 2, 7)[..., 1, :],
+            ),
+            -1,
+        ),
+    ),
     "gated: operands exchanged": Spelling("gated_feed_forward.silu", _silu),
     "gated: matrices transposed": Spelling(
         "gated_feed_forward.gelu_tanh",
@@ -253,6 +288,28 @@ NEAR: dict[str, Spelling] = {
     "rotary: a gap between the parts": Spelling(
         "rotary.half",
         lambda x, cos, sin: x * cos + torch.cat((-x[..., 7:], x[..., 1:8]), -1) * sin,
+    ),
+    "rotary: neighbours the wrong way round": Spelling(
+        "rotary.interleaved",
+        lambda x, cos, sin: x * cos + torch.stack((x[..., 1::2], -x[..., ::2]), -1).flatten(-2) * sin,
+    ),
+    "rotary: neighbours with halves": Spelling(
+        "rotary.interleaved", lambda x, cos, sin: x * cos + torch.cat((-x[..., 1::2], x[..., ::2]), -1) * sin
+    ),
+    "rotary: every third": Spelling(
+        "rotary.interleaved_to_half",
+        lambda x, cos, sin: torch.cat(
+            (x[..., ::3] * cos - x[..., 1::3] * sin, x[..., 1::3] * cos + x[..., ::3] * sin), -1
+        ),
+        (("cos", torch.randn(5)), ("sin", torch.randn(5))),
+    ),
+    "rotary: turned the other way in one half": Spelling(
+        "rotary.half.halves",
+        lambda x, cos, sin: torch.cat((x[..., :7] * cos + x[..., 7:] * sin, x[..., 7:] * cos + x[..., :7] * sin), -1),
+    ),
+    "rotary: sine and cosine exchanged in one half": Spelling(
+        "rotary.half.halves",
+        lambda x, cos, sin: torch.cat((x[..., :7] * cos - x[..., 7:] * sin, x[..., 7:] * sin + x[..., :7] * cos), -1),
     ),
     "gated: the same matrix for another": Spelling(
         "gated_feed_forward.silu",

@@ -126,12 +126,23 @@ PARTS: dict[str, tuple[Function, ...]] = {
         lambda x, m: x[..., 1::2].relu(),
         lambda x, m: x[:, :, 1:WIDTH:2].relu(),
         lambda x, m: x[..., [1, 3, 5, 7]].relu(),
-    ),
-    "one of two": (
         lambda x, m: x.view(1, -1, HALF, 2)[..., 1].relu(),
         lambda x, m: x.view(1, -1, HALF, 2).unbind(-1)[1].relu(),
-        lambda x, m: x.view(1, -1, HALF, 2).select(3, 1).relu(),
+        lambda x, m: x.view(1, -1, HALF, 2).select(3, -1).relu(),
         lambda x, m: torch.unbind(x.unflatten(-1, (HALF, 2)), dim=3)[1].relu(),
+    ),
+    "every second of heads": (
+        lambda x, m: x.view(1, 1, -1, WIDTH)[..., ::2].relu(),
+        lambda x, m: x.view(1, 1, -1, WIDTH).view(1, 1, -1, HALF, 2)[..., 0].relu(),
+    ),
+    "half": (
+        lambda x, m: x[..., HALF:].relu(),
+        lambda x, m: x.view(1, -1, 2, HALF)[..., 1, :].relu(),
+        lambda x, m: x.view(1, -1, 2, HALF).unbind(-2)[1].relu(),
+    ),
+    "one of two that lie apart": (
+        lambda x, m: x.relu().view(1, -1, 2, HALF).transpose(-1, -2)[..., 1],
+        lambda x, m: x.relu().view(1, -1, 2, HALF).mT.unbind(-1)[1],
     ),
     "nothing concatenated": (
         lambda x, m: x.relu(),
