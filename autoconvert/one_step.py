@@ -1,64 +1,77 @@
 """The second way to trace: the model's own path for one token after others, its past as inputs and outputs.
 
 Many texts run side by side as a batch of symbolic size. Nothing mixes a batch, so that a batch of steps may later be
-read as the positions of one text, wherever no state flows from one to the next.
+read as the positions of one text, wherever no state flows from one to the next. A model that takes one text at a time
+only is traced so: its whole step then is what flows.
 """
 
 import inspect
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
-from torch.export import Dim
+from torch import Tensor, fx, nn
+from torch.export import Dim, ExportedProgram
 
 from autoconvert.errors import InputError, Refused
 from autoconvert.exported import export, program_of
 from autoconvert.past import Past, past_of
 from autoconvert.program import Program, State
-from autoconvert.trace import POSITION_PARAMETERS, untraceable
+from autoconvert.rewriting import where
+from autoconvert.trace import POSITION_PARAMETERS, POSITIONS, TOKENS, untraceable
 
 OFFSET = "offset"
+STEPS = "steps"
 
-_TRACED_BATCH = 19
+_INPUTS = (TOKENS, POSITIONS, OFFSET, STEPS)
+
+_TRACED_STEPS = 19
 
 
 class OneStep(nn.Module):
-    """`tokens` and `positions` int64 [steps, 1], `offset` int64 [], and states give logits and the next states."""
+    """`tokens` and `positions` int64 [texts, 1], `offset` int64 [], and states give logits and the next states.
+
+    `steps` [steps] is not used; its size is there where there is one text only.
+    """
 
     def __init__(self, decoder: nn.Module, past: Past) -> None:
         super().__init__()
         self.decoder = decoder
-        self._past = past
+        self.past = past
         accepted = inspect.signature(decoder.forward).parameters
         self._position_parameter = next((name for name in POSITION_PARAMETERS if name in accepted), None)
 
-    def forward(self, tokens: Tensor, positions: Tensor, offset: Tensor, states: list[Tensor]) -> list[Tensor]:
+    def forward(
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        offset: Tensor,
+        steps: Tensor,
+        counters: list[Tensor],
+        states: list[Tensor],
+    ) -> list[Tensor]:
         options = {self._position_parameter: positions} if self._position_parameter else {}
         # The model writes into its states, which are not its to write.
-        own = [state.clone() for state in states]
-        logits, after = self._past.step(self.decoder, tokens, own, offset, options)
+        own, counts = [state.clone() for state in states], [counter.clone() for counter in counters]
+        logits, after = self.past.step(self.decoder, tokens, own, counts, offset, options)
         return [logits, *after]
 
 
 def trace_one_step(decoder: nn.Module, slots: int) -> Program:
     """Traces one step of `decoder` for a symbolic number of texts, after at most `slots` − 1 tokens each.
 
-    The program takes `tokens` and `positions` int64 [steps, 1], `offset` int64 [] (how many tokens came before), the
-    states [steps, …] and the parameters, and returns `logits` float32 [steps, 1, vocabulary] and the states.
+    The program takes `tokens` and `positions` int64 [texts, 1], `offset` int64 [] (how many tokens came before),
+    `steps` int64 [steps], the states [texts, …] and the parameters, and returns `logits` float32 [texts, 1, vocabulary]
+    and the states. There are as many texts as steps, or one where the decoder takes no more.
 
     Raises:
         Refused: the decoder has no such path, or it cannot be traced.
     """
-    batch = Dim("s", min=2, max=slots)
-    example = min(_TRACED_BATCH, slots - 1)
-    tokens = torch.zeros(example, 1, dtype=torch.int64)
     try:
         past = past_of(decoder.eval(), slots)
-        values = [torch.zeros(example, *shape, dtype=dtype) for shape, dtype in past.shapes]
-        exported = export(
-            OneStep(decoder, past),
-            (tokens, tokens + 3, torch.tensor(3), values),
-            dynamic_shapes=({0: batch}, {0: batch}, None, [{0: batch} for _ in values]),
-        )
+        try:
+            exported = _export(OneStep(decoder, past), slots, alone=False)
+        except Exception:
+            exported = _export(OneStep(decoder, past), slots, alone=True)
     except (InputError, Refused, KeyboardInterrupt, MemoryError):
         raise
     except Exception as error:
@@ -67,8 +80,32 @@ def trace_one_step(decoder: nn.Module, slots: int) -> Program:
         State(f"state_{index}", shape, "recurrent", None, dtype) for index, (shape, dtype) in enumerate(past.shapes)
     )
     program = program_of(exported, ["logits", *(state.name for state in states)], range(2, slots + 1))
-    inputs = [node for node in program.graph.graph.find_nodes(op="placeholder") if not node.meta.get("is_weight")]
-    for node, state in zip(inputs[3:], states, strict=True):
-        node.target = state.name
-    program.graph.recompile()
+    _name_inputs(program.graph, [*_INPUTS, *(f"counter_{index}" for index in range(len(past.counters)))], states)
     return Program(program.graph, program.weights, states)
+
+
+def _name_inputs(graph: fx.GraphModule, inputs: list[str], states: Sequence[State]) -> None:
+    """Names the inputs; a counter that is read by what the program returns is refused."""
+    nodes = [node for node in graph.graph.find_nodes(op="placeholder") if not node.meta.get("is_weight")]
+    for node, name in zip(nodes, [*inputs, *(state.name for state in states)], strict=True):
+        node.target = name
+    graph.graph.eliminate_dead_code()
+    for node in nodes[len(_INPUTS) : len(inputs)]:
+        if node.users:
+            raise Refused(f"{where(next(iter(node.users)))} computes with a count that belongs to no text.")
+        graph.graph.erase_node(node)
+    graph.recompile()
+
+
+def _export(step: OneStep, slots: int, *, alone: bool) -> ExportedProgram:
+    length = Dim("s", min=2, max=slots)
+    steps = min(_TRACED_STEPS, slots - 1)
+    texts, batch = (1, None) if alone else (steps, {0: length})
+    tokens = torch.zeros(texts, 1, dtype=torch.int64)
+    values = [torch.zeros(texts, *shape, dtype=dtype) for shape, dtype in step.past.shapes]
+    counters = [torch.full(counter.shape, 3, dtype=counter.dtype) for counter in step.past.counters.values()]
+    return export(
+        step,
+        (tokens, tokens + 3, torch.tensor(3), torch.zeros(steps, dtype=torch.int64), counters, values),
+        dynamic_shapes=(batch, batch, None, {0: length}, [None for _ in counters], [batch for _ in values]),
+    )

@@ -31,13 +31,15 @@ Attribute = tuple[str, str]
 class Past:
     """An example of what a decoder keeps: `parameter` of its forward takes `kept`, `tensors` are in it by path.
 
-    `attributes` are the tensors that its submodules keep for themselves.
+    `attributes` are the tensors that its submodules keep for themselves, `counters` whole numbers that are not of any
+    text, which nothing may depend on.
     """
 
     parameter: str | None
     kept: Any
     tensors: dict[str, Tensor]
     attributes: dict[Attribute, Tensor]
+    counters: dict[str, Tensor]
 
     @property
     def shapes(self) -> list[tuple[tuple[int, ...], torch.dtype]]:
@@ -46,10 +48,17 @@ class Past:
         return [(tuple(tensor.shape[1:]), tensor.dtype) for tensor in every]
 
     def step(
-        self, decoder: nn.Module, tokens: Tensor, values: Sequence[Tensor], offset: Tensor, options: dict[str, Any]
+        self,
+        decoder: nn.Module,
+        tokens: Tensor,
+        values: Sequence[Tensor],
+        counts: Sequence[Tensor],
+        offset: Tensor,
+        options: dict[str, Any],
     ) -> tuple[Tensor, list[Tensor]]:
         """Logits after `offset` int64 [] tokens with `values` kept, in the order of `shapes`, and what is kept then."""
         memo: dict[int, Any] = {id(old): new for old, new in zip(self.tensors.values(), values, strict=False)}
+        memo |= {id(old): new for old, new in zip(self.counters.values(), counts, strict=True)}
         filled = copy.deepcopy(self.kept, memo)
         for layer in getattr(filled, "layers", ()):
             if getattr(layer, "keeps_history", False):
@@ -105,7 +114,13 @@ def _past_after(decoder: nn.Module, length: int, slots: int) -> Past:
         attributes = _attributes(decoder)
     if hasattr(kept, "layers"):
         kept.layers = [_with_history(layer, slots) for layer in kept.layers]
-    return Past(name, kept, dict(_tensors(kept)), attributes)
+    tensors = dict(_tensors(kept))
+    counters = {path: tensor for path, tensor in tensors.items() if _is_counter(tensor)}
+    return Past(name, kept, {p: t for p, t in tensors.items() if p not in counters}, attributes, counters)
+
+
+def _is_counter(tensor: Tensor) -> bool:
+    return not tensor.is_floating_point() and tensor.shape[:1] != (_BATCH,)
 
 
 def _call(decoder: nn.Module, tokens: Tensor, options: dict[str, Any]) -> tuple[str | None, Any, Tensor]:

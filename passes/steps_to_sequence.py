@@ -16,7 +16,7 @@ from autoconvert import ops
 from autoconvert.analysis.recurrences import Region, find_recurrences, is_size
 from autoconvert.analysis.sequence_axis import check_separate
 from autoconvert.errors import Refused
-from autoconvert.one_step import OFFSET
+from autoconvert.one_step import OFFSET, STEPS
 from autoconvert.passes.bind_positions import recognise_mask
 from autoconvert.program import Program
 from autoconvert.recurrence import Recurrence
@@ -36,6 +36,8 @@ from autoconvert.trace import POSITIONS, TOKENS
 
 aten = torch.ops.aten
 
+LOGITS = "logits"
+
 
 def steps_to_sequence(program: Program, context: int) -> Program:
     """Turns the trace of a step into that of a whole text; any other program stays as it is.
@@ -49,20 +51,58 @@ def steps_to_sequence(program: Program, context: int) -> Program:
     inputs = {str(node.target): node for node in graph.find_nodes(op="placeholder")}
     if OFFSET not in inputs:
         return program
+    if not is_symbolic(inputs[TOKENS].meta["val"].shape[0]):
+        return _one_text_at_a_time(program, inputs)
     for attention in graph.find_nodes(op="call_function", target=ops.attention):
         _attend_to_sequence(program.graph, attention, inputs[OFFSET], context)
     results = named_results(graph)
     states = [(inputs[state.name], results[state.name]) for state in program.states]
     for index, region in enumerate(find_recurrences(graph, states)):
         _recur(program.graph, region, f"recurrence_{index}")
-    graph.output_node().args = ({"logits": named_results(graph)["logits"]},)
+    graph.output_node().args = ({LOGITS: named_results(graph)[LOGITS]},)
     _sizes_of(graph, inputs[TOKENS])
     graph.eliminate_dead_code()
-    for name in (OFFSET, *(state.name for state in program.states)):
+    for name in (OFFSET, STEPS, *(state.name for state in program.states)):
         _drop_input(graph, inputs[name])
     _read_as_sequence(graph, inputs)
     stable_topological_sort(program.graph)
     return dataclasses.replace(program, graph=finish(program.graph), states=())
+
+
+def _one_text_at_a_time(program: Program, inputs: dict[str, fx.Node]) -> Program:
+    """The whole step is one recurrence, from the token to the logits."""
+    owner, results = program.graph, named_results(program.graph.graph)
+    for node in owner.graph.nodes:
+        if node.target is ops.history or (node is inputs[OFFSET] and node.users):
+            raise Refused(f"{where(node)} looks back in a model that takes one text at a time only.")
+    weights = [node for node in inputs.values() if node.meta.get("is_weight")]
+    per_step = [node for node in (inputs[TOKENS], inputs[POSITIONS]) if node.users]
+    states = [inputs[state.name] for state in program.states]
+    step = _single(owner, [*states, *per_step, *weights], [results[name] for name in (LOGITS, *map(_name, states))])
+    graph = fx.Graph()
+    texts = {}
+    mode, steps = inputs[STEPS].meta["val"].fake_mode, inputs[STEPS].meta["val"]
+    for node in (inputs[TOKENS], inputs[POSITIONS]):
+        texts[node] = graph.placeholder(_name(node))
+        with mode:
+            texts[node].meta = {**node.meta, "val": steps.reshape(1, -1)}
+    shared = [graph.node_copy(node) for node in weights]
+    moving = [emit(graph, aten.reshape.default, texts[node], [-1, 1], like=node) for node in per_step]
+    whole = fx.GraphModule(owner, graph)
+    whole.add_submodule(
+        "step", Recurrence(step, [s.shape for s in program.states], [1] * len(moving) + [0] * len(shared))
+    )
+    call = graph.call_module("step", (*moving, *shared))
+    logits = results[LOGITS]
+    with mode:
+        call.meta = {**logits.meta, "val": (steps.new_empty(steps.shape[0], *shape(logits)[1:], dtype=torch.float32),)}
+    rows = emit(graph, operator.getitem, call, 0, like=logits)
+    graph.output({LOGITS: emit(graph, aten.reshape.default, rows, [1, -1, shape(logits)[-1]], like=logits)})
+    return dataclasses.replace(program, graph=finish(whole), states=())
+
+
+def _name(node: fx.Node) -> str:
+    return str(node.target)
 
 
 def _attend_to_sequence(owner: fx.GraphModule, attention: fx.Node, offset: fx.Node, context: int) -> None:
@@ -210,4 +250,4 @@ def _read_as_sequence(graph: fx.Graph, inputs: dict[str, fx.Node]) -> None:
     (logits,) = graph.output_node().all_input_nodes
     with graph.inserting_after(logits):
         text = emit(graph, aten.reshape.default, logits, [1, -1, logits.meta["val"].shape[-1]], like=logits)
-    graph.output_node().args = ({"logits": text},)
+    graph.output_node().args = ({LOGITS: text},)
