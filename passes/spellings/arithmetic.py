@@ -1,5 +1,6 @@
 """Arithmetic: powers, roots, divisions, signs and bounds."""
 
+import operator
 from typing import Any
 
 import torch
@@ -116,6 +117,19 @@ def _norm_is_root_of_sum(node: fx.Node) -> fx.Node | None:
     return emit(node.graph, aten.sqrt.default, total, like=node)
 
 
+def _log_sigmoid_is_softplus(node: fx.Node) -> fx.Node | None:
+    """log σ(x) = −softplus(−x), also as the first result of the form that keeps a buffer for training."""
+    if node.target is operator.getitem and arguments(node)[1] == 0:
+        whole = first_input(node)
+        x = first_input(whole) if whole.target is aten.log_sigmoid_forward.default else None
+    else:
+        x = first_input(node) if node.target is aten.log_sigmoid.default else None
+    if x is None:
+        return None
+    negative = emit(node.graph, aten.neg.default, x, like=node)
+    return emit(node.graph, aten.neg.default, emit(node.graph, aten.softplus.default, negative, like=node), like=node)
+
+
 def is_float(value: Any) -> bool:
     """Whether a value of the graph is a tensor of floating-point numbers."""
     return (
@@ -132,4 +146,5 @@ RULES = (
     _minus_one_times_is_negation,
     _adding_the_negative_is_subtraction,
     _norm_is_root_of_sum,
+    _log_sigmoid_is_softplus,
 )

@@ -176,6 +176,7 @@ PARTS: dict[str, tuple[Function, ...]] = {
 }
 
 ARITHMETIC: dict[str, tuple[Function, ...]] = {
+    "logarithm of a sigmoid": (lambda x, m: F.logsigmoid(x), lambda x, m: -F.softplus(-x)),
     "negated": (lambda x, m: -x, lambda x, m: x * -1, lambda x, m: x * -1.0, lambda x, m: torch.negative(x)),
     "subtracted": (
         lambda x, m: m[0] - x,
