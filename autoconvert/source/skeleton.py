@@ -5,6 +5,7 @@ meta device would not do: it takes the values of buffers as well, and torch.expo
 """
 
 import copy
+import math
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +27,9 @@ from autoconvert.errors import InputError, Refused
 
 Module = TypeVar("Module", bound=nn.Module)
 
+# A tensor of so many numbers is never given memory, not even until it becomes a parameter: stacked experts.
+_LARGE = 1 << 28
+
 
 def is_fake(tensor: torch.Tensor) -> bool:
     """Whether a tensor has a shape but no value."""
@@ -38,7 +42,8 @@ def build_without_values(build: Callable[[], Module]) -> Module:
     Raises Refused where building needs the value of a parameter.
     """
     try:
-        with _parameters_lose_values(), _ValuesStayTrue():  # type: ignore[no-untyped-call]
+        mode = FakeTensorMode(allow_non_fake_inputs=True)
+        with _parameters_lose_values(mode), _ValuesStayTrue(mode):
             return build().eval()
     except (
         DataDependentOutputException,
@@ -92,7 +97,14 @@ def untie(module: nn.Module, name: str) -> None:
 
 
 class _ValuesStayTrue(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Refuses to write a value that is not there into a tensor that has one: it would keep the old one."""
+    """Refuses to write a value that is not there into a tensor that has one: it would keep the old one.
+
+    What is too large to be a buffer has no value from the start.
+    """
+
+    def __init__(self, mode: FakeTensorMode) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._mode = mode
 
     def __torch_dispatch__(
         self, operation: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -100,6 +112,9 @@ class _ValuesStayTrue(TorchDispatchMode):  # type: ignore[no-untyped-call]
         tensors = [value for value in args if isinstance(value, torch.Tensor)]
         if operation._schema.is_mutable and tensors and not is_fake(tensors[0]) and any(map(is_fake, tensors)):
             raise _needs_values(str(operation))
+        if operation is torch.ops.aten.empty.memory_format and math.prod(args[0]) >= _LARGE:
+            with self._mode:
+                return operation(*args, **(kwargs or {}))
         return operation(*args, **(kwargs or {}))
 
 
@@ -111,14 +126,16 @@ def _needs_values(operation: str) -> Refused:
 
 
 @contextmanager
-def _parameters_lose_values() -> Iterator[None]:
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
+def _parameters_lose_values(mode: FakeTensorMode) -> Iterator[None]:
     # By the real parameter while it lives, so that registering it twice gives one parameter: a tie.
     known: weakref.WeakValueDictionary[int, nn.Parameter] = weakref.WeakValueDictionary()
     fakes: dict[int, nn.Parameter] = {}
 
     def forget(module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
-        if parameter is None or is_fake(parameter):
+        if parameter is None:
+            return None
+        if is_fake(parameter):
+            parameter._is_hf_initialized = True  # type: ignore[attr-defined]
             return None
         key = id(parameter)
         if known.get(key) is not parameter:
