@@ -24,9 +24,10 @@ from autoconvert.output import output_folder
 from autoconvert.patterns import PATTERNS
 from autoconvert.pipeline import PASSES, Options, Pass, rewrite, signatures
 from autoconvert.program import Program
+from autoconvert.recurrence import unrolls
 from autoconvert.report.progress import Display, Silent, Timeline
 from autoconvert.report.report import CheckResult, Report, make_report, write_report
-from autoconvert.settings import Settings, choose
+from autoconvert.settings import Settings, choose, for_unrolled
 from autoconvert.source.accounting import Row, account
 from autoconvert.source.source import Source, load_source
 
@@ -158,6 +159,8 @@ class _Conversion:
         regions = RegionCheck() if self.settings.verify != "off" else None
         options = Options(self.settings.context, PATTERNS, regions or (lambda *_: None))
         program = rewrite(self.source.module, options, self.stages.passes, timeline=self.timeline)
+        if unrolls(program):
+            self.settings = for_unrolled(self.settings)
         if regions is not None:
             self.checks.append(CheckResult("rewrites", True, f"{regions.executed} distinct regions executed"))
         return program

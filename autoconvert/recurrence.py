@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, fx, nn
 
+from autoconvert.program import Program
 from autoconvert.running_sum import RunningSum
 from autoconvert.shift_register import shift_register
 
@@ -22,6 +23,11 @@ class Recurrence(nn.Module):
         self.step = step
         self.states = tuple(states)
         self.rows = tuple(rows)
+
+    @property
+    def unrolls(self) -> bool:
+        """Whether a chunk runs the step once for each of its positions."""
+        return shift_register(self.step, self.states) is None
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         positions = torch.arange(self._length(inputs))
@@ -77,3 +83,9 @@ class CarriedRecurrence(nn.Module):
         count = len(self.recurrence.states)
         outputs, states = self.recurrence.run(input_pos, values[:count], values[count:])
         return (*outputs, *states)
+
+
+def unrolls(program: Program) -> bool:
+    """Whether the program computes the positions of a chunk one after the other somewhere."""
+    carried = (module for module in program.graph.modules() if isinstance(module, CarriedRecurrence))
+    return any(module.recurrence.unrolls for module in carried)

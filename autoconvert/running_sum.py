@@ -12,6 +12,8 @@ class RunningSum(nn.Module):
     It is computed in float32: exact for whole numbers up to 2²⁴, which is more than any context.
     """
 
+    unrolls = False
+
     def __init__(self, width: int) -> None:
         super().__init__()
         self.states = ((width,),)

@@ -1,5 +1,6 @@
 """What a person may choose about a conversion, checked before anything is done."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
@@ -17,14 +18,20 @@ DEFAULT_CONTEXT = 4096
 SHORTEST_CONTEXT = 4
 # A large rung for speed and a small one for the last slots of a conversation, which the planner fills only so.
 DEFAULT_PREFILL = (128, 16)
+# Where each position of a chunk is written out one after the other, a long chunk is a large file.
+UNROLLED_PREFILL = (16,)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """A valid choice: `context` in positions, `prefill` chunk lengths, the longest first."""
+    """A valid choice: `context` in positions, `prefill` chunk lengths, the longest first.
+
+    `chose_prefill` says whether a person named the lengths.
+    """
 
     context: int
     prefill: tuple[int, ...]
+    chose_prefill: bool
     quantize: Scheme
     formats: tuple[Format, ...]
     verify: Verify
@@ -59,10 +66,18 @@ def choose(
     return Settings(
         context=chosen,
         prefill=_prefill(prefill, chosen),
+        chose_prefill=prefill is not None,
         quantize=_one_of("quantize", quantize, SCHEMES),  # type: ignore[arg-type]
         formats=tuple(_one_of("format", name, get_args(Format)) for name in formats),  # type: ignore[misc]
         verify=_one_of("verify", verify, get_args(Verify)),  # type: ignore[arg-type]
     )
+
+
+def for_unrolled(settings: Settings) -> Settings:
+    """The same, with a chunk length that suits a model whose positions are computed one after the other."""
+    if settings.chose_prefill:
+        return settings
+    return dataclasses.replace(settings, prefill=_fitting(UNROLLED_PREFILL, settings.context))
 
 
 def context_limit(config: "PreTrainedConfig | None") -> int | None:
@@ -75,7 +90,7 @@ def context_limit(config: "PreTrainedConfig | None") -> int | None:
 
 def _prefill(prefill: Sequence[int] | None, context: int) -> tuple[int, ...]:
     if prefill is None:
-        return tuple(length for length in DEFAULT_PREFILL if length <= context) or (context,)
+        return _fitting(DEFAULT_PREFILL, context)
     if not prefill or any(length < 1 for length in prefill):
         raise InputError("Prefill lengths are positive numbers.", hint="For example --prefill 128,16.")
     too_long = max(prefill)
@@ -85,6 +100,10 @@ def _prefill(prefill: Sequence[int] | None, context: int) -> tuple[int, ...]:
             hint="Choose shorter --prefill lengths or a larger --context.",
         )
     return tuple(sorted(set(prefill), reverse=True))
+
+
+def _fitting(lengths: tuple[int, ...], context: int) -> tuple[int, ...]:
+    return tuple(length for length in lengths if length <= context) or (context,)
 
 
 def _one_of(option: str, value: str, allowed: Sequence[str]) -> str:

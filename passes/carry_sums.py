@@ -1,6 +1,7 @@
 """Carry sums: a cumulative sum along the sequence becomes a recurrence, for positions that are counted from tokens."""
 
 import dataclasses
+import math
 import operator
 
 import torch
@@ -27,7 +28,7 @@ def _carry(owner: fx.GraphModule, node: fx.Node, name: str) -> None:
     """The axis to the front, everything else in one row, and back."""
     graph, x, axis = owner.graph, first_input(node), arguments(node)[1]
     others = [size for index, size in enumerate(shape(x)) if index - len(shape(x)) != axis]
-    width = int(torch.Size(others).numel())
+    width = math.prod(int(size) for size in others)
     owner.add_submodule(name, RunningSum(width))
     first = [axis, *(other for other in range(-len(shape(x)), 0) if other != axis)]
     with graph.inserting_before(node):

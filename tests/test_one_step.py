@@ -10,6 +10,7 @@ from autoconvert.check.graph import check_graph
 from autoconvert.check.parity import Reference
 from autoconvert.errors import CheckFailed, Refused
 from autoconvert.one_step import trace_one_step
+from autoconvert.recurrence import unrolls
 from tests.models import (
     CONTEXT,
     VOCABULARY,
@@ -183,3 +184,8 @@ def test_a_state_may_be_kept_in_the_module_itself_which_stays_as_it_was() -> Non
     assert module.inner.held is None
     reference = Reference(module)
     assert check_graph(program, weights_of(module), reference, VOCABULARY) < 1e-5
+
+
+def test_a_recurrence_that_runs_position_by_position_says_so() -> None:
+    assert unrolls(rewrite(Recurrent(decaying, WIDTH)))
+    assert not unrolls(rewrite(Recurrent(convolving, WIDTH, 2)))
