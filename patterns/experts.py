@@ -1,56 +1,84 @@
 """Experts: for each pair of a token and an expert, the expert's matrix times the token."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from autoconvert import ops
 from autoconvert.pattern import Example, Pattern, tensor
+from autoconvert.rewriting import is_symbolic
 
-_PAIRS, _EXPERTS, _OUT, _IN = 5, 9, 22, 14
-
-
-def _matrix_times_column(x: Tensor, weight: Tensor, expert: Tensor) -> Tensor:
-    return torch.bmm(weight[expert], x.unsqueeze(-1)).squeeze(-1)
+_EXPERTS, _OUT, _IN = 9, 22, 14
 
 
-def _row_times_transposed(x: Tensor, weight: Tensor, expert: Tensor) -> Tensor:
-    return torch.bmm(x.unsqueeze(1), weight[expert]).squeeze(1)
+def _matrix_times_columns(x: Tensor, weight: Tensor, expert: Tensor) -> Tensor:
+    return torch.matmul(weight[expert], x)
 
 
-def _becomes(x: Tensor, weight: Tensor, expert: Tensor) -> Tensor:
-    result: Tensor = ops.expert_linear(x, weight.flatten(0, 1), expert, weight.shape[1])
+def _rows_times_matrix(x: Tensor, weight: Tensor, expert: Tensor) -> Tensor:
+    return torch.matmul(x, weight[expert])
+
+
+def _rows_times_transposed(x: Tensor, weight: Tensor, expert: Tensor) -> Tensor:
+    return torch.matmul(x, weight[expert].transpose(-2, -1))
+
+
+def _columns(x: Tensor, weight: Tensor, expert: Tensor) -> Tensor:
+    return _exchanged(_rows(_exchanged(x), weight, expert))
+
+
+def _rows_of_transposed(x: Tensor, weight: Tensor, expert: Tensor) -> Tensor:
+    return _rows(x, weight.transpose(1, 2), expert)
+
+
+def _rows(x: Tensor, weight: Tensor, expert: Tensor) -> Tensor:
+    """`x` [..., rows, in] times the transpose of `weight` [experts, out, in] at `expert` [...]."""
+    rows, width = x.shape[-2], weight.shape[1]
+    if x.shape[:-2] != expert.shape:
+        x = x.expand(*expert.shape, *x.shape[-2:])
+    number = expert if rows == 1 else expert.unsqueeze(-1).expand(*expert.shape, rows)
+    product = ops.expert_linear(x.reshape(-1, x.shape[-1]), weight.flatten(0, 1), number.reshape(-1), width)
+    leading = [-1 if is_symbolic(size) else size for size in expert.shape]
+    result: Tensor = product.reshape(*leading, rows, width)
     return result
 
 
-def _becomes_transposed(x: Tensor, weight: Tensor, expert: Tensor) -> Tensor:
-    return _becomes(x, weight.transpose(1, 2), expert)
+def _exchanged(x: Tensor) -> Tensor:
+    """The last two axes exchanged; of a single row or column only the shape changes."""
+    if 1 in x.shape[-2:]:
+        return x.flatten(-2).unsqueeze(-1 if x.shape[-2] == 1 else -2)
+    return x.transpose(-2, -1)
 
 
 def _one_matrix_each(x: Tensor, weight: Tensor, expert: Tensor) -> str | None:
-    if weight.ndim == 3 and x.ndim == 2 and expert.ndim == 1:
-        return None
-    return f"weights of rank {weight.ndim} are picked for rows of rank {x.ndim} by numbers of rank {expert.ndim}"
+    if weight.ndim != 3 or x.ndim < 2:
+        return f"weights of rank {weight.ndim} are picked for values of rank {x.ndim}"
+    leading = list(expert.shape)[len(expert.shape) - len(x.shape[:-2]) :]
+    if len(x.shape) - 2 > len(expert.shape) or any(
+        size not in (1, other) for size, other in zip(x.shape[:-2], leading, strict=True)
+    ):
+        return "the same matrix is used for several values"
+    return "its numbers have two axes of unknown size" if sum(map(is_symbolic, expert.shape)) > 1 else None
 
 
-def _example(*weight: int) -> Example:
-    return {"x": tensor(_PAIRS, _IN), "weight": tensor(_EXPERTS, *weight), "expert": torch.tensor([0, 3, 8, -1, 3])}
+def _pattern(
+    name: str,
+    matches: Callable[[Tensor, Tensor, Tensor], Tensor],
+    becomes: Callable[[Tensor, Tensor, Tensor], Tensor],
+    x: tuple[int, ...],
+    weight: tuple[int, ...],
+) -> Pattern:
+    def example() -> Example:
+        # A size of 1 stands for any: one row or several, one token for all of its experts or one each.
+        numbers = torch.tensor([0, 3, 8, -1, 3])
+        return {"x": tensor(1, *x), "weight": tensor(_EXPERTS, *weight), "expert": numbers}
+
+    return Pattern(name, "experts", matches, becomes, example, _one_matrix_each)
 
 
 PATTERNS = (
-    Pattern(
-        name="expert_linear",
-        block="experts",
-        matches=_matrix_times_column,
-        becomes=_becomes,
-        example=lambda: _example(_OUT, _IN),
-        guard=_one_matrix_each,
-    ),
-    Pattern(
-        name="expert_linear.transposed",
-        block="experts",
-        matches=_row_times_transposed,
-        becomes=_becomes_transposed,
-        example=lambda: _example(_IN, _OUT),
-        guard=_one_matrix_each,
-    ),
+    _pattern("experts.columns", _matrix_times_columns, _columns, (_IN, 1), (_OUT, _IN)),
+    _pattern("experts.rows", _rows_times_matrix, _rows_of_transposed, (1, _IN), (_IN, _OUT)),
+    _pattern("experts.rows.transposed", _rows_times_transposed, _rows, (1, _IN), (_OUT, _IN)),
 )
