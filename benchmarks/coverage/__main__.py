@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -38,12 +38,15 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"not types of transformers {version('transformers')}: {', '.join(sorted(unknown))}", file=sys.stderr)
         return 2
     begun = time.perf_counter()
-    fresh = _run(wanted, options)
     known = {} if options.results is None else _read(options.results)
-    known.update({outcome.model_type: outcome for outcome in fresh})
-    if options.results is not None:
-        rows = [known[name].to_json() for name in sorted(known)]
-        options.results.write_text(json.dumps(rows, indent=1) + "\n")
+    fresh = []
+    for outcome in _run(wanted, options):
+        fresh.append(outcome)
+        known[outcome.model_type] = outcome
+        # After each type, so that an interrupted run loses none.
+        if options.results is not None:
+            rows = [known[name].to_json() for name in sorted(known)]
+            options.results.write_text(json.dumps(rows, indent=1) + "\n")
     return _report(fresh, list(known.values()), options, time.perf_counter() - begun)
 
 
@@ -57,19 +60,17 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _run(wanted: list[str], options: argparse.Namespace) -> list[Outcome]:
+def _run(wanted: list[str], options: argparse.Namespace) -> Iterator[Outcome]:
     console = Console(highlight=False)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    outcomes = []
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("types", total=len(wanted))
         ends = run_all(wanted, "examine", "examine", (options.stage,), jobs=options.jobs, timeout=options.timeout)
         for ended in ends:
             outcome = ended.value or Outcome(ended.name, "failed", ended.problem, seconds=ended.seconds)
-            outcomes.append(outcome)
             progress.advance(task)
             console.print(_line(outcome), soft_wrap=True)
-    return outcomes
+            yield outcome
 
 
 def _line(outcome: Outcome) -> str:
