@@ -1,4 +1,4 @@
-"""Gated feed-forward layers: SwiGLU and its relatives, with biases or without."""
+"""Gated feed-forward layers: SwiGLU and its relatives, with biases or without, of two matrices or one fused."""
 
 from collections.abc import Callable
 
@@ -8,6 +8,8 @@ from torch import Tensor
 from autoconvert import ops
 from autoconvert.ops.feed_forward import ACTIVATIONS
 from autoconvert.pattern import Example, Pattern, tensor
+
+_INNER = 22
 
 
 def _plain(activation: str, function: Callable[[Tensor], Tensor]) -> Pattern:
@@ -21,6 +23,27 @@ def _plain(activation: str, function: Callable[[Tensor], Tensor]) -> Pattern:
         becomes=lambda x, gate, up, down: ops.gated_feed_forward(x, gate, up, down, None, None, None, activation),
         example=_inputs,
     )
+
+
+def _fused(activation: str, function: Callable[[Tensor], Tensor]) -> Pattern:
+    def matches(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+        gate, up = F.linear(x, gate_up).chunk(2, dim=-1)
+        return F.linear(function(gate) * up, down)
+
+    return Pattern(
+        name=f"gated_feed_forward.{activation}.fused",
+        block="feed_forward",
+        matches=matches,
+        becomes=lambda x, gate_up, down: ops.gated_feed_forward(x, gate_up, None, down, None, None, None, activation),
+        example=lambda: {"x": tensor(1, 5, 14), "gate_up": tensor(2 * _INNER, 14), "down": tensor(14, _INNER)},
+        guard=lambda x, gate_up, down: _halves(gate_up, down),
+    )
+
+
+def _halves(gate_up: Tensor, down: Tensor) -> str | None:
+    if gate_up.shape[0] == 2 * down.shape[1]:
+        return None
+    return f"{gate_up.shape[0]} rows are not two for each of {down.shape[1]} columns"
 
 
 def _biased(activation: str, function: Callable[[Tensor], Tensor]) -> Pattern:
@@ -44,15 +67,15 @@ def _biased(activation: str, function: Callable[[Tensor], Tensor]) -> Pattern:
         ),
         example=lambda: {
             **_inputs(),
-            "gate_bias": tensor(22),
-            "up_bias": tensor(22),
+            "gate_bias": tensor(_INNER),
+            "up_bias": tensor(_INNER),
             "down_bias": tensor(14),
         },
     )
 
 
 def _inputs() -> Example:
-    return {"x": tensor(1, 5, 14), "gate": tensor(22, 14), "up": tensor(22, 14), "down": tensor(14, 22)}
+    return {"x": tensor(1, 5, 14), "gate": tensor(_INNER, 14), "up": tensor(_INNER, 14), "down": tensor(14, _INNER)}
 
 
-PATTERNS = tuple(make(name, function) for name, function in ACTIVATIONS.items() for make in (_plain, _biased))
+PATTERNS = tuple(make(name, function) for name, function in ACTIVATIONS.items() for make in (_plain, _biased, _fused))

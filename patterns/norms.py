@@ -1,11 +1,15 @@
 """Root-mean-square and layer normalisation."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from autoconvert import ops
 from autoconvert.pattern import Example, Pattern, tensor
+
+_WIDTH = 14
 
 
 def _rms(x: Tensor, eps: float) -> Tensor:
@@ -16,70 +20,81 @@ def _rms_scaled(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return _rms(x, eps) * weight
 
 
-def _rms_native(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+def _rms_native(x: Tensor, eps: float) -> Tensor:
+    return F.rms_norm(x, x.shape[-1:], None, eps)
+
+
+def _rms_native_scaled(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return F.rms_norm(x, x.shape[-1:], weight, eps)
 
 
-def _layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+def _layer_norm(x: Tensor, eps: float) -> Tensor:
+    return F.layer_norm(x, x.shape[-1:], None, None, eps)
+
+
+def _layer_norm_scaled(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    return F.layer_norm(x, x.shape[-1:], weight, None, eps)
+
+
+def _layer_norm_shifted(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     return F.layer_norm(x, x.shape[-1:], weight, bias, eps)
 
 
-def _layer_norm_written_out(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+def _written_out(x: Tensor, eps: float) -> Tensor:
     centred = x - x.mean(-1, keepdim=True)
-    return centred * torch.rsqrt((centred * centred).mean(-1, keepdim=True) + eps) * weight + bias
+    return centred * torch.rsqrt((centred * centred).mean(-1, keepdim=True) + eps)
 
 
-def _vectors(**tensors: Tensor) -> str | None:
+def _written_out_scaled(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    return _written_out(x, eps) * weight
+
+
+def _written_out_shifted(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    return _written_out(x, eps) * weight + bias
+
+
+def _vectors(eps: float, x: Tensor, **tensors: Tensor) -> str | None:
     """Only a weight per channel is a norm's weight; anything else is arithmetic that happens to follow."""
-    odd = next((name for name in ("weight", "bias") if name in tensors and tensors[name].ndim != 1), None)
-    return f"{odd} has rank {tensors[odd].ndim}, not 1" if odd else None
+    odd = next((name for name, value in tensors.items() if value.shape != x.shape[-1:]), None)
+    return f"{odd} has the shape {list(tensors[odd].shape)}, not [{x.shape[-1]}]" if odd else None
+
+
+def _plain() -> Example:
+    return {"x": tensor(1, 5, _WIDTH), "eps": 1e-6}
 
 
 def _scaled() -> Example:
-    return {"x": tensor(1, 5, 14), "weight": tensor(14), "eps": 1e-6}
+    return {"x": tensor(1, 5, _WIDTH), "weight": tensor(_WIDTH), "eps": 1e-6}
 
 
 def _shifted() -> Example:
-    return {"x": tensor(1, 5, 14), "weight": tensor(14), "bias": tensor(14), "eps": 1e-5}
+    return {"x": tensor(1, 5, _WIDTH), "weight": tensor(_WIDTH), "bias": tensor(_WIDTH), "eps": 1e-5}
+
+
+def _rms_norm(name: str, matches: Callable[..., Tensor], example: Callable[[], Example]) -> Pattern:
+    def becomes(x: Tensor, eps: float, weight: Tensor | None = None) -> Tensor:
+        return ops.rms_norm(x, weight, eps)
+
+    return Pattern(name, "norm", matches, becomes, example, _vectors)
+
+
+def _layer(name: str, matches: Callable[..., Tensor], example: Callable[[], Example]) -> Pattern:
+    def becomes(x: Tensor, eps: float, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+        return ops.layer_norm(x, weight, bias, eps)
+
+    return Pattern(name, "norm", matches, becomes, example, _vectors)
 
 
 PATTERNS = (
-    # Before the root-mean-square, which is a part of it.
-    Pattern(
-        name="layer_norm.written_out",
-        block="norm",
-        matches=_layer_norm_written_out,
-        becomes=lambda x, weight, bias, eps: ops.layer_norm(x, weight, bias, eps),
-        example=_shifted,
-        guard=lambda eps, **tensors: _vectors(weight=tensors["weight"], bias=tensors["bias"]),
-    ),
-    Pattern(
-        name="rms_norm",
-        block="norm",
-        matches=_rms_scaled,
-        becomes=lambda x, weight, eps: ops.rms_norm(x, weight, eps),
-        example=_scaled,
-        guard=lambda eps, **tensors: _vectors(weight=tensors["weight"]),
-    ),
-    Pattern(
-        name="rms_norm.native",
-        block="norm",
-        matches=_rms_native,
-        becomes=lambda x, weight, eps: ops.rms_norm(x, weight, eps),
-        example=_scaled,
-    ),
-    Pattern(
-        name="rms_norm.without_weight",
-        block="norm",
-        matches=_rms,
-        becomes=lambda x, eps: ops.rms_norm(x, None, eps),
-        example=lambda: {"x": tensor(1, 5, 14), "eps": 1e-6},
-    ),
-    Pattern(
-        name="layer_norm",
-        block="norm",
-        matches=_layer_norm,
-        becomes=lambda x, weight, bias, eps: ops.layer_norm(x, weight, bias, eps),
-        example=_shifted,
-    ),
+    # The longer ones first, of which the shorter ones are parts; layer norms contain a root-mean-square.
+    _layer("layer_norm.written_out", _written_out_shifted, _shifted),
+    _layer("layer_norm.written_out.without_bias", _written_out_scaled, _scaled),
+    _layer("layer_norm.written_out.without_weight", _written_out, _plain),
+    _rms_norm("rms_norm", _rms_scaled, _scaled),
+    _rms_norm("rms_norm.without_weight", _rms, _plain),
+    _rms_norm("rms_norm.native", _rms_native_scaled, _scaled),
+    _rms_norm("rms_norm.native.without_weight", _rms_native, _plain),
+    _layer("layer_norm", _layer_norm_shifted, _shifted),
+    _layer("layer_norm.without_bias", _layer_norm_scaled, _scaled),
+    _layer("layer_norm.without_weight", _layer_norm, _plain),
 )

@@ -17,7 +17,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 def gated_feed_forward(
     x: Tensor,
     gate: Tensor,
-    up: Tensor,
+    up: Tensor | None,
     down: Tensor,
     gate_bias: Tensor | None,
     up_bias: Tensor | None,
@@ -27,7 +27,11 @@ def gated_feed_forward(
     """Gated feed-forward (Shazeer, 2020): down(activation(gate(x)) · up(x)).
 
     `x` [..., width], `gate` and `up` [inner, width], `down` [width, inner], biases [inner] and [width];
-    `activation` is a name in ACTIVATIONS.
+    without `up`, `gate` holds the rows of both, [2 · inner, width], and its bias as well. `activation` is a name
+    in ACTIVATIONS.
     """
-    gated = ACTIVATIONS[activation](F.linear(x, gate, gate_bias)) * F.linear(x, up, up_bias)
-    return F.linear(gated, down, down_bias)
+    if up is None:
+        gated, linear = F.linear(x, gate, gate_bias).chunk(2, dim=-1)
+    else:
+        gated, linear = F.linear(x, gate, gate_bias), F.linear(x, up, up_bias)
+    return F.linear(ACTIVATIONS[activation](gated) * linear, down, down_bias)

@@ -1,5 +1,6 @@
 """Arithmetic: powers, roots, divisions, signs and bounds."""
 
+import math
 import operator
 from typing import Any
 
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor, fx
 
 from autoconvert.passes.spellings.copies import same_type
-from autoconvert.rewriting import arguments, emit, first_input, shape
+from autoconvert.rewriting import arguments, emit, first_input, is_symbolic, shape
 
 aten = torch.ops.aten
 
@@ -130,6 +131,26 @@ def _log_sigmoid_is_softplus(node: fx.Node) -> fx.Node | None:
     return emit(node.graph, aten.neg.default, emit(node.graph, aten.softplus.default, negative, like=node), like=node)
 
 
+def _variance_is_mean_of_squares(node: fx.Node) -> fx.Node | None:
+    """Of what is left when the mean is taken away; n / (n − correction) times as much."""
+    if node.target is not aten.var.correction:
+        return None
+    x, *rest = arguments(node)
+    axes: Any = rest[0] if rest else node.kwargs.get("dim")
+    correction = node.kwargs.get("correction", 1)
+    sizes = [shape(x)[axis] for axis in axes or ()]
+    if not sizes or any(map(is_symbolic, sizes)) or not isinstance(correction, int | float):
+        return None
+    mean = emit(node.graph, aten.mean.dim, x, axes, True, like=node)
+    centred = emit(node.graph, aten.sub.Tensor, x, mean, like=node)
+    squares = emit(node.graph, aten.mul.Tensor, centred, centred, like=node)
+    variance = emit(node.graph, aten.mean.dim, squares, axes, bool(node.kwargs.get("keepdim")), like=node)
+    count = math.prod(map(int, sizes))
+    if count <= correction:
+        return None
+    return emit(node.graph, aten.mul.Tensor, variance, count / (count - correction), like=node)
+
+
 def is_float(value: Any) -> bool:
     """Whether a value of the graph is a tensor of floating-point numbers."""
     return (
@@ -146,5 +167,6 @@ RULES = (
     _minus_one_times_is_negation,
     _adding_the_negative_is_subtraction,
     _norm_is_root_of_sum,
+    _variance_is_mean_of_squares,
     _log_sigmoid_is_softplus,
 )

@@ -47,17 +47,17 @@ def _selection_of_split_axis_is_slice(node: fx.Node) -> fx.Node | None:
     if node.target is not aten.select.int or first_input(node).target is not aten.reshape.default:
         return None
     split, axis, index = arguments(node)
-    source = first_input(split)
     *leading, outer, inner = shape(split)
-    if shape(source)[-1] != outer * inner or not isinstance(index, int) or axis < -2:
+    if axis < -2 or not all(isinstance(number, int) for number in (index, outer, inner)):
         return None
-    if tuple(map(str, leading)) != tuple(map(str, shape(source)[:-1])):
-        sizes = [-1 if is_symbolic(size) else size for size in (*leading, outer * inner)]
-        source = emit(node.graph, aten.reshape.default, source, sizes, like=node)
+    sizes = [-1 if is_symbolic(size) else size for size in (*leading, outer * inner)]
+    if sizes.count(-1) > 1:
+        return None
+    whole = emit(node.graph, aten.reshape.default, first_input(split), sizes, like=node)
     if axis == -1:
-        return emit(node.graph, aten.slice.Tensor, source, -1, index % inner, _TO_THE_END, inner, like=node)
-    start = index % outer * inner
-    return emit(node.graph, aten.slice.Tensor, source, -1, start, start + inner, like=node)
+        return emit(node.graph, aten.slice.Tensor, whole, -1, index % int(inner), _TO_THE_END, inner, like=node)
+    start = index % int(outer) * inner
+    return emit(node.graph, aten.slice.Tensor, whole, -1, start, start + inner, like=node)
 
 
 def _axis(node: fx.Node, position: int) -> int:

@@ -56,14 +56,31 @@ def attention(name: str) -> Change:
 
 
 def norm(name: str) -> Change:
+    def written_out(x: Tensor) -> Tensor:
+        return (x - x.mean(-1, True)) / ((x - x.mean(-1, True)).pow(2).mean(-1, True) + 1e-5).sqrt()
+
     written = {
         "rms_norm": lambda d, x: x * (x.pow(2).mean(-1, True) + 1e-6).rsqrt() * d.gain,
-        "rms_norm.native": lambda d, x: F.rms_norm(x, (models.WIDTH,), d.gain, 1e-6),
         "rms_norm.without_weight": lambda d, x: x * (x.pow(2).mean(-1, True) + 1e-6).rsqrt(),
+        "rms_norm.native": lambda d, x: F.rms_norm(x, (models.WIDTH,), d.gain, 1e-6),
+        "rms_norm.native.without_weight": lambda d, x: F.rms_norm(x, (models.WIDTH,)),
         "layer_norm": lambda d, x: F.layer_norm(x, (models.WIDTH,), d.gain, d.offset),
-        "layer_norm.written_out": lambda d, x: (
-            (x - x.mean(-1, True)) / ((x - x.mean(-1, True)).pow(2).mean(-1, True) + 1e-5).sqrt() * d.gain + d.offset
-        ),
+        "layer_norm.without_bias": lambda d, x: F.layer_norm(x, (models.WIDTH,), d.gain),
+        "layer_norm.without_weight": lambda d, x: F.layer_norm(x, (models.WIDTH,), eps=1e-6),
+        "layer_norm.written_out": lambda d, x: written_out(x) * d.gain + d.offset,
+        "layer_norm.written_out.without_bias": lambda d, x: written_out(x) * d.gain,
+        "layer_norm.written_out.without_weight": lambda d, x: written_out(x),
+    }
+    return written[name]
+
+
+def activation(name: str) -> Change:
+    root = (2 / torch.pi) ** 0.5
+    written = {
+        "silu": lambda d, x: x * x.sigmoid(),
+        "gelu": lambda d, x: x * 0.5 * (1 + torch.erf(x / 2**0.5)),
+        "gelu_tanh": lambda d, x: 0.5 * x * (1 + torch.tanh(root * (x + 0.044715 * x**3))),
+        "gelu_tanh.factored": lambda d, x: 0.5 * x * (1 + torch.tanh(root * x * (1 + 0.044715 * x * x))),
     }
     return written[name]
 
@@ -105,12 +122,15 @@ def twice(table: Tensor) -> Tensor:
 
 
 def feed_forward(name: str) -> Change:
-    _, activation, *biased = name.split(".")
+    _, activation, *rest = name.split(".")
     function = ACTIVATIONS[activation]
 
     def mix(decoder: Decoder, x: Tensor) -> Tensor:
         gate, up, down = (layer.weight for layer in (decoder.query, decoder.key, decoder.value))
-        biases = [layer.bias if biased else None for layer in (decoder.query, decoder.key, decoder.value)]
+        if "fused" in rest:
+            first, second = F.linear(x, torch.cat((gate, up))).chunk(2, -1)
+            return F.linear(function(first) * second, down)
+        biases = [layer.bias if rest else None for layer in (decoder.query, decoder.key, decoder.value)]
         return F.linear(function(F.linear(x, gate, biases[0])) * F.linear(x, up, biases[1]), down, biases[2])
 
     return mix
@@ -122,7 +142,9 @@ def decoder_for(name: str) -> Decoder:
         return Decoder(attend=attention(name))
     if name.startswith("rotary."):
         return Decoder(attend=rotation(name))
-    return Decoder(feed_forward(name) if name.startswith("gated") else norm(name))
+    if name.startswith("gated"):
+        return Decoder(feed_forward(name))
+    return Decoder(norm(name) if "norm" in name else activation(name))
 
 
 @pytest.mark.parametrize("name", [pattern.name for pattern in PATTERNS])

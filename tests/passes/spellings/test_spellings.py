@@ -140,6 +140,11 @@ PARTS: dict[str, tuple[Function, ...]] = {
         lambda x, m: x.view(1, -1, 2, HALF)[..., 1, :].relu(),
         lambda x, m: x.view(1, -1, 2, HALF).unbind(-2)[1].relu(),
     ),
+    "one of three in each head": (
+        lambda x, m: (x @ m[:, :6]).view(1, -1, 2, 3)[..., 1:2].relu(),
+        lambda x, m: (x @ m[:, :6]).view(1, -1, 2, 3, 1)[..., 1, :].relu(),
+        lambda x, m: (x @ m[:, :6]).view(1, -1, 2, 3, 1).unbind(3)[1].relu(),
+    ),
     "one of two that lie apart": (
         lambda x, m: x.relu().view(1, -1, 2, HALF).transpose(-1, -2)[..., 1],
         lambda x, m: x.relu().view(1, -1, 2, HALF).mT.unbind(-1)[1],
@@ -209,6 +214,16 @@ ARITHMETIC: dict[str, tuple[Function, ...]] = {
         lambda x, m: x.norm(2, -1, True),
         lambda x, m: torch.linalg.vector_norm(x, dim=-1, keepdim=True),
         lambda x, m: torch.linalg.norm(x, dim=-1, keepdim=True),
+    ),
+    "variance": (
+        lambda x, m: ((x - x.mean(-1, True)) * (x - x.mean(-1, True))).mean(-1, True),
+        lambda x, m: x.var(-1, unbiased=False, keepdim=True),
+        lambda x, m: torch.var(x, dim=2, correction=0, keepdim=True),
+    ),
+    "standard deviation": (
+        lambda x, m: (x.var(-1, correction=0, keepdim=True) * (WIDTH / (WIDTH - 1))).sqrt(),
+        lambda x, m: x.std(-1, keepdim=True),
+        lambda x, m: torch.std(x, (-1,), unbiased=True, keepdim=True),
     ),
     "larger of two": (lambda x, m: torch.maximum(x, m[0]), lambda x, m: torch.max(x, m[0]), lambda x, m: x.max(m[0])),
 }
