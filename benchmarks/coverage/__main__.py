@@ -9,6 +9,7 @@ python benchmarks/coverage --types llama --results all.json  some, merged into t
 import argparse
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -37,6 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
     if unknown := set(wanted) - set(types()):
         print(f"not types of transformers {version('transformers')}: {', '.join(sorted(unknown))}", file=sys.stderr)
         return 2
+    # Ended from outside, the types under way end too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     begun = time.perf_counter()
     known = {} if options.results is None else _read(options.results)
     fresh = []
