@@ -24,7 +24,9 @@ def export(
     module: nn.Module, args: tuple[Any, ...], dynamic_shapes: Any = None, kwargs: dict[str, Any] | None = None
 ) -> ExportedProgram:
     """`torch.export` without noise, functional, at the level of ATen operations that models are written in."""
-    with torch.no_grad(), _quiet(), experts_as_pairs(module):
+    # With it, the order of an Einstein sum's operands is chosen by their sizes, for which the length must be known.
+    without_order = torch.backends.opt_einsum.flags(enabled=False)
+    with torch.no_grad(), _quiet(), experts_as_pairs(module), without_order:
         exported = torch.export.export(
             module,
             args,

@@ -1,4 +1,4 @@
-"""Einstein sums of two operands, as the one product of matrices that they are."""
+"""Einstein sums, as the products of matrices that they are."""
 
 import string
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ aten = torch.ops.aten
 
 @dataclass(frozen=True)
 class _Equation:
-    """The letters of both operands and of the result, an ellipsis written out."""
+    """The letters of two operands and of their product; what is in none but one operand is in the product."""
 
     left: str
     right: str
@@ -35,48 +35,60 @@ class _Equation:
 
 
 def einsum_is_product(node: fx.Node) -> fx.Node | None:
-    """Each operand's axes are ordered, and one `matmul` sums; letters of one operand alone are broadcast.
+    """Operand after operand is multiplied to those before: axes are ordered, and one `matmul` sums.
 
-    What is more than that, as a diagonal or a third operand, stays as it is.
+    Letters of one operand alone are summed first, or broadcast. A diagonal stays as it is.
     """
-    if node.target is not aten.einsum.default or len(arguments(node)) != 2 or len(arguments(node)[1]) != 2:
+    if node.target is not aten.einsum.default or len(arguments(node)) != 2:
         return None
-    text, (left, right) = arguments(node)
-    equation = _parsed(text, len(shape(left)), len(shape(right)))
-    if equation is None or not _agree(equation, left, right):
+    text, operands = arguments(node)
+    parsed = _parsed(text, [len(shape(operand)) for operand in operands])
+    if parsed is None or not _agree(parsed[0], operands):
         return None
-    product, letters = (
-        _matrix_product(node, equation, left, right) if equation.summed else _pointwise(node, equation, left, right)
-    )
-    return _ordered(node, product, letters, equation.result)
+    sides, result = parsed
+    values = list(operands)
+    for index, side in enumerate(sides):
+        others = "".join((*sides[:index], *sides[index + 1 :], result))
+        lone = [axis for axis, letter in enumerate(side) if letter not in others]
+        if lone:
+            values[index] = emit(node.graph, aten.sum.dim_IntList, values[index], lone, like=node)
+            sides[index] = "".join(letter for letter in side if letter in others)
+    product, letters = values[0], sides[0]
+    for index in range(1, len(sides)):
+        later = "".join((*sides[index + 1 :], result))
+        kept = "".join(dict.fromkeys(c for c in letters + sides[index] if c in later))
+        equation = _Equation(letters, sides[index], result if index == len(sides) - 1 else kept)
+        multiply = _matrix_product if equation.summed else _pointwise
+        product, letters = multiply(node, equation, product, values[index])
+    return _ordered(node, product, letters, result)
 
 
-def _parsed(text: str, left_rank: int, right_rank: int) -> _Equation | None:
-    """None where a letter stands twice in one place, or in one operand only without being in the result."""
+def _parsed(text: str, ranks: list[int]) -> tuple[list[str], str] | None:
+    """The letters of each operand and of the result, an ellipsis written out; None where one stands twice in one."""
     text = text.replace(" ", "")
-    operands, arrow, result = text.partition("->")
-    sides = operands.split(",")
-    if len(sides) != 2:
-        return None
+    left, arrow, result = text.partition("->")
+    written = left.split(",")
     free = "".join(c for c in string.ascii_letters if c not in text)
-    counts = [rank - len(side.replace("...", "")) for side, rank in zip(sides, (left_rank, right_rank), strict=True)]
-    counts = [count if "..." in side else 0 for side, count in zip(sides, counts, strict=True)]
+    counts = [rank - len(side) + 3 if "..." in side else 0 for side, rank in zip(written, ranks, strict=True)]
     extra = free[: max(counts)]
     # Axes of an ellipsis are aligned from the end.
-    left, right = (side.replace("...", extra[len(extra) - count :]) for side, count in zip(sides, counts, strict=True))
+    sides = [side.replace("...", extra[len(extra) - count :]) for side, count in zip(written, counts, strict=True)]
     if not arrow:
-        once = sorted(c for c in set(left + right) - set(extra) if (left + right).count(c) == 1)
-        result = "..." + "".join(once)
+        letters = "".join(sides)
+        result = "..." + "".join(sorted(c for c in set(letters) - set(extra) if letters.count(c) == 1))
     result = result.replace("...", extra)
-    is_plain = all(len(set(letters)) == len(letters) for letters in (left, right, result))
-    is_lone = any(c not in result and (c not in left or c not in right) for c in left + right)
-    return _Equation(left, right, result) if is_plain and not is_lone and set(result) <= set(left + right) else None
+    is_plain = all(len(set(letters)) == len(letters) for letters in (*sides, result))
+    return (sides, result) if is_plain and set(result) <= set("".join(sides)) else None
 
 
-def _agree(equation: _Equation, left: fx.Node, right: fx.Node) -> bool:
+def _agree(sides: list[str], operands: list[fx.Node]) -> bool:
     """A letter has one size: a broadcast of size 1 under a letter is left alone."""
-    sizes = dict(zip(equation.left, map(str, shape(left)), strict=True))
-    return all(sizes.get(c, str(size)) == str(size) for c, size in zip(equation.right, shape(right), strict=True))
+    sizes: dict[str, str] = {}
+    return all(
+        sizes.setdefault(letter, str(size)) == str(size)
+        for side, operand in zip(sides, operands, strict=True)
+        for letter, size in zip(side, shape(operand), strict=True)
+    )
 
 
 def _matrix_product(node: fx.Node, equation: _Equation, left: fx.Node, right: fx.Node) -> tuple[fx.Node, str]:

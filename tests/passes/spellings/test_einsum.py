@@ -63,6 +63,17 @@ SAME: dict[str, tuple[Function, Function]] = {
         lambda x, m: torch.einsum("bsd,d->bs", x, m[0]),
         lambda x, m: (x @ m[0].unsqueeze(-1)).squeeze(-1),
     ),
+    "an axis of one operand summed": (
+        lambda x, m: torch.einsum("bsd,oe->bso", x, m),
+        lambda x, m: x.sum(-1).unsqueeze(-1) * m.sum(-1),
+    ),
+    "one operand, transposed": (lambda x, m: torch.einsum("bsd->bds", x), lambda x, m: x.mT),
+    "one operand, summed": (lambda x, m: torch.einsum("bsd->bs", x), lambda x, m: x.sum(-1)),
+    "three operands": (lambda x, m: torch.einsum("bsd,de,ef->bsf", x, m, m), lambda x, m: x @ m @ m),
+    "three operands, weighted": (
+        lambda x, m: torch.einsum("bsd,de,bs->bse", x, m, x[..., 0]),
+        lambda x, m: x @ m * x[..., 0].unsqueeze(-1),
+    ),
     "products of rows": (
         lambda x, m: torch.einsum("bsd,bsd->bs", x, x @ m),
         lambda x, m: (x.unsqueeze(-2) @ (x @ m).unsqueeze(-1)).squeeze(-2).squeeze(-1),
@@ -77,16 +88,17 @@ def test_sum_is_the_product_it_stands_for(name: str) -> None:
 
 
 OTHERS: dict[str, Function] = {
-    "an axis summed in one operand": lambda x, m: torch.einsum("bsd,oe->bso", x, m),
     "a diagonal": lambda x, m: torch.einsum("bsd,dd->bsd", x, m),
-    "one operand": lambda x, m: torch.einsum("bsd->bds", x),
     "a size of one under a letter": lambda x, m: torch.einsum("bsd,bsd->bs", x, x[..., :1]),
     "several axes that only one operand has": lambda x, m: torch.einsum("bshw,bsd->bhwd", heads(x), x),
+    "letters of three operands in another order": lambda x, m: torch.einsum("bshw,dw,bsd->hbs", heads(x), m[:, :4], x),
+    "an ellipsis without an arrow": lambda x, m: torch.einsum("...d,de", x, m),
+    "an ellipsis of different ranks": lambda x, m: torch.einsum("...sd,d->...s", heads(x), m[0, :4]),
 }
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_any_other_sum_keeps_its_numbers(name: str) -> None:
+def test_any_other_sum_is_products_with_its_numbers(name: str) -> None:
     assert aten.einsum.default not in operations(OTHERS[name])
 
 
