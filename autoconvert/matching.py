@@ -121,7 +121,7 @@ class Matcher:
     def _unify_argument(
         self, expected: Any, value: Any, kind: str, p: fx.Node, m: fx.Node, binding: _Binding
     ) -> Iterator[_Binding]:
-        if isinstance(expected, fx.Node) and isinstance(expected.meta.get("val"), Tensor):
+        if isinstance(expected, fx.Node) and isinstance(expected.meta.get("val"), Tensor | tuple | list):
             yield from self._unify(expected, value, binding)
         elif kind == "shape":
             yield from self._sizes(shape(p), shape(m), p, m, binding)

@@ -86,11 +86,14 @@ def _explicit_arguments(node: fx.Node) -> None:
     kwargs: dict[str, Any] = {}
     positional = True
     for argument in schema.arguments:
-        if argument.name not in given or _is_default(given[argument.name], argument):
+        default = argument.default_value
+        is_axis = bool(rank) and argument.name in ("dim", "dims", "dim0", "dim1")
+        # An axis stands there even where it is the default, which counts from the front or from the end.
+        value = given.get(argument.name, default)
+        if not (is_axis and value is not None) and (argument.name not in given or _is_default(value, argument)):
             positional = False
             continue
-        value = given[argument.name]
-        if rank and argument.name in ("dim", "dims", "dim0", "dim1"):
+        if is_axis:
             value = _from_the_end(value, rank)
             if torch.Tag.reduction in operation.tags and isinstance(value, list):
                 value = sorted(value)

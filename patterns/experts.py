@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from autoconvert import ops
@@ -51,6 +52,23 @@ def _exchanged(x: Tensor) -> Tensor:
     return x.transpose(-2, -1)
 
 
+def _all_run_for_one(x: Tensor, scores: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+    """Every expert runs on every token, times a score that is 0 for all but the chosen one."""
+    best, chosen = scores.topk(1, dim=1)
+    shares = torch.sigmoid(torch.full_like(scores, -torch.inf).scatter(1, chosen, best))
+    copies = x.repeat(_EXPERTS, 1) * shares.transpose(0, 1).reshape(-1, 1)
+    gate, up = torch.bmm(copies.view(_EXPERTS, -1, x.shape[1]), gate_up).chunk(2, dim=-1)
+    return torch.bmm(up * F.silu(gate), down).sum(dim=0)
+
+
+def _one_runs(x: Tensor, scores: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+    """Of a token times 0, gated layers without biases make 0."""
+    best, chosen = scores.topk(1, dim=1)
+    inner = _rows_of_transposed((x * torch.sigmoid(best)).unsqueeze(1), gate_up, chosen[:, 0])
+    gate, up = inner.chunk(2, dim=-1)
+    return _rows_of_transposed(up * F.silu(gate), down, chosen[:, 0]).squeeze(1)
+
+
 def _one_matrix_each(x: Tensor, weight: Tensor, expert: Tensor) -> str | None:
     if weight.ndim != 3 or x.ndim < 2:
         return f"weights of rank {weight.ndim} are picked for values of rank {x.ndim}"
@@ -81,4 +99,16 @@ PATTERNS = (
     _pattern("experts.columns", _matrix_times_columns, _columns, (_IN, 1), (_OUT, _IN)),
     _pattern("experts.rows", _rows_times_matrix, _rows_of_transposed, (1, _IN), (_IN, _OUT)),
     _pattern("experts.rows.transposed", _rows_times_transposed, _rows, (1, _IN), (_OUT, _IN)),
+    Pattern(
+        name="experts.all_for_one",
+        block="experts",
+        matches=_all_run_for_one,
+        becomes=_one_runs,
+        example=lambda: {
+            "x": tensor(5, _IN),
+            "scores": tensor(5, _EXPERTS),
+            "gate_up": 0.3 * tensor(_EXPERTS, _IN, 2 * _OUT),
+            "down": 0.3 * tensor(_EXPERTS, _OUT, _IN),
+        },
+    ),
 )

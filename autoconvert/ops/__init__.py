@@ -29,4 +29,5 @@ BODIES: dict[OpOverload, Body] = {
     attention: _attention.attention,
     cached_attention: _attention.cached_attention,
     gated_feed_forward: _feed_forward.gated_feed_forward,
+    expert_linear: _experts.expert_linear,
 }

@@ -65,6 +65,11 @@ def test_what_changes_values_stays(name: str) -> None:
 
 
 SAME: dict[str, tuple[Function, ...]] = {
+    "default axis, counted from either end": (
+        lambda x, m: x.topk(2).values,
+        lambda x, m: x.topk(2, 2).values,
+        lambda x, m: x.topk(2, dim=-1).values,
+    ),
     "square": (lambda x, m: x * x, lambda x, m: x.pow(2), lambda x, m: x**2.0, lambda x, m: x.square()),
     "inverse root": (
         lambda x, m: x.abs().add(1.0).rsqrt(),

