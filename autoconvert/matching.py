@@ -11,7 +11,7 @@ from torch import Tensor, fx
 
 from autoconvert.pattern import Pattern
 from autoconvert.program import NearMiss
-from autoconvert.rewriting import operation_name, shape, where
+from autoconvert.rewriting import arguments, named_arguments, operation_name, shape, where
 
 aten = torch.ops.aten
 
@@ -128,7 +128,7 @@ class Matcher:
         elif isinstance(expected, list | tuple) and isinstance(value, list | tuple) and len(expected) == len(value):
             yield from self._unify_all([(e, v, kind) for e, v in zip(expected, value, strict=True)], p, m, binding)
         elif kind == "size" and isinstance(expected, int) and not isinstance(value, list | tuple):
-            yield from self._sizes((expected,), (_size(value),), p, m, binding)
+            yield from self._sizes((expected,), (_size(value, m),), p, m, binding)
         elif isinstance(expected, float) and expected in self._pattern.scalars:
             yield from self._scalar(self._pattern.scalars[expected], value, p, m, binding)
         elif not isinstance(value, fx.Node) and expected == value:
@@ -171,6 +171,10 @@ class Matcher:
 def _operand_orders(p: fx.Node, m: fx.Node) -> Iterator[list[tuple[Any, Any, str]]]:
     """The ways to pair the arguments of two calls of one operation; none if one has what the other lacks."""
     schema = getattr(p.target, "_schema", None)
+    if getattr(p.target, "namespace", "") == "autoconvert":
+        # A semantic operation is written by passes and patterns, with its defaults or without.
+        yield [(a, b, "") for a, b in zip(named_arguments(p).values(), named_arguments(m).values(), strict=True)]
+        return
     if len(p.args) != len(m.args) or set(p.kwargs) != set(m.kwargs):
         return
     kinds = _size_arguments(str(schema))
@@ -192,5 +196,9 @@ def _size_arguments(schema: str) -> dict[str, str]:
     return {name: "shape" if name in ("size", "shape") else "size" for name in names}
 
 
-def _size(value: Any) -> Any:
+def _size(value: Any, m: fx.Node) -> Any:
+    """A size as it is; the end of a slice counted from the front."""
+    if isinstance(value, int) and value < 0 and m.target is aten.slice.Tensor:
+        source, axis, *_ = arguments(m)
+        return shape(source)[axis] + value
     return value.meta["val"] if isinstance(value, fx.Node) else value

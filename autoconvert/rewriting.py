@@ -57,6 +57,11 @@ def named_arguments(node: fx.Node) -> dict[str, Any]:
     return {a.name: given.get(a.name, a.default_value) for a in schema.arguments}
 
 
+def set_arguments(node: fx.Node, **changes: Argument) -> None:
+    """Changes arguments of an operation by their names; all of them then stand by position."""
+    node.args, node.kwargs = tuple((named_arguments(node) | changes).values()), {}
+
+
 def named_results(graph: fx.Graph) -> dict[str, fx.Node]:
     """What a program's graph returns, by name."""
     (results,) = graph.output_node().args

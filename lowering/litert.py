@@ -94,8 +94,7 @@ def _cached_attention(
     value_cache: Tensor,
     input_pos: Tensor,
     mask: Tensor,
-    scale: float,
-    window: int = 0,
+    **attributes: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As ops.cached_attention, with the one operation that becomes DYNAMIC_UPDATE_SLICE."""
     from litert_torch.generative.custom_ops.dynamic_update_slice import dynamic_update_slice
@@ -103,7 +102,8 @@ def _cached_attention(
     start, zero = input_pos[0], torch.zeros((), dtype=torch.int32)
     keys = dynamic_update_slice(key_cache, key, [zero, zero, start, zero])
     values = dynamic_update_slice(value_cache, value.transpose(-2, -1), [zero, zero, zero, start])
-    return attend(query, keys, values, input_pos, mask, scale, window, _times_transposed), keys, values
+    attended = attend(query, keys, values, input_pos, mask, **attributes, times_transposed=_times_transposed)
+    return attended, keys, values
 
 
 def _times_transposed(a: Tensor, b: Tensor) -> Tensor:

@@ -1,38 +1,32 @@
 """Bind positions: what depends on positions alone is evaluated, at the full context, and becomes a table.
 
-A table with one sequence axis is read at `input_pos`. A table with two is an attention mask, which is recognised
-as causal, or causal with a window, and becomes an attribute of the attention that uses it.
+A table with one sequence axis is read at `input_pos`. What attention takes as its mask is recognised as causal, with
+a window or in chunks, which become attributes of the attention, and with numbers added to the scores, its bias.
 """
 
 import dataclasses
-from dataclasses import dataclass
+import math
 
 import torch
 from torch import Tensor, fx
 
 from autoconvert import ops
 from autoconvert.analysis.binding_times import Time, binding_times, frontier
+from autoconvert.analysis.masks import Mask, recognise_mask, same_mask
 from autoconvert.analysis.regions import extract
-from autoconvert.errors import Refused
+from autoconvert.errors import Inseparable, Refused
 from autoconvert.program import Program
-from autoconvert.rewriting import emit, finish, infer, is_symbolic, shape, where
+from autoconvert.rewriting import emit, finish, infer, is_symbolic, named_arguments, set_arguments, shape, where
 from autoconvert.trace import POSITIONS
 
 aten = torch.ops.aten
 
 INPUT_POS = "input_pos"
 
-# A mask of context² booleans and its intermediates must fit beside everything else.
+# A mask of heads · context² numbers and its intermediates must fit beside everything else.
 _LONGEST_MASK = 16384
-# exp of anything below is 0 in float32 beside a score of ordinary size, so the position is hidden.
-_HIDDEN = -1e4
-
-
-@dataclass(frozen=True)
-class CausalMask:
-    """What a mask table turned out to be; `window` 0 means everything before."""
-
-    window: int
+# A bias that has no closed form is a constant of the file.
+_LARGEST_TABLE = 256 << 20
 
 
 def bind_positions(program: Program, context: int) -> Program:
@@ -45,16 +39,23 @@ def bind_positions(program: Program, context: int) -> Program:
     graph = program.graph
     times = binding_times(graph.graph)
     nodes = [node for node in frontier(graph.graph, times, Time.POSITION) if _is_table(node)]
-    tables = _evaluate(graph, nodes, context)
+    tables = _evaluate(graph, nodes, times, context)
     positions = graph.graph.find_nodes(op="placeholder", target=POSITIONS)[0]
     input_pos = _input_pos(graph.graph, positions)
     for node, table in zip(nodes, tables, strict=True):
+        users = _later_users(node, times)
         axes = [axis - len(shape(node)) for axis, size in enumerate(shape(node)) if is_symbolic(size)]
-        if len(axes) == 2:
-            _bind_mask(node, table, [user for user in node.users if times[user] is not Time.POSITION])
-        elif len(axes) == 1:
+        if masked := [user for user in users if _is_mask_of(node, user)]:
+            _bind_mask(graph, node, table, masked, input_pos)
+            users = [user for user in users if user not in masked]
+        if len(axes) == 1 and users:
             _bind_rows(graph, node, table, axes[0], input_pos)
-        else:
+        elif users and axes:
+            raise Inseparable(
+                f"{where(users[0])} uses a mask over the whole sequence outside a recognised attention.",
+                hint="No pattern recognised the attention around it; see the nearest pattern's reason above.",
+            )
+        elif users:
             _bind_constant(graph, node, table)
     graph.graph.eliminate_dead_code()
     _drop_positions(graph, input_pos)
@@ -65,26 +66,47 @@ def _is_table(node: fx.Node) -> bool:
     return isinstance(node.meta.get("val"), Tensor)
 
 
-def _evaluate(graph: fx.GraphModule, nodes: list[fx.Node], context: int) -> list[Tensor]:
-    masks = [node for node in nodes if sum(map(is_symbolic, shape(node))) == 2]
-    if masks and context > _LONGEST_MASK:
-        raise Refused(
-            f"The mask at {where(masks[0])} would need {context}² entries to be evaluated.",
-            hint=f"Choose a context of at most {_LONGEST_MASK} with --context.",
-        )
+def _later_users(node: fx.Node, times: dict[fx.Node, Time]) -> list[fx.Node]:
+    return [user for user in node.users if times.get(user) is not Time.POSITION]
+
+
+def _is_mask_of(node: fx.Node, user: fx.Node) -> bool:
+    return user.target is ops.attention and named_arguments(user)["mask"] is node
+
+
+def _evaluate(graph: fx.GraphModule, nodes: list[fx.Node], times: dict[fx.Node, Time], context: int) -> list[Tensor]:
+    for node in nodes:
+        longest = int(_LONGEST_MASK / math.prod(size for size in shape(node) if not is_symbolic(size)) ** 0.5)
+        if sum(map(is_symbolic, shape(node))) == 2 and context > longest:
+            raise Refused(
+                f"The mask at {where(node)} would need {context}² entries for each head to be evaluated.",
+                hint=f"Choose a context of at most {longest} with --context.",
+            )
     region = extract(graph, nodes)
     tables = _run(region, context)
     # A value that changes when the sequence grows is no function of the position.
     for shorter in _shorter_lengths(context):
         for node, table, part in zip(nodes, tables, _run(region, shorter), strict=True):
             leading = table[tuple(slice(0, size) for size in part.shape)]
-            if leading.shape != part.shape or not torch.equal(leading, part):
+            same = leading.shape == part.shape and torch.equal(leading, part)
+            if not same and not _same_for_attention(table, part, _later_users(node, times), node):
                 raise Refused(
                     f"The value of {where(node)} at one position depends on how long the sequence is "
                     f"(it differs between lengths {shorter} and {context}).",
                     hint="A shorter --context may lie in the range where it does not.",
                 )
     return tables
+
+
+def _same_for_attention(table: Tensor, part: Tensor, users: list[fx.Node], node: fx.Node) -> bool:
+    """A mask may change with the length by what changes no softmax (MPT counts the distance from the last key)."""
+    if not users or not all(_is_mask_of(node, user) for user in users):
+        return False
+    return same_mask(table, part, relative=all(_is_relative(user) for user in users))
+
+
+def _is_relative(attention: fx.Node) -> bool:
+    return named_arguments(attention)["sinks"] is None
 
 
 def _shorter_lengths(context: int) -> list[int]:
@@ -121,7 +143,9 @@ def _drop_positions(graph: fx.GraphModule, input_pos: fx.Node) -> None:
 
 
 def _bind_constant(graph: fx.GraphModule, node: fx.Node, value: Tensor) -> None:
-    _replace_users(node, _constant(graph, node, value))
+    with graph.graph.inserting_before(_first_user(node)):
+        constant = _constant(graph, f"table_{node.name}", value, node)
+    _replace_users(node, constant)
 
 
 def _bind_rows(graph: fx.GraphModule, node: fx.Node, table: Tensor, axis: int, input_pos: fx.Node) -> None:
@@ -132,27 +156,34 @@ def _bind_rows(graph: fx.GraphModule, node: fx.Node, table: Tensor, axis: int, i
         if torch.equal(table.flatten(), torch.arange(table.numel())):
             rows = emit(order, aten.reshape.default, input_pos, sizes, like=node)
         else:
-            before = sizes[:axis]
-            if any(size != 1 for size in before):
-                raise Refused(f"The table of positions at {where(node)} has axes of size {before} before the sequence.")
-            matrix = _constant(graph, node, _narrow(table).reshape(table.shape[axis], -1))
-            rows = emit(order, aten.embedding.default, matrix, input_pos, like=node)
-            rows = emit(order, aten.reshape.default, rows, sizes, like=node)
+            rows = _rows(graph, f"table_{node.name}", table.movedim(axis, 0), input_pos, node)
+            if any(size != 1 for size in sizes[:axis]):
+                rows = emit(order, aten.reshape.default, rows, [-1, *sizes[:axis], *sizes[axis:][1:]], like=node)
+                back = [index + 1 for index in range(len(sizes) - 1)]
+                back.insert(axis % len(sizes), 0)
+                rows = emit(order, aten.permute.default, rows, back, like=node)
+            else:
+                rows = emit(order, aten.reshape.default, rows, sizes, like=node)
     _replace_users(node, rows)
+
+
+def _rows(graph: fx.GraphModule, name: str, table: Tensor, input_pos: fx.Node, like: fx.Node) -> fx.Node:
+    """The rows of a table [context, ...] at `input_pos`, as a matrix."""
+    matrix = _constant(graph, name, _narrow(table).reshape(table.shape[0], -1), like)
+    return emit(graph.graph, aten.embedding.default, matrix, input_pos, like=like)
 
 
 def _narrow(table: Tensor) -> Tensor:
     """Indices fit int32, which is what the device computes with."""
-    return table.to(torch.int32) if table.dtype == torch.int64 else table.contiguous()
+    return table.to(torch.int32) if table.dtype == torch.int64 else table
 
 
-def _constant(graph: fx.GraphModule, node: fx.Node, value: Tensor) -> fx.Node:
-    name = f"table_{node.name}"
-    graph.register_buffer(name, value)
-    with graph.graph.inserting_before(_first_user(node)):
-        constant = graph.graph.get_attr(name)
-    constant.meta = dict(node.meta)
-    constant.meta["val"] = node.meta["val"].fake_mode.from_tensor(value, static_shapes=True)
+def _constant(graph: fx.GraphModule, name: str, value: Tensor, like: fx.Node) -> fx.Node:
+    """A new constant at the insertion point."""
+    graph.register_buffer(name, value.contiguous())
+    constant = graph.graph.get_attr(name)
+    constant.meta = dict(like.meta)
+    constant.meta["val"] = like.meta["val"].fake_mode.from_tensor(value, static_shapes=True)
     return constant
 
 
@@ -165,38 +196,44 @@ def _replace_users(node: fx.Node, new: fx.Node) -> None:
     node.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
 
 
-def _bind_mask(node: fx.Node, table: Tensor, users: list[fx.Node]) -> None:
-    for user in users:
-        if user.target is not ops.attention or user.args[3] is not node:
-            raise Refused(
-                f"{where(user)} uses a mask over the whole sequence outside a recognised attention.",
-                hint="No pattern recognised the attention around it; see the nearest pattern's reason above.",
-            )
-        mask = recognise_mask(table)
+def _bind_mask(graph: fx.GraphModule, node: fx.Node, table: Tensor, users: list[fx.Node], input_pos: fx.Node) -> None:
+    """The mask becomes attributes of the attentions in `users`, and a bias where it is more than those say."""
+    for relative in (True, False):
+        attentions = [user for user in users if _is_relative(user) is relative]
+        if not attentions:
+            continue
+        mask = recognise_mask(table, relative)
         if isinstance(mask, str):
-            raise Refused(f"The attention at {where(user)} has a mask that is {mask}.")
-        query, key, value, _, scale, *_ = user.args
-        user.args = (query, key, value, None, scale, True, mask.window)
+            raise Refused(f"The attention at {where(attentions[0])} has a mask that is {mask}.")
+        with graph.graph.inserting_before(next(n for n in graph.graph.nodes if n in attentions)):
+            bias = _bias(graph, f"{node.name}_{relative}", mask, table.shape[-1], input_pos, node)
+        attributes = {"window": mask.window, "chunk_size": mask.chunk_size, "bias": bias}
+        for user in attentions:
+            set_arguments(user, mask=None, causal=True, **attributes)
 
 
-def recognise_mask(table: Tensor) -> CausalMask | str:
-    """Names a mask [..., length, length], bool (True attends) or additive; or says what it is instead."""
-    length = table.shape[-1]
-    if table.numel() != length * length:
-        return "different for each head"
-    table = table.reshape(length, length)
-    if table.dtype == torch.bool:
-        allowed = table
-    elif bool(((table == 0) | (table <= _HIDDEN)).all()):
-        allowed = table == 0
-    else:
-        return "neither open nor closed at each position, but a bias"
-    causal = torch.ones(length, length, dtype=torch.bool).tril_()
-    if torch.equal(allowed, causal):
-        return CausalMask(window=0)
-    window = int(allowed[-1].sum())
-    if window and torch.equal(allowed, causal.triu_(1 - window)):
-        return CausalMask(window=window)
-    if bool(allowed.triu(1).any()):
-        return "not causal: a position sees later ones"
-    return "neither causal nor a sliding window"
+def _bias(
+    graph: fx.GraphModule, name: str, mask: Mask, context: int, input_pos: fx.Node, like: fx.Node
+) -> fx.Node | None:
+    """[1, heads or 1, s, context]: slopes times distances, or rows of a table."""
+    order = graph.graph
+    if mask.slopes is not None:
+        rows = emit(order, aten._to_copy.default, input_pos, dtype=torch.float32, like=like)
+        rows = emit(order, aten.reshape.default, rows, [1, 1, -1, 1], like=like)
+        slots = _constant(graph, f"slots_{name}", torch.arange(context, dtype=torch.float32), like)
+        distance = emit(order, aten.sub.Tensor, slots, rows, like=like)
+        slopes = _constant(graph, f"slopes_{name}", mask.slopes.reshape(1, -1, 1, 1), like)
+        return emit(order, aten.mul.Tensor, distance, slopes, like=like)
+    if mask.table is None:
+        return None
+    heads = mask.table.shape[0]
+    if mask.table.nbytes > _LARGEST_TABLE:
+        raise Refused(
+            f"The bias at {where(like)} is a table of {heads} · {context}² numbers that follow no known rule.",
+            hint=f"Choose a context of at most {int((_LARGEST_TABLE / 4 / heads) ** 0.5)} with --context.",
+        )
+    rows = _rows(graph, f"table_{name}", mask.table.transpose(0, 1), input_pos, like)
+    if heads == 1:
+        return emit(order, aten.reshape.default, rows, [1, 1, -1, context], like=like)
+    rows = emit(order, aten.reshape.default, rows, [1, -1, heads, context], like=like)
+    return emit(order, aten.transpose.int, rows, 1, 2, like=like)

@@ -14,7 +14,7 @@ from autoconvert.analysis.sequence_axis import check_sequence_axis
 from autoconvert.errors import Refused
 from autoconvert.passes.bind_positions import INPUT_POS
 from autoconvert.program import Program, State
-from autoconvert.rewriting import emit, finish, replace
+from autoconvert.rewriting import emit, finish, named_arguments, replace
 
 MASK = "mask"
 
@@ -59,23 +59,13 @@ def _states(attention: fx.Node, index: int, context: int) -> tuple[State, State]
 
 
 def _over_cache(graph: fx.Graph, attention: fx.Node, states: tuple[State, State], mask: fx.Node) -> dict[str, fx.Node]:
-    query, key, value, _, scale, _, *rest = attention.args
     input_pos = graph.find_nodes(op="placeholder", target=INPUT_POS)[0]
     caches = [_placeholder(graph, state.name, state.shape, state.dtype, like=mask) for state in states]
+    given = named_arguments(attention)
+    operands = [given.pop(name) for name in ("query", "key", "value")]
+    attributes = [value for name, value in given.items() if name not in ("mask", "causal")]
     with graph.inserting_before(attention):
-        call = emit(
-            graph,
-            ops.cached_attention,
-            query,
-            key,
-            value,
-            *caches,
-            input_pos,
-            mask,
-            scale,
-            *(rest or [0]),
-            like=attention,
-        )
+        call = emit(graph, ops.cached_attention, *operands, *caches, input_pos, mask, *attributes, like=attention)
         parts = [emit(graph, operator.getitem, call, index, like=attention) for index in range(3)]
     replace(attention, parts[0])
     return {state.name: part for state, part in zip(states, parts[1:], strict=True)}

@@ -6,42 +6,68 @@ from collections.abc import Callable, Sequence
 
 from torch import fx
 
+from autoconvert import ops
 from autoconvert.matching import Match, Matcher
+from autoconvert.ops.attention import attention_scores
 from autoconvert.passes.normalise import normalise
 from autoconvert.pattern import Pattern
 from autoconvert.program import NearMiss, Program, Recognition
-from autoconvert.rewriting import inline, replace, structure, traced
+from autoconvert.rewriting import inline, named_arguments, replace, structure, traced
 
 # Sees the graph, the match, and the replacement, whose placeholders are the pattern's parameters.
 OnMatch = Callable[[fx.GraphModule, Match, fx.GraphModule], None]
 
 
 def recognise(program: Program, patterns: Sequence[Pattern], on_match: OnMatch) -> Program:
-    """Replaces every match of `patterns`, in their order; `on_match` sees each before it is replaced."""
+    """Replaces every match of `patterns`, in their order and again until no more is found.
+
+    `on_match` sees each match before it is replaced. What has grown only in part is written out again.
+    """
     graph = program.graph
     found: Counter[str] = Counter()
-    blocks: Counter[str] = Counter()
+    blocks: dict[fx.Node, str] = {}
     near_misses: dict[str, NearMiss] = {}
     replacements: dict[str, fx.GraphModule] = {}
-    for pattern in patterns:
-        matcher = Matcher(pattern, normalise(pattern.graph).graph)
-        for node in graph.graph.find_nodes(op="call_function", target=matcher.anchor):
-            result = matcher.match(node)
-            if isinstance(result, NearMiss):
-                _keep_nearest(near_misses, result)
-                continue
-            replacement = _replacement(result, replacements)
-            on_match(graph, result, replacement)
-            with graph.graph.inserting_before(node):
-                replace(node, inline(graph.graph, replacement.graph, dict(result.bound), like=node))
-            found[pattern.name] += 1
-            blocks[pattern.block] += 1
-        graph.graph.eliminate_dead_code()
-    alive = {node.name for node in graph.graph.nodes}
-    missed = tuple(miss for miss in near_misses.values() if miss.node in alive)
-    recognition = Recognition(dict(found), dict(blocks), missed)
+    matchers = [Matcher(pattern, normalise(pattern.graph).graph) for pattern in patterns]
+    before = -1
+    while before < found.total():
+        before = found.total()
+        for matcher in matchers:
+            for node in graph.graph.find_nodes(op="call_function", target=matcher.anchor):
+                result = matcher.match(node)
+                if isinstance(result, NearMiss):
+                    _keep_nearest(near_misses, result)
+                    continue
+                replacement = _replacement(result, replacements)
+                on_match(graph, result, replacement)
+                with graph.graph.inserting_before(node):
+                    new = inline(graph.graph, replacement.graph, dict(result.bound), like=node)
+                replace(node, new)
+                found[result.pattern.name] += 1
+                blocks[new] = result.pattern.block
+            graph.graph.eliminate_dead_code()
+    _write_out_parts(graph)
+    alive = set(graph.graph.nodes)
+    names = {node.name for node in alive}
+    recognition = Recognition(
+        patterns=dict(found),
+        blocks=dict(Counter(block for node, block in blocks.items() if node in alive)),
+        near_misses=tuple(miss for miss in near_misses.values() if miss.node in names),
+    )
     # What replacements compute beside their operation, as tables of another width, is the same for every layer.
     return dataclasses.replace(program, graph=normalise(graph), recognition=recognition)
+
+
+def _write_out_parts(graph: fx.GraphModule) -> None:
+    """Operations that only patterns know become what they stand for."""
+    for node in graph.graph.find_nodes(op="call_function", target=ops.attention_scores):
+        given = named_arguments(node)
+        tensors = {name: value for name, value in given.items() if isinstance(value, fx.Node)}
+        numbers = {name: value for name, value in given.items() if name not in tensors}
+        values = {name: value.meta["val"] for name, value in tensors.items()}
+        body = traced(lambda **bound: attention_scores(**bound, **numbers), values)  # noqa: B023
+        with graph.graph.inserting_before(node):
+            replace(node, inline(graph.graph, body.graph, tensors, like=node))
 
 
 def _replacement(match: Match, known: dict[str, fx.GraphModule]) -> fx.GraphModule:

@@ -13,11 +13,11 @@ from torch import fx
 from torch.fx.passes.tools_common import stable_topological_sort
 
 from autoconvert import ops
+from autoconvert.analysis.masks import recognise_mask
 from autoconvert.analysis.recurrences import Region, find_recurrences, is_size
 from autoconvert.analysis.sequence_axis import check_separate
 from autoconvert.errors import Refused
 from autoconvert.one_step import OFFSET, STEPS
-from autoconvert.passes.bind_positions import recognise_mask
 from autoconvert.program import Program
 from autoconvert.recurrence import Recurrence
 from autoconvert.rewriting import (
@@ -120,10 +120,12 @@ def _attend_to_sequence(owner: fx.GraphModule, attention: fx.Node, offset: fx.No
     mask = recognise_mask(torch.cat(rows, dim=-2))
     if isinstance(mask, str):
         raise Refused(f"The attention at {where(attention)} has a mask that is {mask}.")
+    if mask.slopes is not None or mask.table is not None:
+        raise Refused(f"The attention at {where(attention)} has a bias, and is seen in single steps only.")
     steps = {"query": given["query"], "key": first_input(given["key"]), "value": first_input(given["value"])}
     with graph.inserting_before(attention):
         along = {name: emit(graph, aten.transpose.int, node, -4, -2, like=attention) for name, node in steps.items()}
-        changed = {**given, **along, "mask": None, "causal": True, "window": mask.window}
+        changed = {**given, **along, "mask": None, "causal": True, "window": mask.window, "chunk_size": mask.chunk_size}
         over = emit(graph, ops.attention, *changed.values(), like=attention)
         back = emit(graph, aten.transpose.int, over, -4, -2, like=attention)
     replace(attention, back)

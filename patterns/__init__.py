@@ -1,12 +1,13 @@
 """The building blocks that are known: one file each, in the order in which they are looked for."""
 
 from autoconvert.pattern import Pattern
-from autoconvert.patterns import activations, attention, experts, feed_forward, norms, rotary
+from autoconvert.patterns import activations, attention, attention_scores, experts, feed_forward, norms, rotary
 
 PATTERNS: tuple[Pattern, ...] = (
     *activations.PATTERNS,
     *norms.PATTERNS,
     *rotary.PATTERNS,
+    *attention_scores.PATTERNS,
     *attention.PATTERNS,
     *feed_forward.PATTERNS,
     *experts.PATTERNS,

@@ -1,4 +1,4 @@
-"""Scaled dot-product attention, with one key head for several query heads or one each."""
+"""Scaled dot-product attention: torch's own, or scores, softmax and a product; heads that share keys."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,154 +8,156 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from autoconvert import ops
-from autoconvert.pattern import Guard, Pattern, tensor
-
-Repeat = Callable[[Tensor], Tensor]
+from autoconvert.pattern import Example, Pattern, tensor
 
 # Queries and keys have lengths of their own: a single step looks back on many.
 _BATCH, _GROUPS, _REPEATS, _LENGTH, _SLOTS, _WIDTH, _VALUE_WIDTH = 4, 2, 3, 5, 9, 14, 22
 
 
-def _expanded(x: Tensor) -> Tensor:
-    """Each head `_REPEATS` times in a row, as a broadcast and a reshape."""
+def _native(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:
+    return F.scaled_dot_product_attention(query, key, value, mask, scale=scale)
+
+
+def _native_causal(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale)
+
+
+def _native_grouped(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:
+    return F.scaled_dot_product_attention(query, key, value, mask, scale=scale, enable_gqa=True)
+
+
+def _native_grouped_causal(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=True)
+
+
+def _written_out(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float, softcap: float) -> Tensor:
+    weights = torch.softmax(ops.attention_scores(query, key, mask, scale, softcap), dim=-1)
+    return torch.matmul(weights, value)
+
+
+def _with_sinks(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, sinks: Tensor, scale: float, softcap: float
+) -> Tensor:
+    """Each row is joined by a score of its head, which is dropped after the softmax."""
+    scores = ops.attention_scores(query, key, mask, scale, softcap)
+    column = sinks.reshape(1, _GROUPS * _REPEATS, 1, 1).expand(_BATCH, -1, _LENGTH, -1)
+    return torch.matmul(torch.softmax(torch.cat([scores, column], dim=-1), dim=-1)[..., :-1], value)
+
+
+def _with_sinks_as_gate(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, sinks: Tensor, scale: float, softcap: float
+) -> Tensor:
+    """The share of the softmax that the sink leaves is sigmoid(log Σ exp(scores) − sink)."""
+    scores = ops.attention_scores(query, key, mask, scale, softcap)
+    share = torch.sigmoid(torch.logsumexp(scores, dim=-1) - sinks.reshape(1, _GROUPS * _REPEATS, 1))
+    return torch.matmul(torch.softmax(scores, dim=-1), value) * share[..., None]
+
+
+def _over_merged_heads(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float, softcap: float) -> Tensor:
+    """Values have heads as one axis with the batch, which is 1."""
+    weights = torch.softmax(ops.attention_scores(query, key, mask, scale, softcap), dim=-1)
+    return torch.matmul(weights.reshape(_GROUPS * _REPEATS, _LENGTH, _SLOTS), value)
+
+
+def _repeated(x: Tensor) -> Tensor:
+    """Each head `_REPEATS` times in a row."""
     batch, groups, length, width = x.shape
     return x[:, :, None].expand(batch, groups, _REPEATS, length, width).reshape(batch, -1, length, width)
 
 
-def _as_it_is(x: Tensor) -> Tensor:
-    return x
+def _shared(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float, softcap: float) -> Tensor:
+    return ops.attention(query, _repeated(key), _repeated(value), mask, scale, False, softcap=softcap)
 
 
-_REPETITIONS: dict[str, Repeat] = {"expanded": _expanded, "one_each": _as_it_is}
+def _shared_with_sinks(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, sinks: Tensor, scale: float, softcap: float
+) -> Tensor:
+    return ops.attention(query, _repeated(key), _repeated(value), mask, scale, False, softcap=softcap, sinks=sinks)
 
 
-def _native(repeat: Repeat) -> Pattern:
-    def matches(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:
-        return F.scaled_dot_product_attention(query, repeat(key), repeat(value), mask, scale=scale)
-
-    return _masked("native", repeat, matches)
+def _shared_causal(query: Tensor, key: Tensor, value: Tensor, scale: float, softcap: float) -> Tensor:
+    return ops.attention(query, _repeated(key), _repeated(value), None, scale, True, softcap=softcap)
 
 
-def _native_causal(repeat: Repeat) -> Pattern:
-    def matches(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        return F.scaled_dot_product_attention(query, repeat(key), repeat(value), is_causal=True, scale=scale)
-
-    return Pattern(
-        name=f"attention.native.causal.{repeat.__name__.strip('_')}",
-        block="attention",
-        matches=matches,
-        becomes=lambda query, key, value, scale: ops.attention(query, key, value, None, scale, True),
-        example=lambda: _inputs(repeat, _LENGTH),
-        guard=_whole_groups,
-    )
-
-
-def _native_grouped() -> Pattern:
-    def matches(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:
-        return F.scaled_dot_product_attention(query, key, value, mask, scale=scale, enable_gqa=True)
-
-    return Pattern(
-        name="attention.native.grouped",
-        block="attention",
-        matches=matches,
-        becomes=lambda query, key, value, mask, scale: ops.attention(query, key, value, mask, scale, False),
-        example=lambda: {**_inputs(_expanded), "mask": _mask()},
-        guard=_whole_groups,
-    )
-
-
-def _native_grouped_causal() -> Pattern:
-    def matches(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=True)
-
-    return Pattern(
-        name="attention.native.grouped.causal",
-        block="attention",
-        matches=matches,
-        becomes=lambda query, key, value, scale: ops.attention(query, key, value, None, scale, True),
-        example=lambda: _inputs(_expanded, _LENGTH),
-        guard=_whole_groups,
-    )
-
-
-def _written_out(repeat: Repeat) -> Pattern:
-    def matches(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:
-        scores = torch.matmul(query, repeat(key).transpose(2, 3)) * scale + mask
-        return torch.matmul(torch.softmax(scores, dim=-1), repeat(value))
-
-    return _masked("written_out", repeat, matches, _added)
-
-
-def _written_out_filled(repeat: Repeat) -> Pattern:
-    def matches(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, fill: float, scale: float) -> Tensor:
-        scores = torch.matmul(query, repeat(key).transpose(2, 3)) * scale
-        return torch.matmul(torch.softmax(scores.masked_fill(mask, fill), dim=-1), repeat(value))
-
-    return Pattern(
-        name=f"attention.written_out.filled.{repeat.__name__.strip('_')}",
-        block="attention",
-        matches=matches,
-        becomes=lambda query, key, value, mask, fill, scale: ops.attention(
-            query, key, value, torch.logical_not(mask), scale, False
-        ),
-        example=lambda: {
-            **_inputs(repeat),
-            "mask": torch.ones(1, 1, _LENGTH, _SLOTS).triu(1) > 0,
-            "fill": -1e9,
-        },
-        guard=_filled,
-    )
-
-
-def _masked(kind: str, repeat: Repeat, matches: Callable[..., Tensor], guard: Guard | None = None) -> Pattern:
-    return Pattern(
-        name=f"attention.{kind}.{repeat.__name__.strip('_')}",
-        block="attention",
-        matches=matches,
-        becomes=lambda query, key, value, mask, scale: ops.attention(query, key, value, mask, scale, False),
-        example=lambda: {**_inputs(repeat), "mask": _mask()},
-        guard=guard or _whole_groups,
-    )
-
-
-def _added(mask: Tensor, **others: Any) -> str | None:
-    return "its mask is bool, and added" if mask.dtype == torch.bool else _whole_groups(**others)
-
-
-def _filled(fill: float, **others: Any) -> str | None:
-    """Beside a score of ordinary size, exp of less than -1e4 is 0 in float32."""
-    return f"masked scores become {fill}, which hides nothing" if fill > -1e4 else _whole_groups(**others)
-
-
-def _whole_groups(query: Tensor, key: Tensor, value: Tensor, **_: object) -> str | None:
+def _whole_groups(query: Tensor, key: Tensor, value: Tensor, **_: Any) -> str | None:
     if query.ndim != 4 or key.ndim != 4 or value.ndim != 4:
         return "query, key and value are not [batch, heads, sequence, width]"
-    if key.shape[1] != value.shape[1] or query.shape[1] % key.shape[1]:
-        heads = f"{key.shape[1]} keys and {value.shape[1]} values"
-        return f"{query.shape[1]} query heads do not share {heads} evenly"
+    heads, groups = query.shape[1], key.shape[1]
+    if groups != value.shape[1] or heads % groups:
+        return f"{heads} query heads do not share {groups} keys and {value.shape[1]} values evenly"
     return None
 
 
-def _inputs(repeat: Repeat, slots: int = _SLOTS) -> dict[str, Tensor | float]:
-    heads = _GROUPS * _REPEATS
-    groups = heads if repeat is _as_it_is else _GROUPS
-    return {
-        "query": tensor(_BATCH, heads, _LENGTH, _WIDTH),
+def _masked(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float, softcap: float = 0.0) -> Tensor:
+    return ops.attention(query, key, value, mask, scale, False, softcap=softcap)
+
+
+def _masked_with_sinks(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, sinks: Tensor, scale: float, softcap: float
+) -> Tensor:
+    return ops.attention(query, key, value, mask, scale, False, softcap=softcap, sinks=sinks)
+
+
+def _causal(query: Tensor, key: Tensor, value: Tensor, scale: float, softcap: float = 0.0) -> Tensor:
+    return ops.attention(query, key, value, None, scale, True, softcap=softcap)
+
+
+_VALUES: dict[str, Callable[[], Tensor | float]] = {
+    "mask": lambda: tensor(1, 1, 1, 1),
+    "sinks": lambda: tensor(_GROUPS * _REPEATS),
+    "scale": lambda: 0.3,
+    "softcap": lambda: 3.0,
+}
+
+
+def _example(groups: int, *names: str, slots: int = _SLOTS) -> Callable[[], Example]:
+    """With `groups` 1 the keys match any number of heads."""
+    return lambda: {
+        "query": tensor(_BATCH, _GROUPS * _REPEATS, _LENGTH, _WIDTH),
         "key": tensor(_BATCH, groups, slots, _WIDTH),
         "value": tensor(_BATCH, groups, slots, _VALUE_WIDTH),
-        "scale": 0.3,
+        **{name: _VALUES[name]() for name in names},
     }
 
 
-def _mask() -> Tensor:
-    return tensor(1, 1, _LENGTH, _SLOTS)
+def _merged(*names: str) -> Callable[[], Example]:
+    return lambda: {
+        "query": tensor(1, _GROUPS * _REPEATS, _LENGTH, _WIDTH),
+        "key": tensor(1, 1, _SLOTS, _WIDTH),
+        "value": tensor(1, _SLOTS, _VALUE_WIDTH),
+        **{name: _VALUES[name]() for name in names},
+    }
 
+
+def _pattern(
+    name: str, matches: Callable[..., Tensor], becomes: Callable[..., Tensor], example: Callable[[], Example]
+) -> Pattern:
+    return Pattern(f"attention.{name}", "attention", matches, becomes, example, _whole_groups)
+
+
+_CAPPED = ("mask", "scale", "softcap")
+_SUNK = ("mask", "sinks", "scale", "softcap")
 
 PATTERNS = (
-    *(_native(repeat) for repeat in _REPETITIONS.values()),
-    *(_native_causal(repeat) for repeat in _REPETITIONS.values()),
-    _native_grouped(),
-    _native_grouped_causal(),
-    *(_written_out(repeat) for repeat in _REPETITIONS.values()),
-    *(_written_out_filled(repeat) for repeat in _REPETITIONS.values()),
+    _pattern("native", _native, _masked, _example(1, "mask", "scale")),
+    _pattern("native.causal", _native_causal, _causal, _example(1, "scale", slots=_LENGTH)),
+    _pattern("native.grouped", _native_grouped, _masked, _example(_GROUPS, "mask", "scale")),
+    _pattern("native.grouped.causal", _native_grouped_causal, _causal, _example(_GROUPS, "scale", slots=_LENGTH)),
+    _pattern("with_sinks", _with_sinks, _masked_with_sinks, _example(1, *_SUNK)),
+    _pattern("with_sinks_as_gate", _with_sinks_as_gate, _masked_with_sinks, _example(1, *_SUNK)),
+    _pattern("written_out", _written_out, _masked, _example(1, *_CAPPED)),
+    Pattern(
+        name="attention.over_merged_heads",
+        block="attention",
+        matches=_over_merged_heads,
+        becomes=lambda query, key, value, mask, scale, softcap: _masked(
+            query, key, value[None], mask, scale, softcap
+        ).squeeze(0),
+        example=_merged(*_CAPPED),
+        guard=lambda value, **others: _whole_groups(value=value[None], **others),
+    ),
+    # Once found, the heads that share keys are looked for.
+    _pattern("shared", _shared, _masked, _example(_GROUPS, *_CAPPED)),
+    _pattern("shared.with_sinks", _shared_with_sinks, _masked_with_sinks, _example(_GROUPS, *_SUNK)),
+    _pattern("shared.causal", _shared_causal, _causal, _example(_GROUPS, "scale", "softcap", slots=_LENGTH)),
 )

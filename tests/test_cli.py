@@ -93,7 +93,7 @@ def test_the_summary_says_what_was_written_and_what_to_do_next(
     assert f"tiny/model.litertlm  {size / 1e3:.1f} kB\n" in converted.stdout
     assert "2 layers with a cache, 5 norm, 4 rotary, 2 attention, 2 feed-forward" in converted.stdout
     assert "Next: autoconvert run tiny/model.litertlm --prompt" in converted.stdout
-    assert "2  attention.native.expanded" in converted.stdout
+    assert "2  attention.native" in converted.stdout
     assert "decode: input_pos, mask, tokens, 4 caches → logits, 4 caches" in converted.stdout
 
 

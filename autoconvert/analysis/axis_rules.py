@@ -248,7 +248,9 @@ def _attention(node: fx.Node) -> str | None:
         return None if all(axes(other) in ([], [-4]) for other in others) else MIXES
     if any(part != [-2] for part in parts) or not shape(node)[-2].node.expr.is_Symbol:  # type: ignore[union-attr]
         return "query, key and value are not [batch, heads, sequence, width]"
-    proven = argument(node, "causal") and argument(node, "mask") is None and not any(map(axes, others))
+    # A bias has the positions of the queries as its rows; its columns are the context.
+    aligned = all(axes(other) in ([], [-2]) for other in others)
+    proven = argument(node, "causal") and argument(node, "mask") is None and aligned
     return None if proven else "its mask is not proven causal"
 
 

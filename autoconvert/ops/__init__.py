@@ -16,6 +16,7 @@ from autoconvert.ops.semantic import Body, semantic
 rms_norm = semantic(_norms.rms_norm)
 layer_norm = semantic(_norms.layer_norm)
 rotary = semantic(_rotary.rotary)
+attention_scores = semantic(_attention.attention_scores)
 attention = semantic(_attention.attention)
 cached_attention = semantic(_attention.cached_attention)
 history = semantic(_history.history)
@@ -26,6 +27,7 @@ BODIES: dict[OpOverload, Body] = {
     rms_norm: _norms.rms_norm,
     layer_norm: _norms.layer_norm,
     rotary: _rotary.rotary,
+    attention_scores: _attention.attention_scores,
     attention: _attention.attention,
     cached_attention: _attention.cached_attention,
     gated_feed_forward: _feed_forward.gated_feed_forward,

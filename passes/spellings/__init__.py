@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from torch import fx
 
-from autoconvert.passes.spellings import arithmetic, composites, conditions, copies, parts, products, shapes
+from autoconvert.passes.spellings import arithmetic, composites, conditions, copies, parts, products, shapes, softmax
 
 Rule = Callable[[fx.Node], fx.Node | None]
 
@@ -18,6 +18,7 @@ RULES: tuple[Rule, ...] = (
     *arithmetic.RULES,
     *products.RULES,
     *conditions.RULES,
+    *softmax.RULES,
     # What another rule knows a better form for is no composite any more.
     *composites.RULES,
 )

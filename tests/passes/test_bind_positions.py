@@ -1,22 +1,28 @@
 """Tables read at input_pos, masks recognised, and what is no function of the position refused."""
 
+from typing import Any
+
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from autoconvert import ops
 from autoconvert.errors import Refused
-from autoconvert.passes.bind_positions import CausalMask, recognise_mask
+from autoconvert.passes import bind_positions
 from autoconvert.patterns import PATTERNS
 from autoconvert.pipeline import PASSES, Options, run_passes
 from autoconvert.program import Program
+from autoconvert.rewriting import named_arguments
 from tests import models
+from tests.attentions import added, alibi_from_the_end
 from tests.models import CONTEXT, Change, Decoder, masked, tiny_llama
 
 
 def bound(module: torch.nn.Module, context: int = CONTEXT) -> Program:
     options = Options(context, PATTERNS, lambda *_: None)
-    return run_passes(models.traced(module, context), options, PASSES[:4])
+    last = [step.name for step in PASSES].index("bind positions")
+    return run_passes(models.traced(module, context), options, PASSES[: last + 1])
 
 
 def test_rotary_tables_are_rows_by_position() -> None:
@@ -35,62 +41,130 @@ def test_positions_are_gone_and_input_pos_is_there() -> None:
     assert "positions" not in inputs
 
 
-def windows(program: Program) -> list[tuple[object, ...]]:
-    """(mask, causal, window) of every attention."""
-    calls = program.graph.graph.find_nodes(op="call_function", target=ops.attention)
-    return [(call.args[3], call.args[5], (*call.args[6:], 0)[0]) for call in calls]
+def attention(program: Program) -> dict[str, Any]:
+    """The arguments of the one attention."""
+    (call,) = program.graph.graph.find_nodes(op="call_function", target=ops.attention)
+    return named_arguments(call)
 
 
-MASKS: dict[str, tuple[Change, int]] = {
-    "filled": (masked(lambda scores, row, column: scores.masked_fill(column > row, -torch.inf)), 0),
+MASKS: dict[str, tuple[Change, int, int]] = {
+    "filled": (masked(lambda scores, row, column: scores.masked_fill(column > row, -torch.inf)), 0, 0),
     "filled with a large number": (
         masked(lambda scores, row, column: scores.masked_fill(column > row, -1e9)),
+        0,
         0,
     ),
     "added": (
         masked(lambda scores, row, column: scores + torch.where(column > row, torch.finfo(torch.float32).min, 0.0)),
         0,
+        0,
     ),
     "window": (
         masked(lambda scores, row, column: scores.masked_fill((column > row) | (column <= row - 4), -1e9)),
         4,
+        0,
     ),
-    "itself alone": (masked(lambda scores, row, column: scores.masked_fill(column != row, -1e9)), 1),
+    "itself alone": (masked(lambda scores, row, column: scores.masked_fill(column != row, -1e9)), 1, 0),
+    "chunks": (
+        masked(lambda scores, row, column: scores.masked_fill((column > row) | (column // 4 < row // 4), -1e9)),
+        0,
+        4,
+    ),
+    "another size for each head": (
+        masked(
+            lambda scores, row, column: (
+                scores + torch.where(column > row, -1e9, 0.0) * torch.tensor([1.0, 2.0]).view(1, 2, 1, 1)
+            )
+        ),
+        0,
+        0,
+    ),
 }
 
 
 @pytest.mark.parametrize("name", MASKS)
 def test_mask_becomes_an_attribute(name: str) -> None:
-    attend, window = MASKS[name]
+    attend, window, chunk_size = MASKS[name]
     module = Decoder(attend=attend)
-    assert windows(bound(module)) == [(None, True, window)]
+    given = attention(bound(module))
+    assert (given["mask"], given["bias"], given["causal"]) == (None, None, True)
+    assert (given["window"], given["chunk_size"]) == (window, chunk_size)
     models.assert_chunks_give_what_the_model_gives(models.rewrite(module), module)
+
+
+SLOPES = torch.tensor([0.5, 0.1]).view(1, 2, 1, 1)
+
+BIASES: dict[str, Change] = {
+    "by distance": masked(
+        lambda scores, row, column: scores + torch.where(column > row, -1e9, SLOPES * (column - row))
+    ),
+    "by key": masked(lambda scores, row, column: (scores + SLOPES * column).masked_fill(column > row, -torch.inf)),
+    "by distance from the end": masked(
+        lambda scores, row, column: (scores + SLOPES * (column - scores.shape[-1])).masked_fill(column > row, -1e9)
+    ),
+    "within a window": masked(
+        lambda scores, row, column: (scores + SLOPES * column).masked_fill((column > row) | (column <= row - 4), -1e9)
+    ),
+    "curved": masked(
+        lambda scores, row, column: scores + torch.where(column > row, -1e9, -((row - column).clamp(min=0) ** 0.5))
+    ),
+    "curved for each head": masked(
+        lambda scores, row, column: (scores + SLOPES * (1.0 + column) ** 0.5).masked_fill(column > row, -torch.inf)
+    ),
+    "every second": masked(
+        lambda scores, row, column: scores.masked_fill((column > row) | ((row - column) % 2 == 1), -1e9)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BIASES)
+def test_what_else_a_mask_does_is_a_bias(name: str) -> None:
+    module = Decoder(attend=BIASES[name])
+    given = attention(bound(module))
+    assert given["mask"] is None
+    assert given["causal"] is True
+    assert list(given["bias"].meta["val"].shape)[-1] == CONTEXT
+    models.assert_chunks_give_what_the_model_gives(models.rewrite(module), module)
+
+
+def test_slopes_need_no_table_of_the_context_squared() -> None:
+    largest = max(table.numel() for _, table in bound(Decoder(attend=BIASES["by key"])).graph.named_buffers())
+    assert largest <= CONTEXT
+
+
+def test_a_table_too_large_for_a_file_is_refused_with_the_context_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bind_positions, "_LARGEST_TABLE", 2 * 16 * 16 * 4)
+    with pytest.raises(Refused, match="follow no known rule") as refusal:
+        bound(Decoder(attend=BIASES["curved for each head"]))
+    assert "at most 16 with --context" in refusal.value.hint
+    bound(Decoder(attend=BIASES["curved for each head"]), context=16)
+
+
+def test_a_bias_that_grows_with_the_length_is_refused() -> None:
+    attend = masked(
+        lambda scores, row, column: (scores + SLOPES * column / scores.shape[-1]).masked_fill(column > row, -1e9)
+    )
+    with pytest.raises(Refused, match="depends on how long"):
+        bound(Decoder(attend=attend))
+
+
+def test_beside_a_sink_a_bias_that_counts_from_the_end_is_refused() -> None:
+    """What is the same for all scores of a row is not the same for the sink."""
+
+    def attend(decoder: Decoder, x: Tensor) -> Tensor:
+        query, key, value = decoder.heads(x)
+        scores = query @ key.mT + added(query) + alibi_from_the_end(query)
+        column = decoder.gain[:2].reshape(1, -1, 1, 1).expand(1, -1, x.shape[1], -1)
+        return models.merged(torch.cat([scores, column], dim=-1).softmax(-1)[..., :-1] @ value)
+
+    with pytest.raises(Refused, match="depends on how long"):
+        bound(Decoder(attend=attend))
 
 
 REFUSED: dict[str, tuple[Change, str]] = {
     "later positions": (
         masked(lambda scores, row, column: scores.masked_fill(column > row + 1, -1e9)),
         "not causal: a position sees later ones",
-    ),
-    "alibi": (
-        masked(lambda scores, row, column: scores + torch.where(column > row, -1e9, (column - row) * 0.5)),
-        "a bias",
-    ),
-    "different for each head": (
-        masked(
-            lambda scores, row, column: (
-                scores + torch.where(column > row, -1e9, 0.0) * torch.tensor([1.0, 2.0]).view(1, 2, 1, 1)
-            )
-        ),
-        "different for each head",
-    ),
-    "every second": (
-        masked(lambda scores, row, column: scores.masked_fill((column > row) | ((row - column) % 2 == 1), -1e9)),
-        "neither causal nor a sliding window",
-    ),
-    "in blocks": (
-        masked(lambda scores, row, column: scores.masked_fill((column > row) | (column // 4 < row // 4), -1e9)),
-        "neither causal nor a sliding window",
     ),
     "prefix": (
         masked(lambda scores, row, column: scores.masked_fill((column > row) & (column > 3), -1e9)),
@@ -157,19 +231,15 @@ def test_a_mask_too_large_to_evaluate_is_refused() -> None:
         bound(Decoder(attend=MASKS["filled"][0]), context=20000)
 
 
-TABLES = {
-    "causal": (torch.ones(6, 6).tril() > 0, CausalMask(0)),
-    "causal, added": (torch.full((1, 1, 6, 6), -torch.inf).triu(1), CausalMask(0)),
-    "window of three": ((torch.ones(6, 6).tril() > 0).triu(-2), CausalMask(3)),
-    "window wider than the table": ((torch.ones(6, 6).tril() > 0).triu(-9), CausalMask(0)),
-    "all open": (torch.ones(6, 6) > 0, "not causal: a position sees later ones"),
-    "all closed": (torch.ones(6, 6) < 0, "neither causal nor a sliding window"),
-    "almost open": (torch.full((6, 6), -9e3).triu(1), "neither open nor closed at each position, but a bias"),
-    "two heads": (torch.zeros(2, 6, 6), "different for each head"),
-}
+def test_axes_before_the_sequence_stay_before_it() -> None:
+    """A table [1, heads, s, 4], another for each head."""
 
+    rates = torch.rand(4)
 
-@pytest.mark.parametrize("name", TABLES)
-def test_mask_table_is(name: str) -> None:
-    table, expected = TABLES[name]
-    assert recognise_mask(table) == expected
+    def turned(decoder: Decoder, x: Tensor) -> Tensor:
+        query, key, value = decoder.heads(x)
+        angles = torch.arange(x.shape[1])[:, None] * torch.tensor([[1.0], [0.3]])[:, None] * rates
+        return models.merged(F.scaled_dot_product_attention(query * angles.cos()[None], key, value, is_causal=True))
+
+    module = Decoder(attend=turned)
+    models.assert_chunks_give_what_the_model_gives(models.rewrite(module), module)

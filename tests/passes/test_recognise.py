@@ -15,7 +15,8 @@ from autoconvert.passes.recognise import recognise
 from autoconvert.patterns import PATTERNS
 from autoconvert.program import Program
 from tests import models
-from tests.models import Change, Decoder, masked, tiny_llama
+from tests.attentions import ATTENTIONS, NEAR
+from tests.models import Change, Decoder, tiny_llama
 
 
 def recognised(module: nn.Module, without: str = "") -> Program:
@@ -24,35 +25,29 @@ def recognised(module: nn.Module, without: str = "") -> Program:
     return recognise(program.with_graph(normalise(program.graph)), patterns, lambda *_: None)
 
 
-def repeat(x: Tensor, how: str) -> Tensor:
-    """One key head for both query heads, or one each."""
-    return x[:, :1, None].expand(-1, -1, 2, -1, -1).reshape(1, 2, -1, 4) if how == "expanded" else x
-
-
-def attention(name: str) -> Change:
-    """The attention that the pattern of this name covers."""
-    _, kind, *rest = name.split(".")
-    how = rest[-1]
-
-    def attend(decoder: Decoder, x: Tensor) -> Tensor:
-        query, key, value = decoder.heads(x)
-        hidden = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).triu(1)
-        if "grouped" in rest:
-            key, value = key[:, :1], value[:, :1]
-        else:
-            key, value = repeat(key, how), repeat(value, how)
-        if kind == "native":
-            mask = None if "causal" in rest else ~hidden
-            return models.merged(
-                F.scaled_dot_product_attention(
-                    query, key, value, mask, is_causal="causal" in rest, enable_gqa="grouped" in rest
-                )
-            )
-        scores = query @ key.mT * 0.5
-        scores = scores.masked_fill(hidden, -1e9) if "filled" in rest else scores + hidden * torch.finfo().min
-        return models.merged(scores.softmax(-1) @ value)
-
-    return attend
+# An attention in which each pattern of one is found.
+ATTENTION_OF = {
+    "attention.native": "native",
+    "attention.native.causal": "native causal",
+    "attention.native.grouped": "native grouped",
+    "attention.native.grouped.causal": "native grouped causal",
+    "attention.shared": "native shared",
+    "attention.shared.causal": "native shared causal",
+    "attention.shared.with_sinks": "shared sinks",
+    "attention.with_sinks": "sinks",
+    "attention.with_sinks_as_gate": "sinks as a gate",
+    "attention.written_out": "mask added",
+    "attention.over_merged_heads": "merged heads",
+    "attention_scores.product": "query scaled",
+    "attention_scores.scaled": "mask added",
+    "attention_scores.capped": "capped",
+    "attention_scores.masked": "mask added",
+    "attention_scores.masked_again": "filled, then added to",
+    "attention_scores.filled": "filled",
+    "attention_scores.masked_and_filled": "added to, then filled",
+    "attention_scores.scaled_with_mask": "scaled after the mask",
+    "attention_scores.with_heads_apart": "merged heads",
+}
 
 
 def norm(name: str) -> Change:
@@ -138,8 +133,8 @@ def feed_forward(name: str) -> Change:
 
 def decoder_for(name: str) -> Decoder:
     """A decoder that uses the block of the pattern of this name."""
-    if name.startswith("attention."):
-        return Decoder(attend=attention(name))
+    if name in ATTENTION_OF:
+        return Decoder(attend=ATTENTIONS[ATTENTION_OF[name]])
     if name.startswith("rotary."):
         return Decoder(attend=rotation(name))
     if name.startswith("gated"):
@@ -164,12 +159,33 @@ def test_without_its_pattern_a_block_stays_as_it_was_written(name: str) -> None:
     assert str(without.graph.graph) != str(with_it.graph.graph)
 
 
-@pytest.mark.parametrize("name", [pattern.name for pattern in PATTERNS if pattern.block == "attention"])
-def test_without_the_patterns_of_its_kind_an_attention_is_refused(name: str) -> None:
-    kind = name.rpartition(".")[0]
-    patterns = [pattern for pattern in PATTERNS if not pattern.name.startswith(kind)]
+@pytest.mark.parametrize("name", ATTENTIONS)
+def test_an_attention_is_found_in_every_way_of_writing_it(name: str) -> None:
+    module = Decoder(attend=ATTENTIONS[name])
+    program = models.rewrite(module)
+    assert program.recognition.blocks == {"attention": 1}
+    models.assert_chunks_give_what_the_model_gives(program, module)
+
+
+@pytest.mark.parametrize("name", NEAR)
+def test_what_is_near_an_attention_is_refused(name: str) -> None:
     with pytest.raises(Refused):
-        models.rewrite(decoder_for(name), patterns=patterns)
+        models.rewrite(Decoder(attend=NEAR[name]))
+
+
+@pytest.mark.parametrize("name", ATTENTIONS)
+def test_without_its_patterns_an_attention_is_refused(name: str) -> None:
+    patterns = [pattern for pattern in PATTERNS if not pattern.block.startswith("attention")]
+    with pytest.raises(Refused):
+        models.rewrite(Decoder(attend=ATTENTIONS[name]), patterns=patterns)
+
+
+def test_scores_without_a_softmax_stay_as_they_were_written() -> None:
+    module = Decoder(attend=NEAR["softmax over queries"])
+    assert not recognised(module).graph.graph.find_nodes(op="call_function", target=ops.attention_scores)
+    tokens = models.random_ids()
+    logits = models.execute(recognised(module), module, tokens)["logits"][0]
+    models.assert_same(logits, models.logits_of_source(module, tokens))
 
 
 def test_llama_is_recognised_block_by_block() -> None:
@@ -211,10 +227,10 @@ def test_a_miss_is_forgotten_where_another_pattern_matched() -> None:
 
 
 def test_refusal_ends_with_the_nearest_pattern() -> None:
-    softened = masked(lambda scores, row, column: (scores.tanh() * 30).masked_fill(column > row, -1e9))
     with pytest.raises(Refused) as refusal:
-        models.rewrite(Decoder(attend=softened))
-    assert "Nearest: pattern attention.written_out.filled" in refusal.value.hint
+        models.rewrite(Decoder(attend=NEAR["filled with too little"]))
+    assert "Nearest: pattern attention_scores.filled" in refusal.value.hint
+    assert "masked scores become -3.0, which hides nothing" in refusal.value.hint
 
 
 def test_query_and_key_of_one_shape_stay_apart() -> None:

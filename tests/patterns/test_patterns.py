@@ -22,7 +22,6 @@ from autoconvert.rewriting import traced
 
 BY_NAME = {pattern.name: pattern for pattern in PATTERNS}
 ACTIVATION_OPERATIONS = {torch.ops.aten.gelu.default, torch.ops.aten.silu.default}
-REPETITIONS = ("expanded", "as_it_is")
 
 
 def example(pattern: Pattern) -> dict[str, Any]:
@@ -92,7 +91,7 @@ def test_the_order_of_patterns_does_not_change_what_a_block_computes(name: str) 
     for order in (PATTERNS, PATTERNS[::-1]):
         program = Program(graph_of(pattern.matches, {**values, **numbers}))
         recognised = recognise(program, order, lambda *_: None)
-        assert recognised.recognition.blocks, "nothing was recognised"
+        assert recognised.recognition.patterns, "nothing was recognised"
         torch.testing.assert_close(recognised.graph(*tensors), expected, rtol=1e-5, atol=1e-6)
 
 
@@ -106,20 +105,6 @@ class Spelling:
 
     def values(self) -> dict[str, Any]:
         return {**example(BY_NAME[self.pattern]), **dict(self.changes)}
-
-
-def _attention(change: Callable[..., Tensor], repeat: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
-    """Written out, with `change(scores, mask, scale)` between the products; the mask is added by default."""
-
-    def function(query: Tensor, key: Tensor, value: Tensor, scale: float, mask: Tensor, **more: Any) -> Tensor:
-        scores = change(query @ repeat(key).mT, mask, scale, **more)
-        return scores.softmax(-1) @ repeat(value)
-
-    return function
-
-
-def _three_times(x: Tensor) -> Tensor:
-    return x.repeat_interleave(3, 1)
 
 
 def _tiled(x: Tensor) -> Tensor:
@@ -249,30 +234,21 @@ SAME: dict[str, Spelling] = {
         "gated_feed_forward.gelu_tanh",
         lambda x, gate, up, down: F.linear(F.gelu(F.linear(x, gate), approximate="tanh") * F.linear(x, up), down),
     ),
-    "attention: divided": Spelling(
-        "attention.written_out.expanded",
-        _attention(lambda scores, mask, scale: mask + scores / 2, _three_times),
-        (("scale", 0.5),),
-    ),
-    "attention: softmax in a type": Spelling(
-        "attention.written_out.as_it_is",
-        lambda query, key, value, mask, scale: torch.matmul(
-            F.softmax(torch.matmul(query, key.transpose(-1, -2)) * scale + mask, dim=-1, dtype=torch.float32),
-            value,
-        ),
-    ),
-    "attention: permuted key": Spelling(
-        "attention.written_out.as_it_is",
-        lambda query, key, value, mask, scale: (query @ key.permute(0, 1, 3, 2) * scale + mask).softmax(3) @ value,
-    ),
-    "attention: scale by default": Spelling(
-        "attention.native.as_it_is",
-        lambda query, key, value, mask, scale: F.scaled_dot_product_attention(query, key, value, mask),
-        (("scale", 14**-0.5),),
-    ),
 }
 
 NEAR: dict[str, Spelling] = {
+    "attention: heads in another order": Spelling(
+        "attention.shared",
+        lambda query, key, value, mask, scale, softcap: ops.attention(
+            query, _tiled(key), _tiled(value), mask, scale, False, softcap=softcap
+        ),
+    ),
+    "attention: keys of another head than values": Spelling(
+        "attention.shared",
+        lambda query, key, value, mask, scale, softcap: ops.attention(
+            query, key.repeat_interleave(3, 1), _tiled(value), mask, scale, False, softcap=softcap
+        ),
+    ),
     "rms: no epsilon": Spelling(
         "rms_norm", lambda x, weight, eps: x * torch.rsqrt((x * x).mean(-1, keepdim=True)) * weight
     ),
@@ -369,38 +345,6 @@ NEAR: dict[str, Spelling] = {
         lambda x, gate, up, down: F.linear(F.silu(F.linear(x, gate)) + F.linear(x, up), down),
     ),
     "gated: exact for tanh": Spelling("gated_feed_forward.gelu_tanh", BY_NAME["gated_feed_forward.gelu"].matches),
-    "attention: scaled after the mask": Spelling(
-        "attention.written_out.expanded",
-        _attention(lambda scores, mask, scale: (scores + mask) * scale, _three_times),
-    ),
-    "attention: mask subtracted": Spelling(
-        "attention.written_out.expanded",
-        _attention(lambda scores, mask, scale: scores * scale - mask, _three_times),
-    ),
-    "attention: heads in another order": Spelling(
-        "attention.written_out.expanded",
-        _attention(lambda scores, mask, scale: scores * scale + mask, _tiled),
-    ),
-    "attention: over another axis": Spelling(
-        "attention.written_out.as_it_is",
-        lambda query, key, value, mask, scale: (query @ key.mT * scale + mask).softmax(-2) @ value,
-    ),
-    "attention: a weak mask": Spelling(
-        "attention.written_out.filled.expanded",
-        BY_NAME["attention.written_out.filled.expanded"].matches,
-        (("fill", -3.0),),
-    ),
-    "attention: bool mask added": Spelling(
-        "attention.written_out.expanded",
-        BY_NAME["attention.written_out.expanded"].matches,
-        (("mask", torch.ones(1, 1, 5, 9) > 0),),
-    ),
-    "attention: dropped weights": Spelling(
-        "attention.native.as_it_is",
-        lambda query, key, value, mask, scale: F.scaled_dot_product_attention(
-            query, key, value, mask, 0.1, scale=scale
-        ),
-    ),
 }
 
 
@@ -424,14 +368,26 @@ GUARDS: dict[str, tuple[str, dict[str, Any], str]] = {
     "weight of a norm": ("rms_norm", {"weight": torch.randn(1, 5, 14)}, "weight has the shape [1, 5, 14], not [14]"),
     "bias of a norm": ("layer_norm.written_out", {"bias": torch.randn(5, 14)}, "bias has the shape [5, 14], not [14]"),
     "keys without a batch": (
-        "attention.native.as_it_is",
+        "attention.native",
         {name: torch.randn(6, 5, 14) for name in ("query", "key", "value")} | {"mask": torch.randn(5, 5)},
         "not [batch, heads, sequence, width]",
     ),
-    "weak mask": (
-        "attention.written_out.filled.as_it_is",
-        {"fill": -3.0},
-        "become -3.0, which hides nothing",
+    "heads that share no whole number of keys": (
+        "attention.written_out",
+        {"key": torch.randn(4, 6, 9, 14), "value": torch.randn(4, 1, 9, 22)},
+        "6 query heads do not share 6 keys and 1 values evenly",
+    ),
+    "other rows than the sequence": (
+        "attention_scores.product",
+        {"query": torch.randn(4, 6, 5, 14)},
+        "5 queries meet 9 keys",
+    ),
+    "weak mask": ("attention_scores.filled", {"fill": -3.0}, "become -3.0, which hides nothing"),
+    "mask that is no number": ("attention_scores.masked", {"mask": torch.ones(5, 9) > 0}, "no number"),
+    "mask of more axes": (
+        "attention_scores.masked",
+        {"mask": torch.randn(2, 1, 1, 5, 9)},
+        "is larger than the scores",
     ),
 }
 

@@ -260,6 +260,15 @@ CONDITIONS: dict[str, tuple[Function, ...]] = {
     "both": (lambda x, m: (x > 0) & (x < 1), lambda x, m: (x > 0).__and__(x < 1)),
 }
 
+SOFTMAX: dict[str, tuple[Function, ...]] = {
+    "less the largest": (
+        lambda x, m: x.softmax(-1),
+        lambda x, m: (x - x.max(-1, keepdim=True).values).softmax(-1),
+        lambda x, m: (x - x.max(dim=2, keepdim=True)[0]).softmax(2),
+        lambda x, m: (x - x.amax(-1, True)).softmax(-1),
+        lambda x, m: F.softmax(x - torch.amax(x, dim=(-1,), keepdim=True), dim=-1, dtype=torch.float32),
+    ),
+}
 GROUPS = {
     f"{kind}: {name}": ways
     for kind, group in (
@@ -268,6 +277,7 @@ GROUPS = {
         ("arithmetic", ARITHMETIC),
         ("products", PRODUCTS),
         ("conditions", CONDITIONS),
+        ("softmax", SOFTMAX),
     )
     for name, ways in group.items()
 }
@@ -290,6 +300,12 @@ APART: dict[str, tuple[Function, Function]] = {
     "indices out of order": (lambda x, m: x[..., [3, 5, 4]], lambda x, m: x[..., 3:6]),
     "the other of two": (lambda x, m: x.unbind(-1)[0], lambda x, m: x.unbind(-1)[1]),
     "another norm": (lambda x, m: x.norm(1, -1, True), lambda x, m: x.norm(2, -1, True)),
+    "less the largest of another": (
+        lambda x, m: (x - (2 * x).amax(-1, True)).softmax(-1),
+        lambda x, m: x.softmax(-1),
+    ),
+    "less the largest of another axis": (lambda x, m: (x - x.amax(1, True)).softmax(-1), lambda x, m: x.softmax(-1)),
+    "less the smallest": (lambda x, m: (x - x.amin(-1, True)).softmax(-1), lambda x, m: x.softmax(-1)),
     "cubed": (lambda x, m: x**3, lambda x, m: x**2),
 }
 
