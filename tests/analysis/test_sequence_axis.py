@@ -82,7 +82,7 @@ MIXING: dict[str, tuple[Mix, str]] = {
     ),
     "contraction": (lambda d, x: x @ (x.mT @ x), "matmul"),
     "scores": (lambda d, x: (x @ x.mT).tril() @ x, "matmul"),
-    "einsum over positions": (lambda d, x: torch.einsum("bsd,bte->bse", x, x), "einsum"),
+    "einsum over positions": (lambda d, x: torch.einsum("bsd,bte->bse", x, x), "sum"),
     "pairs by broadcasting": (lambda d, x: (x[:, :, None] * x[:, None]).mean(2), "mul"),
     "mask of columns and rows": (
         lambda d, x: torch.where(x[..., 0].unsqueeze(2) > x[..., 0].unsqueeze(1), 1.0, 0.0).sum(-1, keepdim=True) + x,
