@@ -118,7 +118,7 @@ def _rotary(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = False) -> T
     signs = torch.cat((-torch.ones(half), torch.ones(half)))
     if not interleaved:
         return x * cos + torch.cat((x[..., half:], x[..., :half]), dim=-1) * (sin * signs)
-    pairs = x.unflatten(-1, (half, 2))
+    pairs = torch.unflatten(x, -1, (half, 2))
     exchanged = torch.cat((pairs[..., 1:], pairs[..., :1]), dim=-1).flatten(-2)
     return x * cos + exchanged * (sin * signs.view(2, half).t().flatten())
 

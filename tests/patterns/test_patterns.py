@@ -179,7 +179,7 @@ SAME: dict[str, Spelling] = {
     "gated: one matrix, split": Spelling(
         "gated_feed_forward.silu.fused",
         lambda x, gate_up, down: F.linear(
-            F.linear(x, gate_up).split(22, -1)[1] * F.silu(F.linear(x, gate_up).split(22, -1)[0]), down
+            torch.split(F.linear(x, gate_up), 22, -1)[1] * F.silu(torch.split(F.linear(x, gate_up), 22, -1)[0]), down
         ),
     ),
     "rotary: chunked": Spelling(
