@@ -94,9 +94,9 @@ def _report(fresh: list[Outcome], known: list[Outcome], options: argparse.Namesp
     complete = {outcome.model_type for outcome in known} >= set(types())
     if complete:
         print(f"patterns that matched nowhere: {', '.join(never_matched(known, names)) or 'none'}")
-    if complete and options.stage == "file":
+    if complete:
         DOCUMENT.parent.mkdir(exist_ok=True)
-        DOCUMENT.write_text(render(known, names, _versions()))
+        DOCUMENT.write_text(render(known, names, _versions(), options.stage))
         print(f"wrote {DOCUMENT}")
     bad = sorted(outcome.model_type for outcome in fresh if outcome.status in ("wrong", "failed"))
     if bad:
