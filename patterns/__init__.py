@@ -7,8 +7,9 @@ PATTERNS: tuple[Pattern, ...] = (
     *activations.PATTERNS,
     *norms.PATTERNS,
     *rotary.PATTERNS,
+    # A product with a picked matrix before any product of two activations, which are scores.
+    *experts.PATTERNS,
     *attention_scores.PATTERNS,
     *attention.PATTERNS,
     *feed_forward.PATTERNS,
-    *experts.PATTERNS,
 )
