@@ -96,7 +96,7 @@ def _report(fresh: list[Outcome], known: list[Outcome], options: argparse.Namesp
         print(f"patterns that matched nowhere: {', '.join(never_matched(known, names)) or 'none'}")
     if complete:
         DOCUMENT.parent.mkdir(exist_ok=True)
-        DOCUMENT.write_text(render(known, names, _versions(), options.stage))
+        DOCUMENT.write_text(render(known, names, _versions()))
         print(f"wrote {DOCUMENT}")
     bad = sorted(outcome.model_type for outcome in fresh if outcome.status in ("wrong", "failed"))
     if bad:

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from outcome import CONTEXT, LARGER_CONTEXT, STATUSES, STEPS, Outcome, Stage
+from outcome import CONTEXT, LARGER_CONTEXT, STATUSES, STEPS, Outcome
 
 COMMAND = "python benchmarks/coverage"
 _EXPLANATION = (
@@ -24,9 +24,13 @@ _GRAPH_ONLY = (
 )
 
 
-def render(outcomes: Sequence[Outcome], patterns: Sequence[str], versions: str, stage: Stage = "file") -> str:
-    """The document: totals, a row a type, and which of `patterns` matched nowhere; `stage` is how far types went."""
-    command, explanation = (COMMAND, _EXPLANATION) if stage == "file" else (f"{COMMAND} --stage graph", _GRAPH_ONLY)
+def render(outcomes: Sequence[Outcome], patterns: Sequence[str], versions: str) -> str:
+    """The document: totals, a row a type, and which of `patterns` matched nowhere.
+
+    One type that is right as a graph alone makes it a table of graphs.
+    """
+    from_files = all("parity" in outcome.passed for outcome in outcomes if outcome.status == "right")
+    command, explanation = (COMMAND, _EXPLANATION) if from_files else (f"{COMMAND} --stage graph", _GRAPH_ONLY)
     outcomes = sorted(outcomes, key=lambda outcome: outcome.model_type)
     never = never_matched(outcomes, patterns)
     return "\n".join(

@@ -45,6 +45,12 @@ def test_a_model_traced_as_a_step_is_marked() -> None:
     assert "| llama | ✓ step | ✓ |" in render([stepped], PATTERNS, "")
 
 
+def test_one_type_that_was_not_run_from_a_file_makes_it_a_table_of_graphs() -> None:
+    graph_only = Outcome("qwen3", "right", passed=("trace", "recognise", "state"))
+    assert "`python benchmarks/coverage`" in render(OUTCOMES, PATTERNS, "")
+    assert "`python benchmarks/coverage --stage graph`" in render([*OUTCOMES, graph_only], PATTERNS, "")
+
+
 def test_a_refusal_stops_at_its_step_and_says_why() -> None:
     assert row("blt")[1:7] == ["–", "", "", "", "", ""]
     assert "refused: item in model (modeling_blt.py:909) \\| reads a value" in render(OUTCOMES, PATTERNS, "")
