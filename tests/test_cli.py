@@ -106,6 +106,7 @@ def test_the_report_holds_settings_times_checks_and_sizes(
     assert report["settings"] == {
         "context": 96,
         "prefill": [16],
+        "chose_prefill": False,
         "quantize": "int8",
         "formats": ["litertlm", "tflite"],
         "verify": "quick",
