@@ -14,7 +14,7 @@ from torch import Tensor, fx
 from torch._ops import OpOverload
 
 from autoconvert import ops
-from autoconvert.lowering import sorting
+from autoconvert.lowering import lookup, sorting
 from autoconvert.lowering.experts import expert_linear
 from autoconvert.ops.attention import attend
 from autoconvert.ops.semantic import Body
@@ -79,6 +79,7 @@ def _device_bodies() -> dict[OpOverload, Body]:
         ops.cached_attention: _cached_attention,
         ops.rotary: _rotary,
         ops.expert_linear: expert_linear,
+        torch.ops.aten.embedding.default: lookup.embedding,
         torch.ops.aten.topk.default: sorting.topk,
         torch.ops.aten.sort.default: sorting.sort,
         torch.ops.aten.sort.stable: sorting.stable_sort,

@@ -44,6 +44,7 @@ def bind_positions(program: Program, context: int) -> Program:
     input_pos = _input_pos(graph.graph, positions)
     for node, table in zip(nodes, tables, strict=True):
         users = _later_users(node, times)
+        _refuse_rows_beyond(node, table, users, context)
         axes = [axis - len(shape(node)) for axis, size in enumerate(shape(node)) if is_symbolic(size)]
         if masked := [user for user in users if _is_mask_of(node, user)]:
             _bind_mask(graph, node, table, masked, input_pos)
@@ -72,6 +73,18 @@ def _later_users(node: fx.Node, times: dict[fx.Node, Time]) -> list[fx.Node]:
 
 def _is_mask_of(node: fx.Node, user: fx.Node) -> bool:
     return user.target is ops.attention and named_arguments(user)["mask"] is node
+
+
+def _refuse_rows_beyond(node: fx.Node, table: Tensor, users: list[fx.Node], context: int) -> None:
+    """A device reads on behind the last row, where PyTorch raises."""
+    for user in users:
+        is_lookup = user.target is aten.embedding.default and user.args[1] is node
+        rows = shape(user.args[0])[0] if is_lookup else None  # type: ignore[arg-type]
+        if isinstance(rows, int) and int(table.max()) >= rows:
+            raise Refused(
+                f"With {context} positions, {where(user)} looks up row {int(table.max())} of a table of {rows}.",
+                hint="The model has learned fewer positions: choose a smaller --context.",
+            )
 
 
 def _evaluate(graph: fx.GraphModule, nodes: list[fx.Node], times: dict[fx.Node, Time], context: int) -> list[Tensor]:

@@ -7,7 +7,18 @@ from collections.abc import Callable
 
 from torch import fx
 
-from autoconvert.passes.spellings import arithmetic, composites, conditions, copies, parts, products, shapes, softmax
+from autoconvert.passes.spellings import (
+    arithmetic,
+    composites,
+    conditions,
+    copies,
+    parts,
+    positions,
+    products,
+    shapes,
+    softmax,
+    writes,
+)
 
 Rule = Callable[[fx.Node], fx.Node | None]
 
@@ -15,6 +26,8 @@ RULES: tuple[Rule, ...] = (
     *copies.RULES,
     *shapes.RULES,
     *parts.RULES,
+    *writes.RULES,
+    *positions.RULES,
     *arithmetic.RULES,
     *products.RULES,
     *conditions.RULES,

@@ -12,14 +12,14 @@ aten = torch.ops.aten
 
 
 def _product_with_weight_is_linear(node: fx.Node) -> fx.Node | None:
-    """x @ w and addmm(b, x, w) with a parameter matrix w are linear(x, wᵀ, b)."""
-    if node.target is aten.addmm.default and not _factors(node):
+    """x @ w and addmm(b, x, w) with a parameter matrix w are linear(x, wᵀ, b), where b is a vector."""
+    if node.target is aten.addmm.default and len(shape(arguments(node)[0])) == 1 and not _factors(node):
         bias, x, matrix = arguments(node)
     elif node.target in (aten.mm.default, aten.matmul.default):
         (x, matrix), bias = arguments(node), None
     else:
         return None
-    if len(shape(matrix)) != 2 or not _is_weight(matrix):
+    if len(shape(matrix)) != 2 or not is_weight(matrix):
         return None
     is_transposed = matrix.target is aten.transpose.int
     transposed = (
@@ -43,7 +43,7 @@ def _factors(node: fx.Node) -> dict[str, Any]:
     return {name: value for name, value in node.kwargs.items() if value != 1}
 
 
-def _is_weight(node: Any) -> bool:
+def is_weight(node: Any) -> bool:
     """Depends on parameters alone: a short walk, because nothing else makes matrices of rank 2 this way."""
     seen: list[fx.Node] = [node]
     while seen:

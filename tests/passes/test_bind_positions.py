@@ -243,3 +243,14 @@ def test_axes_before_the_sequence_stay_before_it() -> None:
 
     module = Decoder(attend=turned)
     models.assert_chunks_give_what_the_model_gives(models.rewrite(module), module)
+
+
+@pytest.mark.parametrize("offset", [0, 3])
+def test_a_context_beyond_the_learned_positions_is_refused_with_how_many_there_are(offset: int) -> None:
+    def positions(decoder: Decoder, x: Tensor) -> Tensor:
+        return x + F.embedding(torch.arange(x.shape[1]) + offset, decoder.rows)
+
+    rows = 2 * CONTEXT
+    assert bound(Decoder(positions), rows - offset).context == rows - offset
+    with pytest.raises(Refused, match=f"looks up row {rows} of a table of {rows}"):
+        bound(Decoder(positions), rows - offset + 1)

@@ -1,0 +1,58 @@
+"""Decoders that nobody's library knows, each in a style of its own, convert as they are."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import autoconvert
+from autoconvert.check.file import logits_at, open_file
+from autoconvert.check.parity import distance, random_tokens
+from tests import models
+from tests.modules_from_elsewhere.alibi_decoder import AlibiDecoder
+from tests.modules_from_elsewhere.complex_rotary import ComplexRotary
+from tests.modules_from_elsewhere.dense_mixture import MixtureDecoder
+from tests.modules_from_elsewhere.einsum_decoder import EinsumDecoder
+from tests.modules_from_elsewhere.multi_query import MultiQuery
+from tests.modules_from_elsewhere.nano_gpt import NanoGPT
+from tests.modules_from_elsewhere.torch_layers import TorchLayers
+from tests.modules_from_elsewhere.windowed_pairs import WindowedPairs
+
+VOCABULARY = 53
+
+# What must be recognised in each: the rest is arithmetic at every position.
+BLOCKS: dict[type[nn.Module], dict[str, int]] = {
+    NanoGPT: {"norm": 5, "attention": 2},
+    EinsumDecoder: {"activation": 2, "norm": 4, "attention": 2},
+    ComplexRotary: {"norm": 5, "rotary": 4, "attention": 2, "feed_forward": 2},
+    AlibiDecoder: {"norm": 3, "attention": 2},
+    MultiQuery: {"norm": 1, "attention": 2},
+    MixtureDecoder: {"norm": 4, "attention": 2},
+    TorchLayers: {"norm": 5, "attention": 3},
+    WindowedPairs: {"norm": 5, "rotary": 4, "attention": 2, "feed_forward": 2},
+}
+
+
+def decoder(kind: type[nn.Module]) -> nn.Module:
+    torch.manual_seed(0)
+    return models.noisy(kind())
+
+
+@pytest.mark.parametrize("kind", BLOCKS)
+def test_chunks_give_what_the_module_gives(kind: type[nn.Module]) -> None:
+    module = decoder(kind)
+    program = models.rewrite(module)
+    assert program.recognition.blocks == BLOCKS[kind]
+    models.assert_chunks_give_what_the_model_gives(program, module, VOCABULARY)
+
+
+@pytest.mark.parametrize("kind", [ComplexRotary, EinsumDecoder, MixtureDecoder])
+def test_the_file_gives_what_the_module_gives(kind: type[nn.Module], tmp_path: Path) -> None:
+    module, tokens = decoder(kind), random_tokens(24, VOCABULARY)
+    bundle = autoconvert.convert(
+        module, tmp_path / "out", quantize="none", context=24, prefill=(6,), formats=("tflite",)
+    )
+    with open_file(bundle.files["tflite"], 24) as runner:
+        logits = torch.stack([logits_at(runner, tokens, position) for position in range(24)])
+    assert float(distance(logits, models.logits_of_source(module, tokens)).max()) < 1e-4
