@@ -9,6 +9,7 @@ import inspect
 from collections.abc import Sequence
 
 import torch
+from sympy import nextprime
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 
@@ -59,6 +60,8 @@ class OneStep(nn.Module):
 def trace_one_step(decoder: nn.Module, slots: int) -> Program:
     """Traces one step of `decoder` for a symbolic number of texts, after at most `slots` − 1 tokens each.
 
+    Histories have at least `slots` slots.
+
     The program takes `tokens` and `positions` int64 [texts, 1], `offset` int64 [] (how many tokens came before),
     `steps` int64 [steps], the states [texts, …] and the parameters, and returns `logits` float32 [texts, 1, vocabulary]
     and the states. There are as many texts as steps, or one where the decoder takes no more.
@@ -67,7 +70,8 @@ def trace_one_step(decoder: nn.Module, slots: int) -> Program:
         Refused: the decoder has no such path, or it cannot be traced.
     """
     try:
-        past = past_of(decoder.eval(), slots)
+        # A prime is no product of heads and widths: where it stands in a shape, it is the number of slots.
+        past = past_of(decoder.eval(), int(nextprime(slots - 1)))
         try:
             exported = _export(OneStep(decoder, past), slots, alone=False)
         except Exception:

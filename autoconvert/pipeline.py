@@ -12,6 +12,7 @@ from autoconvert.passes.bind_weights import bind_weights
 from autoconvert.passes.carry_recurrences import carry_recurrences
 from autoconvert.passes.carry_sums import carry_sums
 from autoconvert.passes.make_stateful import make_stateful
+from autoconvert.passes.move_histories import move_histories
 from autoconvert.passes.normalise import normalise
 from autoconvert.passes.recognise import OnMatch, recognise
 from autoconvert.passes.specialise import decode, prefill
@@ -43,6 +44,7 @@ PASSES: tuple[Pass, ...] = (
     Pass("normalise", lambda program, _: program.with_graph(normalise(program.graph))),
     # Blocks are recognised while weights and positions are still inputs: patterns are written that way.
     Pass("recognise", lambda program, options: recognise(program, options.patterns, options.on_match)),
+    Pass("move histories", lambda program, _: move_histories(program)),
     # What was traced as a step is a sequence from here on.
     Pass("steps to sequence", lambda program, options: steps_to_sequence(program, options.context)),
     Pass("bind weights", lambda program, _: bind_weights(program)),

@@ -116,7 +116,7 @@ def _attend_to_sequence(owner: fx.GraphModule, attention: fx.Node, offset: fx.No
         )
     step = _single(owner, [offset], [given["mask"]])
     with torch.no_grad():
-        rows = [step(torch.tensor(position))[0] for position in range(context)]
+        rows = [step(torch.tensor(position))[0][..., :context] for position in range(context)]
     mask = recognise_mask(torch.cat(rows, dim=-2))
     if isinstance(mask, str):
         raise Refused(f"The attention at {where(attention)} has a mask that is {mask}.")
