@@ -114,6 +114,12 @@ def _attend_to_sequence(owner: fx.GraphModule, attention: fx.Node, offset: fx.No
             f"{where(attention)} looks back at what is not simply the keys and values of every position.",
             hint="Attention in a single step must be over a history, with a mask that hides what has not been.",
         )
+    computed = next((n for n in _between([offset], [given["mask"]]) if n.op == "placeholder" and not is_size(n)), None)
+    if computed is not None:
+        raise Refused(
+            f"The attention at {where(attention)} has a bias that is computed from {computed.target}.",
+            hint="In a single step, a bias may depend on positions alone.",
+        )
     step = _single(owner, [offset], [given["mask"]])
     with torch.no_grad():
         rows = [step(torch.tensor(position))[0][..., :context] for position in range(context)]
