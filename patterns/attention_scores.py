@@ -51,9 +51,17 @@ def _scaled_with_mask(query: Tensor, key: Tensor, mask: Tensor, scale: float, fa
     return ops.attention_scores(query, key, mask, scale, 0.0) * factor
 
 
+def _floored(query: Tensor, key: Tensor, mask: Tensor, scale: float, softcap: float, floor: float) -> Tensor:
+    return torch.maximum(ops.attention_scores(query, key, mask, scale, softcap), torch.full((), floor))
+
+
 def _with_heads_apart(query: Tensor, key: Tensor, mask: Tensor, scale: float, softcap: float) -> Tensor:
     """Heads were one axis with the batch, which is 1."""
     return ops.attention_scores(query, key, mask, scale, softcap).reshape(1, _HEADS, _LENGTH, _SLOTS)
+
+
+def _with_heads_apart_before_the_mask(query: Tensor, key: Tensor, scale: float, softcap: float) -> Tensor:
+    return ops.attention_scores(query, key, None, scale, softcap).reshape(1, _HEADS, _LENGTH, _SLOTS)
 
 
 def _hiding(hidden: Tensor) -> Tensor:
@@ -79,6 +87,11 @@ def _hides(query: Tensor, key: Tensor, hidden: Tensor, fill: float, **_: Any) ->
     return f"masked scores become {fill}, which hides nothing" if fill > HIDES else _fits(query, key, hidden)
 
 
+def _below_all(floor: float, **_: Any) -> str | None:
+    """A floor under what is hidden anyway lifts no other score."""
+    return f"scores are at least {floor}, which lifts some" if floor > HIDES else None
+
+
 def _fits(query: Tensor, key: Tensor, *masks: Tensor) -> str | None:
     """A mask has no more axes than the scores, and none that is larger; lengths of the sequence are the same."""
     sizes = [*query.shape[:-1], key.shape[-2]]
@@ -100,11 +113,20 @@ _VALUES: dict[str, Callable[[], Tensor | float]] = {
     "softcap": lambda: 3.0,
     "factor": lambda: 0.7,
     "fill": lambda: -1e9,
+    "floor": lambda: -1e9,
 }
 
 
 def _example(*names: str) -> Callable[[], Example]:
     return lambda: {name: _VALUES[name]() for name in ("query", "key", *names)}
+
+
+def _merged(*names: str) -> Example:
+    return {
+        "query": tensor(_HEADS, _LENGTH, _WIDTH),
+        "key": tensor(1, _SLOTS, _WIDTH),
+        **{name: _VALUES[name]() for name in names},
+    }
 
 
 PATTERNS = (
@@ -170,6 +192,14 @@ PATTERNS = (
         guard=_hides,
     ),
     Pattern(
+        name="attention_scores.floored",
+        block="attention_scores",
+        matches=_floored,
+        becomes=lambda query, key, mask, scale, softcap, floor: ops.attention_scores(query, key, mask, scale, softcap),
+        example=_example("mask", "scale", "softcap", "floor"),
+        guard=_below_all,
+    ),
+    Pattern(
         name="attention_scores.scaled_with_mask",
         block="attention_scores",
         matches=_scaled_with_mask,
@@ -185,12 +215,13 @@ PATTERNS = (
         becomes=lambda query, key, mask, scale, softcap: ops.attention_scores(
             query[None], key[None], mask[None], scale, softcap
         ),
-        example=lambda: {
-            "query": tensor(_HEADS, _LENGTH, _WIDTH),
-            "key": tensor(1, _SLOTS, _WIDTH),
-            "mask": tensor(1, 1, 1),
-            "scale": 0.3,
-            "softcap": 3.0,
-        },
+        example=lambda: {**_merged("scale", "softcap"), "mask": tensor(1, 1, 1)},
+    ),
+    Pattern(
+        name="attention_scores.with_heads_apart.before_the_mask",
+        block="attention_scores",
+        matches=_with_heads_apart_before_the_mask,
+        becomes=lambda query, key, scale, softcap: ops.attention_scores(query[None], key[None], None, scale, softcap),
+        example=lambda: _merged("scale", "softcap"),
     ),
 )

@@ -72,6 +72,15 @@ def _baddbmm(query: Tensor, key: Tensor, value: Tensor, _: Decoder) -> Tensor:
     return torch.bmm(weights.view(HEADS, length, length), v).view(1, HEADS, length, WIDTH // HEADS)
 
 
+def _merged_for_the_softmax(query: Tensor, key: Tensor, value: Tensor, _: Decoder) -> Tensor:
+    """Heads are one axis with the batch but where the mask is added."""
+    length = query.shape[2]
+    q, k, v = (x.reshape(HEADS, -1, WIDTH // HEADS) for x in (query, key, value))
+    masked = torch.bmm(q, k.transpose(1, 2)).view(1, HEADS, length, length) + added(query)
+    weights = F.softmax(masked.view(HEADS, length, length), dim=-1)
+    return torch.bmm(weights, v).view(1, HEADS, length, WIDTH // HEADS)
+
+
 ATTENTIONS: dict[str, Change] = {
     "native": _attend(lambda q, k, v, d: F.scaled_dot_product_attention(q, k, v, ~later(q))),
     "native causal": _attend(lambda q, k, v, d: F.scaled_dot_product_attention(q, k, v, is_causal=True)),
@@ -109,6 +118,8 @@ ATTENTIONS: dict[str, Change] = {
     ),
     "capped": _attend(lambda q, k, v, d: ((scores(q, k) / 0.7).tanh() * 0.7 + added(q)).softmax(-1) @ v),
     "merged heads": _attend(_baddbmm),
+    "merged heads for the softmax": _attend(_merged_for_the_softmax),
+    "floored": _attend(lambda q, k, v, d: torch.max(scores(q, k) + added(q), torch.full((), _LOWEST)).softmax(-1) @ v),
     "sinks": _attend(lambda q, k, v, d: _with_sink(scores(q, k) + added(q), d)[..., :-1] @ v),
     "shared sinks": _attend(lambda q, k, v, d: _with_sink(scores(q, shared(k)) + added(q), d)[..., :-1] @ shared(v)),
     "sinks as a gate": _attend(_gated),
@@ -119,6 +130,9 @@ NEAR: dict[str, Change] = {
     "softmax over queries": _attend(lambda q, k, v, d: (scores(q, k) + added(q)).softmax(-2) @ v),
     "mask taken away": _attend(lambda q, k, v, d: (scores(q, k) - added(q)).softmax(-1) @ v),
     "filled with too little": _attend(lambda q, k, v, d: scores(q, k).masked_fill(later(q), -3.0).softmax(-1) @ v),
+    "floored too high": _attend(
+        lambda q, k, v, d: torch.max(scores(q, k) + added(q), torch.full((), -3.0)).softmax(-1) @ v
+    ),
     "bool mask added": _attend(lambda q, k, v, d: (scores(q, k) + ~later(q)).softmax(-1) @ v),
     "capped after the mask": _attend(lambda q, k, v, d: (((scores(q, k) + added(q)).tanh()) * 30).softmax(-1) @ v),
     "scaled after the cap and the mask": _attend(

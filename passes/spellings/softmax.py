@@ -1,4 +1,4 @@
-"""Softmax: the same number taken from all its scores changes nothing."""
+"""Softmax: the same number taken from all its scores changes nothing, and other axes may merge before or after it."""
 
 import operator
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from autoconvert.rewriting import arguments, emit, first_input
+from autoconvert.rewriting import arguments, emit, first_input, shape
 
 aten = torch.ops.aten
 
@@ -41,4 +41,19 @@ def _stays(node: fx.Node) -> bool:
     return arguments(node)[2:3] == (True,) or node.kwargs.get("keepdim") is True
 
 
-RULES = (_less_the_largest,)
+def _before_axes_merge(node: fx.Node) -> fx.Node | None:
+    """softmax(reshape(x)) along the last axis is reshape(softmax(x)) where that axis is the same one."""
+    if node.target is not aten.softmax.int or arguments(node)[1] != -1:
+        return None
+    merged = first_input(node)
+    if merged.target is not aten.reshape.default:
+        return None
+    source, sizes = arguments(merged)
+    before, after = shape(source), shape(merged)
+    if not 1 < len(after) < len(before) or str(before[-1]) != str(after[-1]):
+        return None
+    apart = emit(node.graph, aten.softmax.int, source, *arguments(node)[1:], like=node, **node.kwargs)
+    return emit(node.graph, aten.reshape.default, apart, sizes, like=node)
+
+
+RULES = (_less_the_largest, _before_axes_merge)

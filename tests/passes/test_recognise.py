@@ -45,8 +45,10 @@ ATTENTION_OF = {
     "attention_scores.masked_again": "filled, then added to",
     "attention_scores.filled": "filled",
     "attention_scores.masked_and_filled": "added to, then filled",
+    "attention_scores.floored": "floored",
     "attention_scores.scaled_with_mask": "scaled after the mask",
     "attention_scores.with_heads_apart": "merged heads",
+    "attention_scores.with_heads_apart.before_the_mask": "merged heads for the softmax",
 }
 
 

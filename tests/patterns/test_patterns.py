@@ -383,6 +383,7 @@ GUARDS: dict[str, tuple[str, dict[str, Any], str]] = {
         "5 queries meet 9 keys",
     ),
     "weak mask": ("attention_scores.filled", {"fill": -3.0}, "become -3.0, which hides nothing"),
+    "floor above what is hidden": ("attention_scores.floored", {"floor": -3.0}, "at least -3.0, which lifts some"),
     "mask that is no number": ("attention_scores.masked", {"mask": torch.ones(5, 9) > 0}, "no number"),
     "mask of more axes": (
         "attention_scores.masked",

@@ -268,6 +268,10 @@ SOFTMAX: dict[str, tuple[Function, ...]] = {
         lambda x, m: (x - x.amax(-1, True)).softmax(-1),
         lambda x, m: F.softmax(x - torch.amax(x, dim=(-1,), keepdim=True), dim=-1, dtype=torch.float32),
     ),
+    "before other axes merge": (
+        lambda x, m: heads(x).softmax(-1).reshape(2, -1, HALF),
+        lambda x, m: heads(x).reshape(2, -1, HALF).softmax(-1),
+    ),
 }
 GROUPS = {
     f"{kind}: {name}": ways
@@ -305,6 +309,10 @@ APART: dict[str, tuple[Function, Function]] = {
         lambda x, m: x.softmax(-1),
     ),
     "less the largest of another axis": (lambda x, m: (x - x.amax(1, True)).softmax(-1), lambda x, m: x.softmax(-1)),
+    "an axis that merges": (
+        lambda x, m: heads(x).transpose(1, 2).reshape(1, -1, WIDTH).softmax(-1),
+        lambda x, m: heads(x).transpose(1, 2).softmax(-1).reshape(1, -1, WIDTH),
+    ),
     "less the smallest": (lambda x, m: (x - x.amin(-1, True)).softmax(-1), lambda x, m: x.softmax(-1)),
     "cubed": (lambda x, m: x**3, lambda x, m: x**2),
 }
