@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import warnings
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
@@ -12,11 +13,13 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, InputSpec, OutputKind
 from torch.fx.graph import CodeGen
+from torch.utils._sympy.value_ranges import ValueRanges, bound_sympy
 
 from autoconvert.errors import Inseparable, Refused
 from autoconvert.functional import functional
+from autoconvert.loops import trace_loops
 from autoconvert.program import Program, Weight
-from autoconvert.rewriting import where
+from autoconvert.rewriting import concrete, shape, where
 from autoconvert.source.experts import experts_as_pairs
 
 
@@ -27,16 +30,21 @@ def export(
     # With it, the order of an Einstein sum's operands is chosen by their sizes, for which the length must be known.
     without_order = torch.backends.opt_einsum.flags(enabled=False)
     with torch.no_grad(), _quiet(), experts_as_pairs(module), without_order:
-        exported = torch.export.export(
-            module,
-            args,
-            kwargs,
-            dynamic_shapes=dynamic_shapes,
-            strict=False,
-            # What torch cannot prove for every length stays in the graph as an assertion, and is tried for each.
-            prefer_deferred_runtime_asserts_over_guards=True,
-        )
-        return functional(exported)
+        return trace_loops(lambda: functional(_exported(module, args, dynamic_shapes, kwargs)))
+
+
+def _exported(
+    module: nn.Module, args: tuple[Any, ...], dynamic_shapes: Any, kwargs: dict[str, Any] | None
+) -> ExportedProgram:
+    return torch.export.export(
+        module,
+        args,
+        kwargs,
+        dynamic_shapes=dynamic_shapes,
+        strict=False,
+        # What torch cannot prove for every length stays in the graph as an assertion, and is tried for each.
+        prefer_deferred_runtime_asserts_over_guards=True,
+    )
 
 
 def program_of(exported: ExportedProgram, outputs: Sequence[str], lengths: Sequence[int] = ()) -> Program:
@@ -81,18 +89,31 @@ def _refuse_mutation(exported: ExportedProgram) -> None:
 def _try_assertions(graph: fx.Graph, lengths: Sequence[int]) -> None:
     """The trace holds where its assertions do; those about the length alone are tried for each length."""
     known = {symbol for node in graph.find_nodes(op="placeholder") for symbol in _symbols(node.meta.get("val"))}
+    counts = _counts(graph, max(lengths, default=0))
     for node in graph.find_nodes(op="call_function", target=torch.ops.aten._assert_scalar.default):
         asserted = node.args[0].meta["val"] if isinstance(node.args[0], fx.Node) else node.args[0]
         expression = asserted.node.expr if isinstance(asserted, torch.SymBool) else sympy.sympify(asserted)
         if expression is sympy.true:
             continue
         symbols = expression.free_symbols
+        if symbols <= counts.keys() and bound_sympy(expression, counts).lower is sympy.true:
+            continue
         if not symbols <= known:
             raise Inseparable(f"{where(node)}: the model's code depends on the values of its tokens ({expression}).")
         fails = (n for n in lengths if expression.subs(dict.fromkeys(symbols, n)) is not sympy.true)
         failing = next(fails, None) if len(symbols) == 1 else "some lengths"
         if failing is not None:
             raise Inseparable(f"The model's code takes another path where {expression} does not hold: at {failing}.")
+
+
+def _counts(graph: fx.Graph, longest: int) -> dict[Any, ValueRanges[Any]]:
+    """Sizes that are counts of true entries, from none to all."""
+    counts: dict[Any, ValueRanges[Any]] = {}
+    for node in graph.nodes:
+        if node.target in (torch.ops.aten.where.default, torch.ops.aten.nonzero_numpy.default):
+            entries = math.prod(concrete(size, longest) for size in shape(node.args[0]))
+            counts |= dict.fromkeys(_symbols(node.meta["val"][0]), ValueRanges(0, entries))
+    return counts
 
 
 def _symbols(value: Any) -> set[Any]:

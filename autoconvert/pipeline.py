@@ -11,6 +11,7 @@ from autoconvert.passes.bind_positions import bind_positions
 from autoconvert.passes.bind_weights import bind_weights
 from autoconvert.passes.carry_recurrences import carry_recurrences
 from autoconvert.passes.carry_sums import carry_sums
+from autoconvert.passes.loops_to_pairs import loops_to_pairs
 from autoconvert.passes.make_stateful import make_stateful
 from autoconvert.passes.move_histories import move_histories
 from autoconvert.passes.normalise import normalise
@@ -42,6 +43,7 @@ class Pass:
 
 PASSES: tuple[Pass, ...] = (
     Pass("normalise", lambda program, _: program.with_graph(normalise(program.graph))),
+    Pass("loops to pairs", lambda program, _: loops_to_pairs(program)),
     # Blocks are recognised while weights and positions are still inputs: patterns are written that way.
     Pass("recognise", lambda program, options: recognise(program, options.patterns, options.on_match)),
     Pass("move histories", lambda program, _: move_histories(program)),

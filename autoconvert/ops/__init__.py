@@ -9,6 +9,7 @@ from autoconvert.ops import attention as _attention
 from autoconvert.ops import experts as _experts
 from autoconvert.ops import feed_forward as _feed_forward
 from autoconvert.ops import history as _history
+from autoconvert.ops import loops as _loops
 from autoconvert.ops import norms as _norms
 from autoconvert.ops import rotary as _rotary
 from autoconvert.ops.semantic import Body, semantic
@@ -22,6 +23,7 @@ cached_attention = semantic(_attention.cached_attention)
 history = semantic(_history.history)
 gated_feed_forward = semantic(_feed_forward.gated_feed_forward)
 expert_linear = semantic(_experts.expert_linear, _experts.expert_linear_shape)
+visit = semantic(_loops.visit)
 
 BODIES: dict[OpOverload, Body] = {
     rms_norm: _norms.rms_norm,
