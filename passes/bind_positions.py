@@ -11,17 +11,31 @@ import torch
 from torch import Tensor, fx
 
 from autoconvert import ops
+from autoconvert.analysis.axis_rules import FILLED
 from autoconvert.analysis.binding_times import Time, binding_times, frontier
 from autoconvert.analysis.masks import Mask, recognise_mask, same_mask
 from autoconvert.analysis.regions import extract
 from autoconvert.errors import Inseparable, Refused
 from autoconvert.program import Program
-from autoconvert.rewriting import emit, finish, infer, is_symbolic, named_arguments, set_arguments, shape, where
+from autoconvert.rewriting import (
+    emit,
+    finish,
+    first_input,
+    infer,
+    is_symbolic,
+    named_arguments,
+    set_arguments,
+    shape,
+    where,
+)
 from autoconvert.trace import POSITIONS
 
 aten = torch.ops.aten
 
 INPUT_POS = "input_pos"
+
+# Of their operand these take the shape and the type, not the numbers.
+_FILLED = FILLED | {aten.full_like.default, aten.ones_like.default, aten.zeros_like.default}
 
 # A mask of heads · context² numbers and its intermediates must fit beside everything else.
 _LONGEST_MASK = 16384
@@ -37,6 +51,7 @@ def bind_positions(program: Program, context: int) -> Program:
             causal nor a window.
     """
     graph = program.graph
+    _fill_by_positions(graph.graph)
     times = binding_times(graph.graph)
     nodes = [node for node in frontier(graph.graph, times, Time.POSITION) if _is_table(node)]
     tables = _evaluate(graph, nodes, times, context)
@@ -61,6 +76,34 @@ def bind_positions(program: Program, context: int) -> Program:
     graph.graph.eliminate_dead_code()
     _drop_positions(graph, input_pos)
     return dataclasses.replace(program, graph=finish(graph), context=context)
+
+
+def _fill_by_positions(graph: fx.Graph) -> None:
+    """What is filled in the shape of activations is known with the positions, where all its users are as well."""
+    positions = graph.find_nodes(op="placeholder", target=POSITIONS)[0]
+    sources: dict[fx.Node, fx.Node] = {}
+    for node in [node for node in graph.nodes if node.target in _FILLED]:
+        source = first_input(node)
+        with graph.inserting_before(node):
+            like = _in_the_shape_of(source, positions)
+        if like is not None:
+            sources[node] = source
+            node.replace_input_with(source, like)
+    times = binding_times(graph)
+    for node, source in sources.items():
+        if any(times[user] is Time.TOKEN for user in node.users):
+            node.replace_input_with(first_input(node), source)
+    graph.eliminate_dead_code()
+
+
+def _in_the_shape_of(source: fx.Node, positions: fx.Node) -> fx.Node | None:
+    """A value of positions alone with the shape and the type of `source`, if that has the sequence once."""
+    sizes = [-1 if is_symbolic(size) else size for size in shape(source)]
+    if [str(size) for size in shape(source) if is_symbolic(size)] != [str(shape(positions)[-1])]:
+        return None
+    rows = emit(positions.graph, aten.reshape.default, positions, [min(size, 1) for size in sizes], like=source)
+    rows = emit(positions.graph, aten.expand.default, rows, sizes, like=source)
+    return emit(positions.graph, aten._to_copy.default, rows, dtype=source.meta["val"].dtype, like=source)
 
 
 def _is_table(node: fx.Node) -> bool:

@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tests.models import HEADS, WIDTH, Change, Decoder, merged
+from tests.models import CONTEXT, HEADS, WIDTH, Change, Decoder, merged
 
 _LOWEST = torch.finfo(torch.float32).min
+_NOT_LATER = torch.ones(1, 1, 2 * CONTEXT, 2 * CONTEXT).tril()
 _SLOPES = (0.25, 0.0625)
 
 # Query, key, value [1, heads, s, 4], the decoder for its parameters: what attention gives, [1, heads, s, 4].
@@ -26,6 +27,15 @@ def later(x: Tensor) -> Tensor:
 
 def added(x: Tensor) -> Tensor:
     return later(x) * _LOWEST
+
+
+def kept(x: Tensor) -> Tensor:
+    """1 where a position does not lie later, 0 elsewhere: [1, 1, s, s] of a constant."""
+    return _NOT_LATER[:, :, : x.shape[2], : x.shape[2]]
+
+
+def blended(scores: Tensor, share: Tensor) -> Tensor:
+    return scores * share + -1e4 * (1 - share)
 
 
 def shared(x: Tensor) -> Tensor:
@@ -107,6 +117,7 @@ ATTENTIONS: dict[str, Change] = {
     "scaled in two steps": _attend(lambda q, k, v, d: ((q @ k.mT) / 2.0 * 0.7 + added(q)).softmax(-1) @ v),
     "scaled after the mask": _attend(lambda q, k, v, d: ((q @ k.mT + added(q)) / 2.0).softmax(-1) @ v),
     "filled": _attend(lambda q, k, v, d: scores(q, k).masked_fill(later(q), -1e4).softmax(-1) @ v),
+    "filled by a sum": _attend(lambda q, k, v, d: blended(scores(q, k), kept(q)).softmax(-1) @ v),
     "filled with the other order": _attend(
         lambda q, k, v, d: torch.where(~later(q), scores(q, k), torch.tensor(_LOWEST)).softmax(-1) @ v
     ),
@@ -133,6 +144,7 @@ NEAR: dict[str, Change] = {
     "floored too high": _attend(
         lambda q, k, v, d: torch.max(scores(q, k) + added(q), torch.full((), -3.0)).softmax(-1) @ v
     ),
+    "filled by a sum in part": _attend(lambda q, k, v, d: blended(scores(q, k), kept(q) * 0.5).softmax(-1) @ v),
     "bool mask added": _attend(lambda q, k, v, d: (scores(q, k) + ~later(q)).softmax(-1) @ v),
     "capped after the mask": _attend(lambda q, k, v, d: (((scores(q, k) + added(q)).tanh()) * 30).softmax(-1) @ v),
     "scaled after the cap and the mask": _attend(

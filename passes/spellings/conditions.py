@@ -1,4 +1,4 @@
-"""Choices between values: what is filled in comes first."""
+"""Choices between values: what is filled in comes first, and a sum weighted with zeros and ones is a choice."""
 
 from typing import Any
 
@@ -9,6 +9,21 @@ from autoconvert.passes.spellings.arithmetic import constant_number, is_float
 from autoconvert.rewriting import arguments, emit, first_input
 
 aten = torch.ops.aten
+
+
+# These leave numbers as they are, or put zeros in their place.
+_REARRANGEMENTS = {
+    aten.expand.default,
+    aten.permute.default,
+    aten.reshape.default,
+    aten.select.int,
+    aten.slice.Tensor,
+    aten.transpose.int,
+    aten.tril.default,
+    aten.triu.default,
+    aten.unsqueeze.default,
+}
+_ZEROS_OR_ONES = {aten.ones.default, aten.ones_like.default, aten.zeros.default, aten.zeros_like.default}
 
 
 def _filling_is_where(node: fx.Node) -> fx.Node | None:
@@ -64,6 +79,43 @@ def _is_number(value: fx.Node) -> bool:
     return value.target is aten.scalar_tensor.default
 
 
+def _blend_is_where(node: fx.Node) -> fx.Node | None:
+    """x · b + y · (1 − b) is where(b = 0, y, x) if b is known to be zeros and ones; x and y are finite."""
+    if node.target is not aten.add.Tensor or node.kwargs or not all(map(is_float, arguments(node))):
+        return None
+    for first, second in (arguments(node), arguments(node)[::-1]):
+        for x, share in _factors(first):
+            for y, rest in _factors(second):
+                if _is_rest(rest, share) and is_float(x) and _same_dtype(x, node) and _is_zeros_and_ones(share):
+                    never = emit(node.graph, aten.eq.Scalar, share, 0, like=node)
+                    return _where(node, never, y if isinstance(y, fx.Node) else _fill(node, y), x)
+    return None
+
+
+def _factors(product: fx.Node) -> list[tuple[Any, Any]]:
+    a, b = arguments(product) if product.target is aten.mul.Tensor else (None, None)
+    return [(a, b), (b, a)]
+
+
+def _is_rest(value: Any, share: Any) -> bool:
+    """Whether `value` is 1 − share."""
+    is_difference = isinstance(value, fx.Node) and value.target is aten.sub.Tensor and not value.kwargs
+    return is_difference and arguments(value)[0] == 1 and arguments(value)[1] is share
+
+
+def _is_zeros_and_ones(node: fx.Node) -> bool:
+    """What truth is cast to, or a constant that is looked at; in whatever shape."""
+    while node.target in _REARRANGEMENTS:
+        node = first_input(node)
+    if node.target is aten._to_copy.default:
+        return bool(first_input(node).meta["val"].dtype == torch.bool)
+    module = node.graph.owning_module
+    if node.op == "get_attr" and module is not None:
+        value = getattr(module, str(node.target))
+        return bool(((value == 0) | (value == 1)).all())
+    return node.target in _ZEROS_OR_ONES
+
+
 def _negation_of_truth(node: fx.Node) -> fx.Node | None:
     """`~` of a bool is `logical_not`, and twice is nothing."""
     if node.target not in (aten.bitwise_not.default, aten.logical_not.default):
@@ -78,4 +130,4 @@ def _negation_of_truth(node: fx.Node) -> fx.Node | None:
     return None
 
 
-RULES = (_filling_is_where, _full_is_number, _filled_comes_first, _negation_of_truth)
+RULES = (_filling_is_where, _full_is_number, _filled_comes_first, _blend_is_where, _negation_of_truth)

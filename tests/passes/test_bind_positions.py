@@ -15,7 +15,7 @@ from autoconvert.pipeline import PASSES, Options, run_passes
 from autoconvert.program import Program
 from autoconvert.rewriting import named_arguments
 from tests import models
-from tests.attentions import added, alibi_from_the_end
+from tests.attentions import added, alibi_from_the_end, later
 from tests.models import CONTEXT, Change, Decoder, masked, tiny_llama
 
 
@@ -254,3 +254,28 @@ def test_a_context_beyond_the_learned_positions_is_refused_with_how_many_there_a
     assert bound(Decoder(positions), rows - offset).context == rows - offset
     with pytest.raises(Refused, match=f"looks up row {rows} of a table of {rows}"):
         bound(Decoder(positions), rows - offset + 1)
+
+
+def test_a_mask_of_numbers_filled_in_the_shape_of_activations_is_one_of_positions() -> None:
+    def attend(decoder: Decoder, x: Tensor) -> Tensor:
+        blocks = torch.where(torch.zeros_like(x, dtype=torch.int32)[..., 0] == 1, 0, -1)
+        together = (blocks[:, :, None] == blocks[:, None]) & (blocks[:, :, None] >= 0)
+        query, key, value = decoder.heads(x)
+        mask = (~later(query) | together)[:, None]
+        return models.merged(F.scaled_dot_product_attention(query, key, value, mask))
+
+    module = Decoder(attend=attend)
+    assert attention(bound(module))["causal"]
+    models.assert_chunks_give_what_the_model_gives(models.rewrite(module), module)
+
+
+def test_what_is_filled_for_activations_to_be_written_into_is_no_table() -> None:
+    module = Decoder(lambda _, x: torch.zeros_like(x).scatter(-1, x.argsort(-1), x))
+    program = bound(module)
+    assert not dict(program.graph.named_buffers())
+    models.assert_chunks_give_what_the_model_gives(models.rewrite(module), module)
+
+
+def test_what_is_filled_keeps_the_type_of_activations() -> None:
+    module = Decoder(lambda _, x: x * (torch.full_like(x, 0.3)[..., :1] * torch.arange(x.shape[1])[:, None]))
+    models.assert_chunks_give_what_the_model_gives(models.rewrite(module), module)

@@ -10,11 +10,21 @@ from tests.passes.forms import WIDTH, Function, form, operations
 aten = torch.ops.aten
 
 HALF = WIDTH // 2
+KEPT = torch.ones(64, WIDTH).tril()
+THIRDS = KEPT / 3
 
 
 def heads(x: Tensor) -> Tensor:
     """[1, 2, s, 4]"""
     return x.view(1, -1, 2, HALF).transpose(1, 2)
+
+
+def blend(x: Tensor, share: Tensor) -> Tensor:
+    return x * share + -5.0 * (1 - share)
+
+
+def blend_backwards(x: Tensor, share: Tensor) -> Tensor:
+    return (1.0 - share) * -5.0 + share * x
 
 
 def written(x: Tensor, m: Tensor) -> Tensor:
@@ -248,6 +258,15 @@ PRODUCTS: dict[str, tuple[Function, ...]] = {
 }
 
 CONDITIONS: dict[str, tuple[Function, ...]] = {
+    "a sum weighted with zeros and ones": (
+        lambda x, m: torch.where(KEPT[: x.shape[1]] == 0, -5.0, x),
+        lambda x, m: blend(x, KEPT[: x.shape[1]]),
+        lambda x, m: blend_backwards(x, KEPT[: x.shape[1]]),
+    ),
+    "a sum weighted with what is true": (
+        lambda x, m: torch.where((x > 0).float() == 0, -5.0, x),
+        lambda x, m: blend(x, (x > 0).float()),
+    ),
     "filled": (
         lambda x, m: x.masked_fill(x > 0, -1.0),
         lambda x, m: torch.where(x > 0, -1.0, x),
@@ -309,6 +328,18 @@ APART: dict[str, tuple[Function, Function]] = {
         lambda x, m: x.softmax(-1),
     ),
     "less the largest of another axis": (lambda x, m: (x - x.amax(1, True)).softmax(-1), lambda x, m: x.softmax(-1)),
+    "a sum weighted with a half": (
+        lambda x, m: blend(x, KEPT[: x.shape[1]] * 0.5),
+        lambda x, m: torch.where(KEPT[: x.shape[1]] * 0.5 == 0, -5.0, x),
+    ),
+    "a sum weighted with a constant of thirds": (
+        lambda x, m: blend(x, THIRDS[: x.shape[1]]),
+        lambda x, m: torch.where(THIRDS[: x.shape[1]] == 0, -5.0, x),
+    ),
+    "a sum weighted with the rest of another": (
+        lambda x, m: x * KEPT[: x.shape[1]] + -5.0 * (1 - THIRDS[: x.shape[1]]),
+        lambda x, m: torch.where(KEPT[: x.shape[1]] == 0, -5.0, x),
+    ),
     "an axis that merges": (
         lambda x, m: heads(x).transpose(1, 2).reshape(1, -1, WIDTH).softmax(-1),
         lambda x, m: heads(x).transpose(1, 2).softmax(-1).reshape(1, -1, WIDTH),
