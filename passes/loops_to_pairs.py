@@ -102,7 +102,7 @@ def _check_visits(graph: fx.Graph, made: dict[fx.Node, Iteration], links: list[L
     """An iteration that happens only for some classes adds nothing for the others, and happens for all that matter."""
     masks = {link.node: link.mask for link in links}
     for node, iteration in made.items():
-        if node.target is aten.index_add.default and any(made.get(user) != iteration for user in node.users):
+        if node.target is aten.index_add.default:
             mask, code = masks.get(node), _counted(iteration.hit)
             if mask is None or code is None or (mask.numbers, mask.number) != (code.numbers, iteration.number):
                 raise Inseparable(f"{where(node)}: the loop around it depends on the values of tokens.")

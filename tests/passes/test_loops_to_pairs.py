@@ -174,6 +174,11 @@ def how_many_are_hit(m: Mixture, x: Tensor) -> Tensor:
     return x * len(hit)
 
 
+def add_for(m: Mixture, x: Tensor, number: int, mask: Tensor, total: Tensor) -> Tensor:
+    _, token = torch.where(mask[number])
+    return total.index_add(0, token, m.expert(x[token], number))
+
+
 MORE: dict[str, Callable[[Mixture, Tensor], Tensor]] = {
     "counts iterations": counted,
     "carries a value": carried,
@@ -186,6 +191,16 @@ MORE: dict[str, Callable[[Mixture, Tensor], Tensor]] = {
             0,
             torch.where(mask[(int(e) + 1) % EXPERTS])[1],
             m.expert(x[torch.where(mask[(int(e) + 1) % EXPERTS])[1]], e),
+        )
+    ),
+    "adds to the tokens of another as well": loop(
+        lambda m, x, e, mask, token, total: add_for(
+            m, x, int(e), mask, add_for(m, x, (int(e) + 1) % EXPERTS, mask, total)
+        )
+    ),
+    "adds to a token that was not chosen": loop(
+        lambda m, x, e, mask, token, total: add_for(
+            m, x, int(e), mask, total.index_add(0, torch.zeros(1, dtype=torch.int64), m.expert(x[:1], e))
         )
     ),
     "reads the sum": loop(
