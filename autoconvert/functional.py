@@ -4,29 +4,26 @@
 only have a `no_grad` around their position tables, which a graph without gradients does not need.
 """
 
-import operator
-
 import torch
 from torch import fx
-from torch._ops import OpOverload
+from torch._ops import HigherOrderOperator
 from torch.export import ExportedProgram
 
 from autoconvert.rewriting import inline
+from autoconvert.writes import without_writes
 
 # The operands that come before the body, and the body's own operands after it.
 _CONTEXTS = {
     torch.ops.higher_order.wrap_with_set_grad_enabled: 1,
     torch.ops.higher_order.wrap_with_autocast: 4,
 }
-# Taking a part of a result writes nothing; `detach_` changes no value.
-_HARMLESS = {operator.getitem, torch.ops.aten.detach_.default}
 
 
 def functional(exported: ExportedProgram) -> ExportedProgram:
     """The same program as one graph of operations that write nothing."""
     _inline_contexts(exported.graph_module)
-    calls = [node.target for node in exported.graph.nodes if node.op == "call_function"]
-    if all(call in _HARMLESS or (isinstance(call, OpOverload) and not call._schema.is_mutable) for call in calls):
+    if not any(map(_has_a_body, exported.graph.nodes)) and without_writes(exported.graph):
+        exported.graph_module.recompile()
         return exported
     return exported.run_decompositions({})
 
@@ -49,6 +46,10 @@ def _inline_contexts(module: fx.GraphModule) -> None:
         module.graph.erase_node(node)
     module.graph.eliminate_dead_code()
     module.recompile()
+
+
+def _has_a_body(node: fx.Node) -> bool:
+    return isinstance(node.target, HigherOrderOperator)
 
 
 def _casts(node: fx.Node) -> bool:
