@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from autoconvert import ops
+from autoconvert.ops.attention import HIDES
 from autoconvert.pattern import Example, Pattern, tensor
 
 # Queries and keys have lengths of their own: a single step looks back on many.
@@ -79,6 +80,38 @@ def _shared_causal(query: Tensor, key: Tensor, value: Tensor, scale: float, soft
     return ops.attention(query, _repeated(key), _repeated(value), None, scale, True, softcap=softcap)
 
 
+def _biased_by_key(
+    query: Tensor, key: Tensor, value: Tensor, hidden: Tensor, bias: Tensor, scale: float, fill: float
+) -> Tensor:
+    """Each key brings a number with it that is added to all its scores (dynamic mask attention: Shi et al., 2025)."""
+    mask = torch.where(hidden, fill, bias[:, :, None].expand(-1, -1, query.shape[2], -1))
+    return ops.attention(query, key, value, mask, scale, False)
+
+
+def _biased_by_shared_key(
+    query: Tensor, key: Tensor, value: Tensor, hidden: Tensor, bias: Tensor, scale: float, fill: float
+) -> Tensor:
+    mask = torch.where(hidden, fill, bias[:, :, None].expand(-1, -1, query.shape[2], -1))
+    return ops.attention(query, key, value, _repeated(mask), scale, False)
+
+
+def _with_bias_in_key(
+    query: Tensor, key: Tensor, value: Tensor, hidden: Tensor, bias: Tensor, scale: float, fill: float
+) -> Tensor:
+    """The number is one more entry of its key, where every query has 1 / scale."""
+    query = torch.cat([query, torch.full_like(query[..., :1], 1 / scale)], dim=-1)
+    key = torch.cat([key, bias[..., None]], dim=-1)
+    return ops.attention(query, key, value, torch.where(hidden, -torch.inf, 0.0), scale, False)
+
+
+def _bias_of_each_key(
+    query: Tensor, key: Tensor, value: Tensor, hidden: Tensor, bias: Tensor, scale: float, fill: float
+) -> str | None:
+    if scale == 0 or fill > HIDES:
+        return f"scores times {scale}, where {fill} is to hide"
+    return _whole_groups(query, key, value)
+
+
 def _whole_groups(query: Tensor, key: Tensor, value: Tensor, **_: Any) -> str | None:
     if query.ndim != 4 or key.ndim != 4 or value.ndim != 4:
         return "query, key and value are not [batch, heads, sequence, width]"
@@ -106,6 +139,8 @@ _VALUES: dict[str, Callable[[], Tensor | float]] = {
     "mask": lambda: tensor(1, 1, 1, 1),
     "sinks": lambda: tensor(_GROUPS * _REPEATS),
     "scale": lambda: 0.3,
+    "hidden": lambda: torch.zeros(1, 1, 1, 1) > 0,
+    "fill": lambda: -1e9,
     "softcap": lambda: 3.0,
 }
 
@@ -127,6 +162,14 @@ def _merged(*names: str) -> Callable[[], Example]:
         "value": tensor(1, _SLOTS, _VALUE_WIDTH),
         **{name: _VALUES[name]() for name in names},
     }
+
+
+def _biased(groups: int) -> Callable[[], Example]:
+    def example() -> Example:
+        given = _example(groups, "hidden")()
+        return {**given, "bias": tensor(_BATCH, groups, _SLOTS), "scale": 0.3, "fill": -1e9}
+
+    return example
 
 
 def _pattern(
@@ -159,5 +202,21 @@ PATTERNS = (
     # Once found, the heads that share keys are looked for.
     _pattern("shared", _shared, _masked, _example(_GROUPS, *_CAPPED)),
     _pattern("shared.with_sinks", _shared_with_sinks, _masked_with_sinks, _example(_GROUPS, *_SUNK)),
+    Pattern(
+        name="attention.biased_by_key",
+        block="attention",
+        matches=_biased_by_key,
+        becomes=_with_bias_in_key,
+        example=_biased(_GROUPS * _REPEATS),
+        guard=_bias_of_each_key,
+    ),
+    Pattern(
+        name="attention.biased_by_key.shared",
+        block="attention",
+        matches=_biased_by_shared_key,
+        becomes=_with_bias_in_key,
+        example=_biased(_GROUPS),
+        guard=_bias_of_each_key,
+    ),
     _pattern("shared.causal", _shared_causal, _causal, _example(_GROUPS, "scale", "softcap", slots=_LENGTH)),
 )

@@ -91,6 +91,18 @@ def _merged_for_the_softmax(query: Tensor, key: Tensor, value: Tensor, _: Decode
     return torch.bmm(weights, v).view(1, HEADS, length, WIDTH // HEADS)
 
 
+def _biased_by_key(query: Tensor, key: Tensor, value: Tensor, _: Decoder) -> Tensor:
+    bias = value.sum(-1).sigmoid()[:, :, None].expand(-1, -1, query.shape[2], -1)
+    return F.scaled_dot_product_attention(query, key, value, bias.masked_fill(later(query), _LOWEST))
+
+
+def _biased_by_shared_key(query: Tensor, key: Tensor, value: Tensor, _: Decoder) -> Tensor:
+    first, length = value[:, :1], query.shape[2]
+    bias = first.sum(-1).sigmoid()[:, :, None].expand(-1, -1, length, -1).masked_fill(later(query), _LOWEST)
+    repeated = bias[:, :, None].expand(-1, -1, HEADS, -1, -1).reshape(1, HEADS, length, length)
+    return (query @ shared(key).mT * 0.5 + repeated).softmax(-1) @ shared(value)
+
+
 ATTENTIONS: dict[str, Change] = {
     "native": _attend(lambda q, k, v, d: F.scaled_dot_product_attention(q, k, v, ~later(q))),
     "native causal": _attend(lambda q, k, v, d: F.scaled_dot_product_attention(q, k, v, is_causal=True)),
@@ -129,6 +141,8 @@ ATTENTIONS: dict[str, Change] = {
     ),
     "capped": _attend(lambda q, k, v, d: ((scores(q, k) / 0.7).tanh() * 0.7 + added(q)).softmax(-1) @ v),
     "merged heads": _attend(_baddbmm),
+    "biased by key": _attend(_biased_by_key),
+    "biased by shared key": _attend(_biased_by_shared_key),
     "merged heads for the softmax": _attend(_merged_for_the_softmax),
     "floored": _attend(lambda q, k, v, d: torch.max(scores(q, k) + added(q), torch.full((), _LOWEST)).softmax(-1) @ v),
     "sinks": _attend(lambda q, k, v, d: _with_sink(scores(q, k) + added(q), d)[..., :-1] @ v),
@@ -145,6 +159,11 @@ NEAR: dict[str, Change] = {
         lambda q, k, v, d: torch.max(scores(q, k) + added(q), torch.full((), -3.0)).softmax(-1) @ v
     ),
     "filled by a sum in part": _attend(lambda q, k, v, d: blended(scores(q, k), kept(q) * 0.5).softmax(-1) @ v),
+    "biased by query": _attend(
+        lambda q, k, v, d: F.scaled_dot_product_attention(
+            q, k, v, (v.sum(-1)[..., None] * torch.arange(q.shape[2])).masked_fill(later(q), _LOWEST)
+        )
+    ),
     "bool mask added": _attend(lambda q, k, v, d: (scores(q, k) + ~later(q)).softmax(-1) @ v),
     "capped after the mask": _attend(lambda q, k, v, d: (((scores(q, k) + added(q)).tanh()) * 30).softmax(-1) @ v),
     "scaled after the cap and the mask": _attend(

@@ -1,15 +1,19 @@
 """A model that runs token by token converts by its own path for a single token."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autoconvert.check.graph import check_graph
 from autoconvert.check.parity import Reference
 from autoconvert.errors import CheckFailed, Refused
 from autoconvert.one_step import trace_one_step
+from autoconvert.patterns import PATTERNS
+from autoconvert.pipeline import Options, run_passes
 from autoconvert.recurrence import unrolls
 from tests.models import (
     CONTEXT,
@@ -17,6 +21,7 @@ from tests.models import (
     WIDTH,
     assert_chunks_give_what_the_model_gives,
     rewrite,
+    tiny_llama,
     weights_of,
 )
 
@@ -189,3 +194,16 @@ def test_a_state_may_be_kept_in_the_module_itself_which_stays_as_it_was() -> Non
 def test_a_recurrence_that_runs_position_by_position_says_so() -> None:
     assert unrolls(rewrite(Recurrent(decaying, WIDTH)))
     assert not unrolls(rewrite(Recurrent(convolving, WIDTH, 2)))
+
+
+def test_a_step_whose_bias_depends_on_tokens_is_refused_for_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    native = F.scaled_dot_product_attention
+
+    def masked(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
+        return native(query, key, value, **(options | {"attn_mask": query[:, :1, :, :1]}))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(F, "scaled_dot_product_attention", masked)
+        program = trace_one_step(tiny_llama(), CONTEXT)
+    with pytest.raises(Refused, match="has a bias that is computed from"):
+        run_passes(program, Options(CONTEXT, PATTERNS, lambda *_: None))

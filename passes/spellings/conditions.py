@@ -13,7 +13,10 @@ aten = torch.ops.aten
 
 # These leave numbers as they are, or put zeros in their place.
 _REARRANGEMENTS = {
+    aten.embedding.default,
     aten.expand.default,
+    aten.index.Tensor,
+    aten.index_select.default,
     aten.permute.default,
     aten.reshape.default,
     aten.select.int,

@@ -32,6 +32,8 @@ ATTENTION_OF = {
     "attention.native.grouped": "native grouped",
     "attention.native.grouped.causal": "native grouped causal",
     "attention.shared": "native shared",
+    "attention.biased_by_key": "biased by key",
+    "attention.biased_by_key.shared": "biased by shared key",
     "attention.shared.causal": "native shared causal",
     "attention.shared.with_sinks": "shared sinks",
     "attention.with_sinks": "sinks",

@@ -384,6 +384,7 @@ GUARDS: dict[str, tuple[str, dict[str, Any], str]] = {
     ),
     "weak mask": ("attention_scores.filled", {"fill": -3.0}, "become -3.0, which hides nothing"),
     "floor above what is hidden": ("attention_scores.floored", {"floor": -3.0}, "at least -3.0, which lifts some"),
+    "weak mask beside a bias": ("attention.biased_by_key", {"fill": -3.0}, "where -3.0 is to hide"),
     "mask that is no number": ("attention_scores.masked", {"mask": torch.ones(5, 9) > 0}, "no number"),
     "mask of more axes": (
         "attention_scores.masked",

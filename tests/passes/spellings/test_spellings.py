@@ -263,6 +263,14 @@ CONDITIONS: dict[str, tuple[Function, ...]] = {
         lambda x, m: blend(x, KEPT[: x.shape[1]]),
         lambda x, m: blend_backwards(x, KEPT[: x.shape[1]]),
     ),
+    "a sum weighted with rows of zeros and ones": (
+        lambda x, m: torch.where(F.embedding(x.argmax(-1), KEPT) == 0, -5.0, x),
+        lambda x, m: blend(x, F.embedding(x.argmax(-1), KEPT)),
+    ),
+    "a sum weighted with zeros and ones by index": (
+        lambda x, m: torch.where(KEPT[x.argmax(-1)] == 0, -5.0, x),
+        lambda x, m: blend(x, KEPT[x.argmax(-1)]),
+    ),
     "a sum weighted with what is true": (
         lambda x, m: torch.where((x > 0).float() == 0, -5.0, x),
         lambda x, m: blend(x, (x > 0).float()),
