@@ -1,7 +1,8 @@
 """A functional graph: what torch.export traces, without contexts around parts of it and without writes.
 
-`ExportedProgram.run_decompositions` does the same for every model and costs twice what tracing costs; most models
-only have a `no_grad` around their position tables, which a graph without gradients does not need.
+`ExportedProgram.run_decompositions` does the same for every model and costs twice what tracing costs. Most models only
+have a `no_grad` around their position tables, which a graph without gradients does not need, and write into tensors
+that they have just made.
 """
 
 import torch

@@ -30,14 +30,27 @@ def _reshaped(view: fx.Node, whole: fx.Node, part: fx.Node) -> fx.Node:
     return emit(view.graph, aten.reshape.default, part, sizes, like=view)
 
 
+def _permuted_back(view: fx.Node, _: fx.Node, part: fx.Node) -> fx.Node:
+    order = [axis % len(shape(view)) for axis in arguments(view)[1]]
+    return emit(view.graph, aten.permute.default, part, sorted(range(len(order)), key=order.__getitem__), like=view)
+
+
+def _itself(_: fx.Node, __: fx.Node, part: fx.Node) -> fx.Node:
+    return part
+
+
 # From a view, what it is a view of and its own new value: the whole with that part written.
 _WHOLE: dict[Any, Callable[[fx.Node, fx.Node, fx.Node], fx.Node]] = {
     aten.slice.Tensor: _written(aten.slice_scatter.default),
     aten.select.int: _written(aten.select_scatter.default),
     aten.view.default: _reshaped,
     aten.unsqueeze.default: _reshaped,
-    aten.alias.default: lambda view, whole, part: part,
+    aten.squeeze.dim: _reshaped,
+    aten.alias.default: _itself,
+    aten.to.dtype: _itself,
+    aten.to.device: _itself,
     aten.transpose.int: lambda view, _, part: emit(view.graph, aten.transpose.int, part, *view.args[1:], like=view),
+    aten.permute.default: _permuted_back,
 }
 # Named like a write, it changes no value.
 _HARMLESS = {aten.detach_.default}
@@ -85,10 +98,20 @@ def _source(node: fx.Node) -> fx.Node | None:
     """What the node's value may be a view of; a write gives what it has written into."""
     if node.target is operator.getitem:
         return first_input(node) if _source(first_input(node)) is not None else None
-    if not isinstance(node.target, OpOverload):
+    if not isinstance(node.target, OpOverload) or _is_cast(node):
         return None
     shares = any(result.alias_info is not None for result in node.target._schema.returns)
     return first_input(node) if shares else None
+
+
+def _is_cast(node: fx.Node) -> bool:
+    """`to` gives the tensor itself where nothing changes."""
+    return node.target.overloadpacket is aten.to and _kind(node) != _kind(first_input(node))  # type: ignore[union-attr]
+
+
+def _kind(node: fx.Node) -> tuple[torch.dtype, torch.device]:
+    value = node.meta["val"]
+    return value.dtype, value.device
 
 
 def _base(node: fx.Node) -> fx.Node:
@@ -101,7 +124,7 @@ def _views_are_known(whole: fx.Node, write: fx.Node) -> bool:
     for user in whole.users:
         if _source(user) is not whole or (user is not write and write < user):
             continue
-        is_view = writes(user) or (user.target in _WHOLE and not user.kwargs)
+        is_view = writes(user) or (user.target in _WHOLE and not user.kwargs and not any(a is True for a in user.args))
         if not (_views_are_known(user, write) if is_view else _is_read_before(user, write)):
             return False
     return True

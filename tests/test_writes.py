@@ -26,7 +26,9 @@ class Model(nn.Module):
 def exported(function: Function) -> ExportedProgram:
     with torch.no_grad():
         return torch.export.export(
-            Model(function).eval(), (torch.randn(5, 4, 6),), dynamic_shapes=({0: Dim("s", min=2, max=64)},)
+            Model(function).eval(),
+            (torch.randn(5, 4, 6, dtype=torch.float64),),
+            dynamic_shapes=({0: Dim("s", min=2, max=64)},),
         )
 
 
@@ -71,7 +73,25 @@ def flattened(x: Tensor) -> Tensor:
     return y.unsqueeze(1).add_(1).squeeze(1) + y
 
 
+def after_casts(x: Tensor) -> Tensor:
+    y = x.clone()
+    same, other = y.to(torch.float64), y.to(torch.float32)
+    y[:, 1] = 3.0
+    copied = y.to(torch.float64, copy=True)
+    return same + other + copied
+
+
+def permuted(x: Tensor) -> Tensor:
+    y = x * 2
+    y.permute(2, 0, 1)[1].add_(5.0)
+    return y + y.select(1, 0).unsqueeze(1).squeeze(1).mul_(3).sum()
+
+
+WRITES: list[Callable[[Tensor, Tensor], Tensor]] = [Tensor.add_, Tensor.copy_, Tensor.mul_]
+
 COVERED = [
+    after_casts,
+    permuted,
     parts_of_a_buffer,
     read_before_and_after,
     through_another_view,
@@ -104,7 +124,7 @@ def shuffled(x: Tensor, choices: random.Random) -> Tensor:
     views, read = [x.clone()], [x.sum((1, 2))]
     for _ in range(14):
         view = choices.choice(views)
-        kind = choices.randrange(7)
+        kind = choices.randrange(8)
         if kind == 0 and view.shape[-1] > 1:
             views.append(view[..., choices.randrange(view.shape[-1] - 1) :])
         elif kind == 1 and view.dim() > 2:
@@ -113,12 +133,15 @@ def shuffled(x: Tensor, choices: random.Random) -> Tensor:
             views.append(view.transpose(-1, -2))
         elif kind == 3:
             views.append(view.unsqueeze(1))
-        elif kind == 4:
+        elif kind == 5:
+            views.append(view.permute(0, *reversed(range(1, view.dim()))))
             read.append(summed(view))
+        elif kind == 4 and view.shape[1] == 1:
+            views.append(view.squeeze(1))
         else:
             other = choices.choice(views)
             value = summed(other).reshape(-1, *[1] * (view.dim() - 1))
-            choices.choice([view.add_, view.copy_, view.mul_])(value)
+            choices.choice(WRITES)(view, value)
     return torch.stack([*read, *(summed(view.cos()) for view in views)])
 
 
@@ -156,5 +179,5 @@ def assert_same(program: ExportedProgram, function: Function) -> None:
     assert not any(map(writes, program.graph.nodes))
     program.graph.lint()
     program.graph_module.recompile()
-    x = torch.randn(3, 4, 6)
+    x = torch.randn(3, 4, 6, dtype=torch.float64)
     torch.testing.assert_close(program.module()(x), function(x.clone()))
