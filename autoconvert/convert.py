@@ -24,7 +24,7 @@ from autoconvert.output import output_folder
 from autoconvert.patterns import PATTERNS
 from autoconvert.pipeline import PASSES, Options, Pass, rewrite, signatures
 from autoconvert.program import Program
-from autoconvert.recurrence import unrolls
+from autoconvert.recurrences.recurrence import unrolls
 from autoconvert.report.progress import Display, Silent, Timeline
 from autoconvert.report.report import CheckResult, Report, make_report, write_report
 from autoconvert.settings import Settings, choose, for_unrolled

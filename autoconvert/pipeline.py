@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from torch import nn
 
 from autoconvert.errors import Inseparable, Refused
-from autoconvert.one_step import trace_one_step
 from autoconvert.passes.bind_positions import bind_positions
 from autoconvert.passes.bind_weights import bind_weights
 from autoconvert.passes.carry_recurrences import carry_recurrences
@@ -21,7 +20,8 @@ from autoconvert.passes.steps_to_sequence import steps_to_sequence
 from autoconvert.pattern import Pattern
 from autoconvert.program import Program
 from autoconvert.report.progress import Silent, Timeline
-from autoconvert.trace import trace
+from autoconvert.tracing.one_step import trace_one_step
+from autoconvert.tracing.trace import trace
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from autoconvert.rewriting import (
     shape,
     where,
 )
-from autoconvert.trace import POSITIONS
+from autoconvert.tracing.trace import POSITIONS
 
 aten = torch.ops.aten
 

@@ -8,10 +8,10 @@ from torch import fx
 
 from autoconvert.passes.bind_positions import INPUT_POS
 from autoconvert.program import Program, State
-from autoconvert.recurrence import CarriedRecurrence, Recurrence
+from autoconvert.recurrences.recurrence import CarriedRecurrence, Recurrence
+from autoconvert.recurrences.running_sum import RunningSum
+from autoconvert.recurrences.shift_register import shift_register
 from autoconvert.rewriting import emit, finish, named_results
-from autoconvert.running_sum import RunningSum
-from autoconvert.shift_register import shift_register
 
 
 def carry_recurrences(program: Program) -> Program:

@@ -9,8 +9,8 @@ from torch import fx
 
 from autoconvert.analysis.axis_rules import axes
 from autoconvert.program import Program
+from autoconvert.recurrences.running_sum import RunningSum
 from autoconvert.rewriting import arguments, emit, finish, first_input, replace, shape
-from autoconvert.running_sum import RunningSum
 
 aten = torch.ops.aten
 

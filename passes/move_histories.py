@@ -17,7 +17,6 @@ from autoconvert.analysis.axis_rules import Layout
 from autoconvert.analysis.recurrences import is_size
 from autoconvert.analysis.sequence_axis import check_separate
 from autoconvert.errors import Inseparable, Refused
-from autoconvert.exported import export
 from autoconvert.passes.normalise import normalise
 from autoconvert.program import Program
 from autoconvert.rewriting import (
@@ -31,6 +30,7 @@ from autoconvert.rewriting import (
     shape,
     where,
 )
+from autoconvert.tracing.exported import export
 
 _SLOTS = -2
 

@@ -17,9 +17,8 @@ from autoconvert.analysis.masks import recognise_mask
 from autoconvert.analysis.recurrences import Region, find_recurrences, is_size
 from autoconvert.analysis.sequence_axis import check_separate
 from autoconvert.errors import Refused
-from autoconvert.one_step import OFFSET, STEPS
 from autoconvert.program import Program
-from autoconvert.recurrence import Recurrence
+from autoconvert.recurrences.recurrence import Recurrence
 from autoconvert.rewriting import (
     concrete,
     emit,
@@ -32,7 +31,8 @@ from autoconvert.rewriting import (
     shape,
     where,
 )
-from autoconvert.trace import POSITIONS, TOKENS
+from autoconvert.tracing.one_step import OFFSET, STEPS
+from autoconvert.tracing.trace import POSITIONS, TOKENS
 
 aten = torch.ops.aten
 

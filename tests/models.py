@@ -16,7 +16,7 @@ from autoconvert.pipeline import Options, Pass
 from autoconvert.pipeline import rewrite as whole_or_step
 from autoconvert.program import Program
 from autoconvert.source.weights import TensorWeights
-from autoconvert.trace import logits_of, trace
+from autoconvert.tracing.trace import logits_of, trace
 from tests.source.tiny import build, llama
 
 CONTEXT = 32

@@ -5,7 +5,7 @@ from enum import IntEnum
 import torch
 from torch import fx
 
-from autoconvert.trace import POSITIONS
+from autoconvert.tracing.trace import POSITIONS
 
 
 class Time(IntEnum):

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from autoconvert.errors import CheckFailed
-from autoconvert.past import token_by_token
 from autoconvert.source.source import Source
 from autoconvert.source.streamed import streamed
-from autoconvert.trace import TokensToLogits
+from autoconvert.tracing.past import token_by_token
+from autoconvert.tracing.trace import TokensToLogits
 
 # In units of the standard deviation of the reference's logits at a position.
 TOLERANCE = 1e-4

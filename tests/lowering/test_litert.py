@@ -17,7 +17,7 @@ from autoconvert.patterns import PATTERNS
 from autoconvert.pipeline import Options, run_passes, signatures
 from autoconvert.program import Program
 from autoconvert.rewriting import traced
-from autoconvert.trace import trace
+from autoconvert.tracing.trace import trace
 from tests.plain_llama import PlainLlama
 
 

@@ -12,7 +12,7 @@ from autoconvert.lowering.litert import expand, quiet
 from autoconvert.lowering.litert_private import convert
 from autoconvert.patterns import PATTERNS
 from autoconvert.pipeline import Options, run_passes, signatures
-from autoconvert.trace import trace
+from autoconvert.tracing.trace import trace
 from tests.plain_llama import PlainLlama
 
 

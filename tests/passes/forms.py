@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim
 
-from autoconvert.exported import export, program_of
 from autoconvert.passes.normalise import normalise
+from autoconvert.tracing.exported import export, program_of
 
 Function = Callable[..., Tensor]
 

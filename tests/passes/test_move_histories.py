@@ -9,11 +9,11 @@ from torch.export import Dim
 
 from autoconvert import ops
 from autoconvert.errors import Refused
-from autoconvert.exported import export, program_of
 from autoconvert.passes.move_histories import move_histories
 from autoconvert.passes.normalise import normalise
 from autoconvert.program import Program
 from autoconvert.rewriting import first_input, named_arguments, shape
+from autoconvert.tracing.exported import export, program_of
 
 SLOTS, WIDTH, HEADS, HEAD = 37, 6, 2, 4
 

@@ -11,7 +11,7 @@ from torch._ops import HigherOrderOperator
 from torch.export import ExportedProgram
 
 from autoconvert.rewriting import inline
-from autoconvert.writes import without_writes
+from autoconvert.tracing.writes import without_writes
 
 # The operands that come before the body, and the body's own operands after it.
 _CONTEXTS = {

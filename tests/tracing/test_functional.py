@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch._ops import OpOverload
 
-from autoconvert.exported import export
+from autoconvert.tracing.exported import export
 
 
 class Model(nn.Module):

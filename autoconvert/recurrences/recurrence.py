@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from autoconvert.program import Program
-from autoconvert.running_sum import RunningSum
-from autoconvert.shift_register import shift_register
+from autoconvert.recurrences.running_sum import RunningSum
+from autoconvert.recurrences.shift_register import shift_register
 
 
 class Recurrence(nn.Module):

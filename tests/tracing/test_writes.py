@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from autoconvert.writes import without_writes, writes
+from autoconvert.tracing.writes import without_writes, writes
 
 Function = Callable[[Tensor], Tensor]
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from autoconvert.recurrence import CarriedRecurrence, Recurrence
+from autoconvert.recurrences.recurrence import CarriedRecurrence, Recurrence
 
 HEADS, WIDTH, LENGTH = 2, 3, 7
 

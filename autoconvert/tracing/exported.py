@@ -16,11 +16,11 @@ from torch.fx.graph import CodeGen
 from torch.utils._sympy.value_ranges import ValueRanges, bound_sympy
 
 from autoconvert.errors import Inseparable, Refused
-from autoconvert.functional import functional
-from autoconvert.loops import trace_loops
 from autoconvert.program import Program, Weight
 from autoconvert.rewriting import concrete, shape, where
 from autoconvert.source.experts import experts_as_pairs
+from autoconvert.tracing.functional import functional
+from autoconvert.tracing.loops import trace_loops
 
 
 def export(

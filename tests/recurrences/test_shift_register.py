@@ -8,9 +8,9 @@ from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from autoconvert.passes.normalise import normalise
-from autoconvert.recurrence import Recurrence
+from autoconvert.recurrences.recurrence import Recurrence
+from autoconvert.recurrences.shift_register import ShiftRegister, Window, shift_register
 from autoconvert.rewriting import traced
-from autoconvert.shift_register import ShiftRegister, Window, shift_register
 
 CHANNELS, LENGTH, CHUNK = 3, 4, 6
 

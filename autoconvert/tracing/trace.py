@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from autoconvert.errors import InputError, Inseparable
-from autoconvert.exported import export, program_of
 from autoconvert.program import Program
+from autoconvert.tracing.exported import export, program_of
 
 TOKENS = "tokens"
 POSITIONS = "positions"

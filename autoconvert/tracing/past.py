@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from autoconvert import ops
 from autoconvert.errors import Refused
 from autoconvert.source.experts import experts_as_pairs
-from autoconvert.trace import logits_of, takes_use_cache
+from autoconvert.tracing.trace import logits_of, takes_use_cache
 
 # Different from each other and from 1, so that an axis of either shows in a shape.
 _BATCH, _LENGTH = 2, 5

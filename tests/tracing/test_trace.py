@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autoconvert.errors import InputError, Inseparable, Refused
-from autoconvert.trace import trace
+from autoconvert.tracing.trace import trace
 from tests import models
 from tests.models import Decoder
 

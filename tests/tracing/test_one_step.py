@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from autoconvert.check.graph import check_graph
 from autoconvert.check.parity import Reference
 from autoconvert.errors import CheckFailed, Refused
-from autoconvert.one_step import trace_one_step
 from autoconvert.patterns import PATTERNS
 from autoconvert.pipeline import Options, run_passes
-from autoconvert.recurrence import unrolls
+from autoconvert.recurrences.recurrence import unrolls
+from autoconvert.tracing.one_step import trace_one_step
 from tests.models import (
     CONTEXT,
     VOCABULARY,

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from autoconvert.recurrence import CarriedRecurrence
-from autoconvert.running_sum import RunningSum
+from autoconvert.recurrences.recurrence import CarriedRecurrence
+from autoconvert.recurrences.running_sum import RunningSum
 from tests.models import Decoder, assert_same, logits_in_chunks, logits_of_source, rewrite
 
 LENGTH, WIDTH = 7, 2

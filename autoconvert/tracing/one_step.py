@@ -14,11 +14,11 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 
 from autoconvert.errors import InputError, Refused
-from autoconvert.exported import export, program_of
-from autoconvert.past import Past, past_of
 from autoconvert.program import Program, State
 from autoconvert.rewriting import where
-from autoconvert.trace import POSITION_PARAMETERS, POSITIONS, TOKENS, untraceable
+from autoconvert.tracing.exported import export, program_of
+from autoconvert.tracing.past import Past, past_of
+from autoconvert.tracing.trace import POSITION_PARAMETERS, POSITIONS, TOKENS, untraceable
 
 OFFSET = "offset"
 STEPS = "steps"

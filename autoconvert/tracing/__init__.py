@@ -1,0 +1,1 @@
+"""From a module to a graph: of a whole text, or of one step."""
