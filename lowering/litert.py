@@ -14,7 +14,7 @@ from torch import Tensor, fx
 from torch._ops import OpOverload
 
 from autoconvert import ops
-from autoconvert.lowering import lookup, sorting
+from autoconvert.lowering import lookup, repetition, sorting
 from autoconvert.lowering.experts import expert_linear
 from autoconvert.ops.attention import attend
 from autoconvert.ops.semantic import Body
@@ -47,6 +47,10 @@ def expand(graph: fx.GraphModule) -> fx.GraphModule:
     for node in list(copy.graph.nodes):
         if node.target in bodies:
             _expand_node(copy.graph, node, bodies[node.target], expansions)
+    # Bodies repeat too.
+    normalise(copy)
+    for node in copy.graph.find_nodes(op="call_function", target=torch.ops.aten.expand.default):
+        _expand_node(copy.graph, node, repetition.expand, expansions)
     return finish(normalise(copy))
 
 
