@@ -13,14 +13,6 @@ _ROOT = math.sqrt(2.0 / math.pi)
 _CUBE = 0.044715
 
 
-def _silu(x: Tensor) -> Tensor:
-    return x * torch.sigmoid(x)
-
-
-def _gelu(x: Tensor, inner: float) -> Tensor:
-    return x * 0.5 * (1.0 + torch.erf(x * inner))
-
-
 def _gelu_tanh(x: Tensor, inner: float, cube: float) -> Tensor:
     return 0.5 * x * (1.0 + torch.tanh(inner * (x + cube * torch.pow(x, 3.0))))
 
@@ -39,20 +31,18 @@ def _numbers(expected: dict[str, float]) -> Callable[..., str | None]:
     return guard
 
 
-def _gelu_pattern(name: str, matches: Callable[..., Tensor], approximate: str, **numbers: float) -> Pattern:
+def _gelu_pattern(name: str, matches: Callable[..., Tensor], **numbers: float) -> Pattern:
     return Pattern(
         name=name,
         block="activation",
         matches=matches,
-        becomes=lambda x, **_: F.gelu(x, approximate=approximate),
+        becomes=lambda x, **_: F.gelu(x, approximate="tanh"),
         example=lambda: {"x": tensor(1, 5, 14), **numbers},
         guard=_numbers(numbers),
     )
 
 
 PATTERNS = (
-    Pattern("silu", "activation", _silu, lambda x: F.silu(x), lambda: {"x": tensor(1, 5, 14)}),
-    _gelu_pattern("gelu", _gelu, "none", inner=math.sqrt(0.5)),
-    _gelu_pattern("gelu_tanh", _gelu_tanh, "tanh", inner=_ROOT, cube=_CUBE),
-    _gelu_pattern("gelu_tanh.factored", _gelu_tanh_factored, "tanh", inner=_ROOT, cube=_CUBE),
+    _gelu_pattern("gelu_tanh", _gelu_tanh, inner=_ROOT, cube=_CUBE),
+    _gelu_pattern("gelu_tanh.factored", _gelu_tanh_factored, inner=_ROOT, cube=_CUBE),
 )

@@ -85,13 +85,6 @@ def _biased_by_key(
 ) -> Tensor:
     """Each key brings a number with it that is added to all its scores (dynamic mask attention: Shi et al., 2025)."""
     mask = torch.where(hidden, fill, bias[:, :, None].expand(-1, -1, query.shape[2], -1))
-    return ops.attention(query, key, value, mask, scale, False)
-
-
-def _biased_by_shared_key(
-    query: Tensor, key: Tensor, value: Tensor, hidden: Tensor, bias: Tensor, scale: float, fill: float
-) -> Tensor:
-    mask = torch.where(hidden, fill, bias[:, :, None].expand(-1, -1, query.shape[2], -1))
     return ops.attention(query, key, value, _repeated(mask), scale, False)
 
 
@@ -164,12 +157,9 @@ def _merged(*names: str) -> Callable[[], Example]:
     }
 
 
-def _biased(groups: int) -> Callable[[], Example]:
-    def example() -> Example:
-        given = _example(groups, "hidden")()
-        return {**given, "bias": tensor(_BATCH, groups, _SLOTS), "scale": 0.3, "fill": -1e9}
-
-    return example
+def _biased() -> Example:
+    given = _example(_GROUPS, "hidden")()
+    return {**given, "bias": tensor(_BATCH, _GROUPS, _SLOTS), "scale": 0.3, "fill": -1e9}
 
 
 def _pattern(
@@ -207,15 +197,7 @@ PATTERNS = (
         block="attention",
         matches=_biased_by_key,
         becomes=_with_bias_in_key,
-        example=_biased(_GROUPS * _REPEATS),
-        guard=_bias_of_each_key,
-    ),
-    Pattern(
-        name="attention.biased_by_key.shared",
-        block="attention",
-        matches=_biased_by_shared_key,
-        becomes=_with_bias_in_key,
-        example=_biased(_GROUPS),
+        example=_biased,
         guard=_bias_of_each_key,
     ),
     _pattern("shared.causal", _shared_causal, _causal, _example(_GROUPS, "scale", "softcap", slots=_LENGTH)),

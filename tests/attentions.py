@@ -92,11 +92,6 @@ def _merged_for_the_softmax(query: Tensor, key: Tensor, value: Tensor, _: Decode
 
 
 def _biased_by_key(query: Tensor, key: Tensor, value: Tensor, _: Decoder) -> Tensor:
-    bias = value.sum(-1).sigmoid()[:, :, None].expand(-1, -1, query.shape[2], -1)
-    return F.scaled_dot_product_attention(query, key, value, bias.masked_fill(later(query), _LOWEST))
-
-
-def _biased_by_shared_key(query: Tensor, key: Tensor, value: Tensor, _: Decoder) -> Tensor:
     first, length = value[:, :1], query.shape[2]
     bias = first.sum(-1).sigmoid()[:, :, None].expand(-1, -1, length, -1).masked_fill(later(query), _LOWEST)
     repeated = bias[:, :, None].expand(-1, -1, HEADS, -1, -1).reshape(1, HEADS, length, length)
@@ -142,7 +137,6 @@ ATTENTIONS: dict[str, Change] = {
     "capped": _attend(lambda q, k, v, d: ((scores(q, k) / 0.7).tanh() * 0.7 + added(q)).softmax(-1) @ v),
     "merged heads": _attend(_baddbmm),
     "biased by key": _attend(_biased_by_key),
-    "biased by shared key": _attend(_biased_by_shared_key),
     "merged heads for the softmax": _attend(_merged_for_the_softmax),
     "floored": _attend(lambda q, k, v, d: torch.max(scores(q, k) + added(q), torch.full((), _LOWEST)).softmax(-1) @ v),
     "sinks": _attend(lambda q, k, v, d: _with_sink(scores(q, k) + added(q), d)[..., :-1] @ v),

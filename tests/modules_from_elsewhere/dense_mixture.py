@@ -1,4 +1,4 @@
-"""A small mixture of experts: every expert computes, and one-hot weights choose; attention with `enable_gqa`."""
+"""A small mixture of experts: every expert computes, and one-hot weights choose; key heads shared or repeated."""
 
 import torch
 import torch.nn.functional as F
@@ -33,15 +33,17 @@ class MixtureDecoder(nn.Module):
         self.norms = nn.ModuleList(nn.RMSNorm(width, eps=1e-6) for _ in range(4))
         self.head = nn.Linear(width, vocabulary)
 
-    def attend(self, x: Tensor) -> Tensor:
+    def attend(self, x: Tensor, repeated: bool) -> Tensor:
         q = self.q(x).unflatten(-1, (4, 4)).transpose(1, 2)
         k, v = self.kv(x).unflatten(-1, (2, 2, 4)).permute(2, 0, 3, 1, 4)
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        if repeated:
+            k, v = k.repeat_interleave(2, dim=1), v.repeat_interleave(2, dim=1)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=not repeated)
         return self.o(y.transpose(1, 2).flatten(2))
 
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.embed(tokens) + self.places[: tokens.shape[1]]
         for index, mixture in enumerate(self.mixtures):
-            x = x + self.attend(self.norms[2 * index](x))
+            x = x + self.attend(self.norms[2 * index](x), repeated=index > 0)
             x = x + mixture(self.norms[2 * index + 1](x))
         return self.head(x)

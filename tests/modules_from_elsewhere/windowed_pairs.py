@@ -22,7 +22,8 @@ class Layer(nn.Module):
     def __init__(self, width: int, heads: int, window: int | None) -> None:
         super().__init__()
         self.heads, self.window = heads, window
-        self.projections = nn.ModuleDict({name: nn.Linear(width, width, bias=False) for name in ("q", "k", "v", "o")})
+        widths = {"q": width, "k": width // heads, "v": width // heads, "o": width}
+        self.projections = nn.ModuleDict({name: nn.Linear(width, size, bias=False) for name, size in widths.items()})
         self.temperature = nn.Parameter(torch.ones(heads, 1, 1))
         self.gate_up = nn.Linear(width, 4 * width, bias=False)
         self.down = nn.Linear(2 * width, width, bias=False)
@@ -31,13 +32,14 @@ class Layer(nn.Module):
         batch, length, _ = x.shape
         y = F.rms_norm(x, (x.size(-1),))
         q, k, v = (
-            self.projections[name](y).view(batch, length, self.heads, -1).movedim(1, 2) for name in ("q", "k", "v")
+            self.projections[name](y).view(batch, length, -1, x.shape[-1] // self.heads).movedim(1, 2)
+            for name in ("q", "k", "v")
         )
         q, k = F.normalize(q, dim=-1) * self.temperature, F.normalize(k, dim=-1)
         q, k = (t * cos + rotate_every_two(t) * sin for t in (q, k))
         row, column = torch.meshgrid(torch.arange(length), torch.arange(length), indexing="ij")
         seen = column <= row if self.window is None else (column <= row) & (row - column < self.window)
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=1.0)
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=1.0, enable_gqa=True)
         x = x + self.projections["o"](attended.movedim(2, 1).flatten(-2))
         gate, up = self.gate_up(F.rms_norm(x, (x.size(-1),))).chunk(2, -1)
         return x + self.down(F.silu(gate) * up)

@@ -33,7 +33,6 @@ ATTENTION_OF = {
     "attention.native.grouped.causal": "native grouped causal",
     "attention.shared": "native shared",
     "attention.biased_by_key": "biased by key",
-    "attention.biased_by_key.shared": "biased by shared key",
     "attention.shared.causal": "native shared causal",
     "attention.shared.with_sinks": "shared sinks",
     "attention.with_sinks": "sinks",
@@ -76,8 +75,6 @@ def norm(name: str) -> Change:
 def activation(name: str) -> Change:
     root = (2 / torch.pi) ** 0.5
     written = {
-        "silu": lambda d, x: x * x.sigmoid(),
-        "gelu": lambda d, x: x * 0.5 * (1 + torch.erf(x / 2**0.5)),
         "gelu_tanh": lambda d, x: 0.5 * x * (1 + torch.tanh(root * (x + 0.044715 * x**3))),
         "gelu_tanh.factored": lambda d, x: 0.5 * x * (1 + torch.tanh(root * x * (1 + 0.044715 * x * x))),
     }
@@ -92,7 +89,6 @@ def rotation(name: str) -> Change:
     """Queries and keys turned as the rotary pattern of this name has it."""
     written: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
         "rotary.half": lambda x, c, s: x * twice(c) + torch.cat((-x[..., 2:], x[..., :2]), -1) * twice(s),
-        "rotary.half.backwards": lambda x, c, s: x * twice(c) + torch.cat((x[..., 2:], -x[..., :2]), -1) * twice(s),
         "rotary.half.halves": lambda x, c, s: torch.cat(
             (x[..., :2] * c - x[..., 2:] * s, x[..., 2:] * c + x[..., :2] * s), -1
         ),
@@ -129,8 +125,7 @@ def feed_forward(name: str) -> Change:
         if "fused" in rest:
             first, second = F.linear(x, torch.cat((gate, up))).chunk(2, -1)
             return F.linear(function(first) * second, down)
-        biases = [layer.bias if rest else None for layer in (decoder.query, decoder.key, decoder.value)]
-        return F.linear(function(F.linear(x, gate, biases[0])) * F.linear(x, up, biases[1]), down, biases[2])
+        return F.linear(function(F.linear(x, gate)) * F.linear(x, up), down)
 
     return mix
 
