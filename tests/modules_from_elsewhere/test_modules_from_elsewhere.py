@@ -10,40 +10,23 @@ import autoconvert
 from autoconvert.check.file import logits_at, open_file
 from autoconvert.check.parity import distance, random_tokens
 from tests import models
-from tests.modules_from_elsewhere.alibi_decoder import AlibiDecoder
 from tests.modules_from_elsewhere.complex_rotary import ComplexRotary
+from tests.modules_from_elsewhere.decoders import PATTERNS_OF
 from tests.modules_from_elsewhere.dense_mixture import MixtureDecoder
 from tests.modules_from_elsewhere.einsum_decoder import EinsumDecoder
-from tests.modules_from_elsewhere.multi_query import MultiQuery
-from tests.modules_from_elsewhere.nano_gpt import NanoGPT
-from tests.modules_from_elsewhere.torch_layers import TorchLayers
-from tests.modules_from_elsewhere.windowed_pairs import WindowedPairs
 
 VOCABULARY = 53
-
-# What must be recognised in each: the rest is arithmetic at every position.
-BLOCKS: dict[type[nn.Module], dict[str, int]] = {
-    NanoGPT: {"norm": 5, "attention": 2},
-    EinsumDecoder: {"activation": 2, "norm": 4, "attention": 2},
-    ComplexRotary: {"norm": 5, "rotary": 4, "attention": 2, "feed_forward": 2},
-    AlibiDecoder: {"norm": 3, "attention": 2},
-    MultiQuery: {"norm": 1, "attention": 2},
-    MixtureDecoder: {"norm": 4, "attention": 2},
-    TorchLayers: {"norm": 5, "attention": 3},
-    WindowedPairs: {"norm": 5, "rotary": 4, "attention": 2, "feed_forward": 2},
-}
-
 
 def decoder(kind: type[nn.Module]) -> nn.Module:
     torch.manual_seed(0)
     return models.noisy(kind())
 
 
-@pytest.mark.parametrize("kind", BLOCKS)
+@pytest.mark.parametrize("kind", PATTERNS_OF)
 def test_chunks_give_what_the_module_gives(kind: type[nn.Module]) -> None:
     module = decoder(kind)
     program = models.rewrite(module)
-    assert program.recognition.blocks == BLOCKS[kind]
+    assert set(program.recognition.patterns) == PATTERNS_OF[kind]
     models.assert_chunks_give_what_the_model_gives(program, module, VOCABULARY)
 
 
