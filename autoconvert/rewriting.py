@@ -25,9 +25,10 @@ def emit(graph: fx.Graph, target: Callable[..., Any], *args: Argument, like: fx.
 def infer(node: fx.Node) -> Any:
     """The fake value of a call, from the fake values of its arguments."""
     values = fx.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
+    tensors = [n.meta["val"] for n in node.all_input_nodes if isinstance(n.meta["val"], Tensor)]
     # What is computed from sizes alone belongs to the fake tensors of the graph's inputs.
-    sources = (*node.all_input_nodes, *node.graph.find_nodes(op="placeholder"))
-    mode = detect_fake_mode([n.meta["val"] for n in sources if isinstance(n.meta.get("val"), Tensor)])
+    inputs = (n.meta.get("val") for n in node.graph.nodes if n.op == "placeholder")
+    mode = detect_fake_mode(tensors or [next((value for value in inputs if isinstance(value, Tensor)), None)])
     assert callable(node.target)
     if mode is None:
         return node.target(*values[0], **values[1])

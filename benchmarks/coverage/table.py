@@ -16,8 +16,8 @@ _EXPLANATION = (
 
 
 _ELSEWHERE = (
-    "No type of transformers needs these. They are for modules from elsewhere: the tests hold that a type or one of the",
-    "modules in `tests/modules_from_elsewhere` needs each pattern there is.",
+    "No type of transformers needs these. They are for modules from elsewhere: the tests hold that a type, or one of",
+    "the modules in `tests/modules_from_elsewhere`, needs each pattern there is.",
 )
 _ALL_MATCHED = "None: each pattern matches in at least one type."
 
