@@ -1,6 +1,4 @@
-"""Gated feed-forward layers: SwiGLU and its relatives, of two matrices or one fused."""
-
-from collections.abc import Callable
+"""Gated feed-forward layers: SwiGLU and its relatives, with biases or without, of two matrices or one fused."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,7 +10,9 @@ from autoconvert.pattern import Example, Pattern, tensor
 _INNER = 22
 
 
-def _plain(activation: str, function: Callable[[Tensor], Tensor]) -> Pattern:
+def _plain(activation: str) -> Pattern:
+    function = ACTIVATIONS[activation]
+
     def matches(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
         return F.linear(function(F.linear(x, gate)) * F.linear(x, up), down)
 
@@ -20,12 +20,14 @@ def _plain(activation: str, function: Callable[[Tensor], Tensor]) -> Pattern:
         name=f"gated_feed_forward.{activation}",
         block="feed_forward",
         matches=matches,
-        becomes=lambda x, gate, up, down: ops.gated_feed_forward(x, gate, up, down, activation),
+        becomes=lambda x, gate, up, down: ops.gated_feed_forward(x, gate, up, down, None, None, None, activation),
         example=_inputs,
     )
 
 
-def _fused(activation: str, function: Callable[[Tensor], Tensor]) -> Pattern:
+def _fused(activation: str) -> Pattern:
+    function = ACTIVATIONS[activation]
+
     def matches(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
         gate, up = F.linear(x, gate_up).chunk(2, dim=-1)
         return F.linear(function(gate) * up, down)
@@ -34,7 +36,7 @@ def _fused(activation: str, function: Callable[[Tensor], Tensor]) -> Pattern:
         name=f"gated_feed_forward.{activation}.fused",
         block="feed_forward",
         matches=matches,
-        becomes=lambda x, gate_up, down: ops.gated_feed_forward(x, gate_up, None, down, activation),
+        becomes=lambda x, gate_up, down: ops.gated_feed_forward(x, gate_up, None, down, None, None, None, activation),
         example=lambda: {"x": tensor(1, 5, 14), "gate_up": tensor(2 * _INNER, 14), "down": tensor(14, _INNER)},
         guard=lambda x, gate_up, down: _halves(gate_up, down),
     )
@@ -46,8 +48,42 @@ def _halves(gate_up: Tensor, down: Tensor) -> str | None:
     return f"{gate_up.shape[0]} rows are not two for each of {down.shape[1]} columns"
 
 
+def _biased(activation: str) -> Pattern:
+    function = ACTIVATIONS[activation]
+
+    def matches(
+        x: Tensor,
+        gate: Tensor,
+        up: Tensor,
+        down: Tensor,
+        gate_bias: Tensor,
+        up_bias: Tensor,
+        down_bias: Tensor,
+    ) -> Tensor:
+        return F.linear(function(F.linear(x, gate, gate_bias)) * F.linear(x, up, up_bias), down, down_bias)
+
+    return Pattern(
+        name=f"gated_feed_forward.{activation}.biased",
+        block="feed_forward",
+        matches=matches,
+        becomes=lambda x, gate, up, down, gate_bias, up_bias, down_bias: ops.gated_feed_forward(
+            x, gate, up, down, gate_bias, up_bias, down_bias, activation
+        ),
+        example=lambda: {
+            **_inputs(),
+            "gate_bias": tensor(_INNER),
+            "up_bias": tensor(_INNER),
+            "down_bias": tensor(14),
+        },
+    )
+
+
 def _inputs() -> Example:
     return {"x": tensor(1, 5, 14), "gate": tensor(_INNER, 14), "up": tensor(_INNER, 14), "down": tensor(14, _INNER)}
 
 
-PATTERNS = (*(_plain(name, function) for name, function in ACTIVATIONS.items()), _fused("silu", F.silu))
+PATTERNS = (
+    *(_plain(activation) for activation in ACTIVATIONS),
+    *(_fused(activation) for activation in ("silu", "gelu")),
+    _biased("gelu_tanh"),
+)

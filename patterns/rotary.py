@@ -36,6 +36,11 @@ def _rotate_half(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat((-second, first), dim=-1) * sin
 
 
+def _rotate_half_backwards(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    first, second = _halves(x)
+    return x * cos + torch.cat((second, -first), dim=-1) * sin
+
+
 def _rotate_every_two(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     first, second = _neighbours(x)
     return x * cos + _interleave(-second, first) * sin
@@ -84,6 +89,7 @@ def _half(name: str, matches: Callable[..., Tensor], becomes: Callable[..., Tens
 
 PATTERNS = (
     _whole("rotary.half", _rotate_half, lambda x, cos, sin: ops.rotary(x, cos, sin)),
+    _whole("rotary.half.backwards", _rotate_half_backwards, lambda x, cos, sin: ops.rotary(x, cos, -sin)),
     _whole("rotary.interleaved", _rotate_every_two, lambda x, cos, sin: ops.rotary(x, cos, sin, True)),
     _half("rotary.half.halves", _halves_to_halves, lambda x, cos, sin: ops.rotary(x, _twice(cos), _twice(sin))),
     _half(

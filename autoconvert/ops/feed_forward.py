@@ -17,15 +17,19 @@ def gated_feed_forward(
     gate: Tensor,
     up: Tensor | None,
     down: Tensor,
+    gate_bias: Tensor | None,
+    up_bias: Tensor | None,
+    down_bias: Tensor | None,
     activation: str,
 ) -> Tensor:
     """Gated feed-forward (Shazeer, 2020): down(activation(gate(x)) · up(x)).
 
-    `x` [..., width], `gate` and `up` [inner, width], `down` [width, inner]; without `up`, `gate` holds
-    the rows of both, [2 · inner, width]. `activation` is a name in ACTIVATIONS.
+    `x` [..., width], `gate` and `up` [inner, width], `down` [width, inner], biases [inner] and [width];
+    without `up`, `gate` holds the rows of both, [2 · inner, width], and its bias as well. `activation` is a name
+    in ACTIVATIONS.
     """
     if up is None:
-        gated, linear = F.linear(x, gate).chunk(2, dim=-1)
+        gated, linear = F.linear(x, gate, gate_bias).chunk(2, dim=-1)
     else:
-        gated, linear = F.linear(x, gate), F.linear(x, up)
-    return F.linear(ACTIVATIONS[activation](gated) * linear, down)
+        gated, linear = F.linear(x, gate, gate_bias), F.linear(x, up, up_bias)
+    return F.linear(ACTIVATIONS[activation](gated) * linear, down, down_bias)

@@ -146,7 +146,7 @@ CASES: tuple[Case, ...] = (
     (ops.rotary, ops.rotary, [x(N, N, N, N), x(N, N), x(N, N, N)]),
     (
         ops.gated_feed_forward,
-        lambda a, g, u, d: ops.gated_feed_forward(a, g, u, d, "silu"),
+        lambda a, g, u, d: ops.gated_feed_forward(a, g, u, d, None, None, None, "silu"),
         [x(N, N, N), WEIGHT, WEIGHT, WEIGHT],
     ),
     (ops.attention, lambda q, k, v: ops.attention(q, k, v, None, 0.5, False, 0), [x(N, 2, N, N)] * 3),

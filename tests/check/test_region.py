@@ -38,7 +38,7 @@ def attention(change: Callable[..., tuple[Any, ...]]) -> Callable[..., Tensor]:
 
 
 def gated(x: Tensor, gate: Tensor, up: Tensor, down: Tensor, activation: str = "silu") -> Any:
-    return ops.gated_feed_forward(x, gate, up, down, activation)
+    return ops.gated_feed_forward(x, gate, up, down, None, None, None, activation)
 
 
 WRONG: dict[str, tuple[str, Callable[..., Any]]] = {

@@ -17,6 +17,7 @@ from tests.modules_from_elsewhere.einsum_decoder import EinsumDecoder
 
 VOCABULARY = 53
 
+
 def decoder(kind: type[nn.Module]) -> nn.Module:
     torch.manual_seed(0)
     return models.noisy(kind())

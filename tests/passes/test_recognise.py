@@ -89,6 +89,7 @@ def rotation(name: str) -> Change:
     """Queries and keys turned as the rotary pattern of this name has it."""
     written: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
         "rotary.half": lambda x, c, s: x * twice(c) + torch.cat((-x[..., 2:], x[..., :2]), -1) * twice(s),
+        "rotary.half.backwards": lambda x, c, s: x * twice(c) + torch.cat((x[..., 2:], -x[..., :2]), -1) * twice(s),
         "rotary.half.halves": lambda x, c, s: torch.cat(
             (x[..., :2] * c - x[..., 2:] * s, x[..., 2:] * c + x[..., :2] * s), -1
         ),
@@ -125,7 +126,8 @@ def feed_forward(name: str) -> Change:
         if "fused" in rest:
             first, second = F.linear(x, torch.cat((gate, up))).chunk(2, -1)
             return F.linear(function(first) * second, down)
-        return F.linear(function(F.linear(x, gate)) * F.linear(x, up), down)
+        biases = [layer.bias if rest else None for layer in (decoder.query, decoder.key, decoder.value)]
+        return F.linear(function(F.linear(x, gate, biases[0])) * F.linear(x, up, biases[1]), down, biases[2])
 
     return mix
 
