@@ -1,5 +1,6 @@
 """The compiler in reading order: the tuple of passes, and the one loop that runs them."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -21,7 +22,11 @@ from autoconvert.pattern import Pattern
 from autoconvert.program import Program
 from autoconvert.report.progress import Silent, Timeline
 from autoconvert.tracing.one_step import trace_one_step
+from autoconvert.tracing.past import keeps_state
 from autoconvert.tracing.trace import trace
+
+# How the note of a trace ends that is of the model's own path for one token.
+SINGLE_STEP = " of a single step"
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,8 @@ def rewrite(
 ) -> Program:
     """Traces `decoder` and runs `passes`: on a whole text, or where that cannot be split on a single step.
 
+    What keeps a state is tried by its steps first.
+
     Raises:
         Refused: neither way is proven right.
     """
@@ -75,7 +82,7 @@ def rewrite(
     def rewritten(way: Callable[[nn.Module, int], Program]) -> Program:
         with stages.stage("trace") as stage:
             program = way(decoder, options.context)
-            stage.note = f"{len(program.graph.graph.nodes)} nodes"
+            stage.note = f"{len(program.graph.graph.nodes)} nodes" + (SINGLE_STEP if way is trace_one_step else "")
         with stages.stage("rewrite") as stage:
             program = run_passes(program, options, passes, after)
             blocks = program.recognition.blocks
@@ -83,6 +90,10 @@ def rewrite(
         return program
 
     stages = timeline or Timeline(Silent())
+    if keeps_state(decoder):
+        # Over a whole text it loops, which takes long to trace for nothing.
+        with contextlib.suppress(Refused):
+            return rewritten(trace_one_step)
     try:
         return rewritten(trace)
     except Inseparable as whole:

@@ -20,6 +20,8 @@ SHORTEST_CONTEXT = 4
 DEFAULT_PREFILL = (128, 16)
 # Where each position of a chunk is written out one after the other, a long chunk is a large file.
 UNROLLED_PREFILL = (16,)
+# What configurations call the number of positions that the model was made for.
+_LIMITS = ("max_position_embeddings", "max_seq_len", "seq_length")
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,9 @@ def context_limit(config: "PreTrainedConfig | None") -> int | None:
     """How many positions the model was made for; None where its configuration does not say."""
     if config is None:
         return None
-    limit = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
-    return limit if isinstance(limit, int) and limit > 0 else None
+    text = config.get_text_config(decoder=True)
+    limits = (getattr(text, name, None) for name in _LIMITS)
+    return next((limit for limit in limits if isinstance(limit, int) and limit > 0), None)
 
 
 def _prefill(prefill: Sequence[int] | None, context: int) -> tuple[int, ...]:

@@ -1,6 +1,9 @@
-"""Chunk lengths suit the model unless a person named them."""
+"""Chunk lengths suit the model unless a person named them, and so does the context."""
 
-from autoconvert.settings import choose, for_unrolled
+import pytest
+from transformers import PreTrainedConfig
+
+from autoconvert.settings import choose, context_limit, for_unrolled
 
 
 def settings(prefill: tuple[int, ...] | None, context: int | None = 64) -> tuple[int, ...]:
@@ -18,3 +21,13 @@ def test_a_short_context_is_one_chunk() -> None:
 
 def test_lengths_that_a_person_named_are_exact() -> None:
     assert settings((64, 4)) == (64, 4)
+
+
+@pytest.mark.parametrize("name", ["max_position_embeddings", "max_seq_len", "seq_length"])
+def test_the_limit_is_read_whatever_a_configuration_calls_it(name: str) -> None:
+    assert context_limit(PreTrainedConfig(**{name: 48})) == 48
+
+
+def test_a_configuration_may_name_no_limit() -> None:
+    assert context_limit(PreTrainedConfig()) is None
+    assert context_limit(None) is None

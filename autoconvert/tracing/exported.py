@@ -103,7 +103,10 @@ def _try_assertions(graph: fx.Graph, lengths: Sequence[int]) -> None:
         fails = (n for n in lengths if expression.subs(dict.fromkeys(symbols, n)) is not sympy.true)
         failing = next(fails, None) if len(symbols) == 1 else "some lengths"
         if failing is not None:
-            raise Inseparable(f"The model's code takes another path where {expression} does not hold: at {failing}.")
+            raise Inseparable(
+                f"The model's code takes another path where {expression} does not hold: at {failing}.",
+                hint=f"A smaller context may do: --context {failing - 1}." if isinstance(failing, int) else "",
+            )
 
 
 def _counts(graph: fx.Graph, longest: int) -> dict[Any, ValueRanges[Any]]:

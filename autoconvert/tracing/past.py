@@ -93,6 +93,14 @@ def past_of(decoder: nn.Module, slots: int) -> Past:
     return past
 
 
+def keeps_state(decoder: nn.Module) -> bool:
+    """Whether what `decoder` gives back after a few tokens holds more than keys and values."""
+    try:
+        return bool(_past_after(decoder.eval(), _LENGTH, _LENGTH).tensors)
+    except Exception:
+        return False
+
+
 def token_by_token(decoder: nn.Module, tokens: Sequence[int]) -> Tensor:
     """Logits [tokens, vocabulary] of the decoder's own path for single tokens, the past as it made it.
 
@@ -170,6 +178,8 @@ def _attributes_restored(decoder: nn.Module) -> Iterator[None]:
         yield
     finally:
         for module, attributes in before:
+            for name in [name for name, value in vars(module).items() if _is_plain(value) and name not in attributes]:
+                delattr(module, name)
             vars(module).update({name: value for name, value in attributes.items() if _is_plain(value)})
 
 

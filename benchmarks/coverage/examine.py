@@ -18,7 +18,7 @@ from torch import Tensor
 
 from autoconvert.convert import Stages, convert
 from autoconvert.errors import AutoconvertError, CheckFailed, Refused
-from autoconvert.pipeline import PASSES, Options, Pass
+from autoconvert.pipeline import PASSES, SINGLE_STEP, Options, Pass
 from autoconvert.program import Program, Recognition
 
 # The step of the table that each stage or pass of a conversion ends; what is not here is within the next.
@@ -35,17 +35,18 @@ class _Watcher:
 
     stage: Stage
     passed: list[str] = field(default_factory=list)
-    traces: int = 0
+    is_of_steps: bool = False
     recognition: Recognition = field(default_factory=Recognition)
 
     def started(self, stage: str) -> None:
         if stage == "lower" and self.stage == "graph":
             raise _Enough
-        self.traces += stage == "trace"
 
     def advanced(self, stage: str, done: int, total: int) -> None: ...
 
     def finished(self, stage: str, seconds: float, note: str) -> None:
+        if stage == "trace":
+            self.is_of_steps = note.endswith(SINGLE_STEP)
         self._ended(stage)
 
     def failed(self, stage: str) -> None: ...
@@ -80,7 +81,7 @@ def examine(model_type: str, stage: Stage = "file") -> Outcome:
     return replace(
         outcome,
         passed=passed,
-        traces=watcher.traces,
+        is_of_steps=watcher.is_of_steps,
         blocks=watcher.recognition.blocks,
         patterns=watcher.recognition.patterns,
         seconds=time.perf_counter() - begun,

@@ -24,7 +24,7 @@ _PATH = re.compile(r"(?:/[^\s():]+)+/([\w.-]+\.py):(\d+)(?:: [^\n]*)?")
 class Outcome:
     """A row of the table: `passed` are the steps that went well; `distance` is in σ of the model's logits.
 
-    `traces` is how often the model was traced: the second time it is as a single step.
+    `is_of_steps` says that the model was traced as a single step.
 
     "refused" is what the compiler declined, "wrong" what it converted or checked with other numbers, "failed" what
     broke in any other way.
@@ -34,7 +34,7 @@ class Outcome:
     status: Status
     reason: str = ""
     passed: tuple[str, ...] = ()
-    traces: int = 1
+    is_of_steps: bool = False
     blocks: dict[str, int] = field(default_factory=dict)
     patterns: dict[str, int] = field(default_factory=dict)
     distance: float | None = None

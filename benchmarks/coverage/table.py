@@ -97,7 +97,7 @@ def _step(outcome: Outcome, step: str) -> str:
         mark = "" if step in outcome.passed else "✗ "
         return f"{mark}{outcome.distance:.1e}"
     if step in outcome.passed:
-        return "✓ step" if step == "trace" and outcome.traces > 1 else "✓"
+        return "✓ step" if step == "trace" and outcome.is_of_steps else "✓"
     reached = next((name for name in STEPS if name not in outcome.passed), None)
     return {"right": "", "refused": "–"}.get(outcome.status, "✗") if step == reached else ""
 

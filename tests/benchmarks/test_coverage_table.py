@@ -41,7 +41,7 @@ def test_a_right_type_has_its_distance_work_and_blocks() -> None:
 
 
 def test_a_model_traced_as_a_step_is_marked() -> None:
-    stepped = dataclasses.replace(OUTCOMES[0], traces=2)
+    stepped = dataclasses.replace(OUTCOMES[0], is_of_steps=True)
     assert "| llama | ✓ step | ✓ |" in render([stepped], PATTERNS, "")
 
 

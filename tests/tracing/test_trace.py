@@ -81,8 +81,9 @@ def test_what_holds_at_every_length_is_no_obstacle() -> None:
 
 
 def test_what_fails_at_one_length_is_refused_with_the_length() -> None:
-    with pytest.raises(Inseparable, match="at 9"):
+    with pytest.raises(Inseparable, match="at 9") as refusal:
         trace(Branching(lambda length: length * min(6, length) != 54).eval(), 24)
+    assert "--context 8" in refusal.value.hint
 
 
 def test_parameters_are_inputs_by_name_and_buffers_are_constants() -> None:
