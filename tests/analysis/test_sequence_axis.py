@@ -106,9 +106,9 @@ LENGTH: dict[str, tuple[Mix, str]] = {
     "as a limit": (lambda d, x: x.clamp(max=x.shape[1] - 5), "clamp"),
     "choosing a row": (lambda d, x: x * d.rows[x.shape[1] - 1], "select"),
     "choosing a row by a fraction": (lambda d, x: x * d.rows.select(0, x.shape[1] // 4), "select"),
-    "cutting a weight": (lambda d, x: x + d.rows[: x.shape[1]], "slice"),
-    "cutting a weight with an axis more": (lambda d, x: x + d.rows[None, : x.shape[1]], "slice"),
-    "narrowing a weight": (lambda d, x: x + d.rows.narrow(0, 0, x.shape[1]), "slice|narrow"),
+    "cutting a weight": (lambda d, x: x + d.rows[1 : x.shape[1] + 1], "slice"),
+    "cutting a weight with an axis more": (lambda d, x: x + d.rows[None, 1 : x.shape[1] + 1], "slice"),
+    "narrowing a weight": (lambda d, x: x + d.rows.narrow(0, 1, x.shape[1]), "slice|narrow"),
 }
 
 RANDOM: dict[str, Mix] = {
