@@ -13,7 +13,7 @@ from torch import fx
 from torch.fx.passes.tools_common import stable_topological_sort
 
 from autoconvert import ops
-from autoconvert.analysis.masks import recognise_mask
+from autoconvert.analysis.masks import Mask, recognise_mask
 from autoconvert.analysis.recurrences import Region, find_recurrences, is_size
 from autoconvert.analysis.sequence_axis import check_separate
 from autoconvert.errors import Refused
@@ -53,8 +53,14 @@ def steps_to_sequence(program: Program, context: int) -> Program:
         return program
     if not is_symbolic(inputs[TOKENS].meta["val"].shape[0]):
         return _one_text_at_a_time(program, inputs)
+    # Layers share few masks.
+    masks: dict[fx.Node, Mask] = {}
     for attention in graph.find_nodes(op="call_function", target=ops.attention):
-        _attend_to_sequence(program.graph, attention, inputs[OFFSET], context)
+        _check_looks_back(attention)
+        node = named_arguments(attention)["mask"]
+        if node not in masks:
+            masks[node] = _mask_of_steps(program.graph, attention, inputs[OFFSET], context)
+        _attend_to_sequence(graph, attention, masks[node])
     results = named_results(graph)
     states = [(inputs[state.name], results[state.name]) for state in program.states]
     for index, region in enumerate(find_recurrences(graph, states)):
@@ -105,22 +111,25 @@ def _name(node: fx.Node) -> str:
     return str(node.target)
 
 
-def _attend_to_sequence(owner: fx.GraphModule, attention: fx.Node, offset: fx.Node, context: int) -> None:
-    """Attention [steps, heads, 1, width] over the history is attention [1, heads, steps, width] over the sequence."""
-    graph = owner.graph
+def _check_looks_back(attention: fx.Node) -> None:
     given = named_arguments(attention)
     if not _is_history(given["key"]) or not _is_history(given["value"]) or given["mask"] is None:
         raise Refused(
             f"{where(attention)} looks back at what is not simply the keys and values of every position.",
             hint="Attention in a single step must be over a history, with a mask that hides what has not been.",
         )
-    computed = next((n for n in _between([offset], [given["mask"]]) if n.op == "placeholder" and not is_size(n)), None)
+
+
+def _mask_of_steps(owner: fx.GraphModule, attention: fx.Node, offset: fx.Node, context: int) -> Mask:
+    """What the masks of all steps are together, evaluated for every position."""
+    node = named_arguments(attention)["mask"]
+    computed = next((n for n in _between([offset], [node]) if n.op == "placeholder" and not is_size(n)), None)
     if computed is not None:
         raise Refused(
             f"The attention at {where(attention)} has a bias that is computed from {computed.target}.",
             hint="In a single step, a bias may depend on positions alone.",
         )
-    step = _single(owner, [offset], [given["mask"]])
+    step = _single(owner, [offset], [node])
     with torch.no_grad():
         rows = [step(torch.tensor(position))[0][..., :context] for position in range(context)]
     mask = recognise_mask(torch.cat(rows, dim=-2))
@@ -128,6 +137,12 @@ def _attend_to_sequence(owner: fx.GraphModule, attention: fx.Node, offset: fx.No
         raise Refused(f"The attention at {where(attention)} has a mask that is {mask}.")
     if mask.slopes is not None or mask.table is not None:
         raise Refused(f"The attention at {where(attention)} has a bias, and is seen in single steps only.")
+    return mask
+
+
+def _attend_to_sequence(graph: fx.Graph, attention: fx.Node, mask: Mask) -> None:
+    """Attention [steps, heads, 1, width] over the history is attention [1, heads, steps, width] over the sequence."""
+    given = named_arguments(attention)
     steps = {"query": given["query"], "key": first_input(given["key"]), "value": first_input(given["value"])}
     with graph.inserting_before(attention):
         along = {name: emit(graph, aten.transpose.int, node, -4, -2, like=attention) for name, node in steps.items()}
