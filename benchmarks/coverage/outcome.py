@@ -16,7 +16,8 @@ LARGER_CONTEXT = 128
 # The columns of the table, in the order in which a conversion goes.
 STEPS = ("trace", "recognise", "state", "lower", "run", "parity")
 
-_PLACE = re.compile(r"\((?:/[^\s():]+/)?([\w.-]+\.py):(\d+)(?:: .*)?\)", re.DOTALL)
+# A place as messages have it: `(path.py:line: code)`, where the code may have parentheses of its own.
+_PLACE = re.compile(r"\((?:/[^\s():]+/)?([\w.-]+\.py):(\d+)(?=[:)])")
 _PATH = re.compile(r"(?:/[^\s():]+)+/([\w.-]+\.py):(\d+)(?:: [^\n]*)?")
 
 
@@ -52,12 +53,32 @@ class Outcome:
         return cls(**{**fields, "passed": tuple(fields["passed"]), "multiply_adds": growth})
 
 
+def _without_code(line: str) -> str:
+    """The line with `(file.py:line)` for every place in it."""
+    kept = ""
+    while (place := _PLACE.search(line)) is not None:
+        kept += f"{line[: place.start()]}({place[1]}:{place[2]})"
+        line = line[_end_of_place(line, place.start()) :]
+    return kept + line
+
+
+def _end_of_place(line: str, start: int) -> int:
+    """Behind the parenthesis that closes the one at `start`; code that is cut off may open more than it closes."""
+    depth = 0
+    for index in range(start, len(line)):
+        depth += {"(": 1, ")": -1}.get(line[index], 0)
+        if depth == 0:
+            return index + 1
+    closing = line.rfind(")")
+    return closing + 1 if closing > start else len(line)
+
+
 def brief(message: str, hint: str = "") -> str:
     """A refusal in one line that is the same on every machine: paths become `file.py:line`.
 
     Where the message names no line of code, that of the hint is added.
     """
-    text = " ".join(_PATH.sub(r"\1:\2", _PLACE.sub(r"(\1:\2)", message)).split())
+    text = " ".join(_PATH.sub(r"\1:\2", "\n".join(map(_without_code, message.splitlines()))).split())
     place = _PATH.search(hint)
     if ".py:" not in text and place is not None:
         text = f"{text.rstrip('.')} ({place[1]}:{place[2]})"

@@ -82,4 +82,7 @@ def test_a_reason_names_the_file_and_not_the_machine() -> None:
     message = "add in model.layers.0 (/a/b-c/site-packages/t/modeling_x.py:12: y = f(a + b, (c)) uses\n a mask."
     assert brief(message) == "add in model.layers.0 (modeling_x.py:12) uses a mask."
     assert brief("add (/a/b/modeling_x.py:12: y = f(a) + b) is left.") == "add (modeling_x.py:12) is left."
+    two = "mul (/b/modeling_x.py:1: y = f(a)) is left.\nToken by token: add (/b/modeling_x.py:2: z = g() is left."
+    assert brief(two) == "mul (modeling_x.py:1) is left. Token by token: add (modeling_x.py:2) is left."
+    assert brief("add (/b/modeling_x.py:2: z = g(") == "add (modeling_x.py:2)"
     assert brief("It fails.", "It happens at /a/modeling_x.py:7: if length:") == "It fails (modeling_x.py:7)"
