@@ -12,7 +12,7 @@ import torch
 from torch import fx
 
 from autoconvert import ops
-from autoconvert.rewriting import is_symbolic, shape
+from autoconvert.rewriting import is_symbolic, named_arguments, shape
 
 aten = torch.ops.aten
 
@@ -45,11 +45,7 @@ def argument(node: fx.Node, name: str) -> Any:
 
     Raises KeyError where the operation has no such argument.
     """
-    for index, parameter in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
-        if parameter.name == name:
-            given = node.args[index : index + 1]
-            return given[0] if given else node.kwargs.get(name, parameter.default_value)
-    raise KeyError(f"{node.target} has no argument {name}")
+    return named_arguments(node)[name]
 
 
 def _axes_argument(node: fx.Node, rank: int, name: str = "dim") -> Iterable[int]:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from autoconvert.rewriting import arguments, emit, first_input, is_symbolic, same_shape, shape
+from autoconvert.rewriting import arguments, emit, first_input, is_symbolic, named_arguments, same_shape, shape
 
 aten = torch.ops.aten
 
@@ -25,21 +25,17 @@ _SPLITS = {
 }
 
 
-def axis_of(node: fx.Node, position: int) -> int:
-    """The axis that an operation works along: its argument at `position`."""
-    axis: Any = arguments(node)[position] if len(arguments(node)) > position else node.kwargs.get("dim", 0)
-    return int(axis)
+def axis_of(node: fx.Node) -> int:
+    """The axis that an operation works along."""
+    return int(named_arguments(node)["dim"])
 
 
 def slice_of(node: fx.Node) -> tuple[fx.Node, int, Any, Any, int]:
     """Source, axis from the end, start, end and step of a slice or of what is written into one."""
-    is_write = node.target is aten.slice_scatter.default
-    names = ("self", "src", "dim", "start", "end", "step") if is_write else ("self", "dim", "start", "end", "step")
-    given: dict[str, Any] = dict(zip(names, arguments(node), strict=False)) | dict(node.kwargs)
-    axis, start, end = given.get("dim", 0), given.get("start"), given.get("end")
-    axis = axis - len(shape(given["self"])) if axis >= 0 else axis
-    start, end = 0 if start is None else start, TO_THE_END if end is None else end
-    return given["self"], axis, start, end, given.get("step", 1)
+    given = named_arguments(node)
+    source, axis, start, end = given["self"], given["dim"], given["start"], given["end"]
+    axis = axis - len(shape(source)) if axis >= 0 else axis
+    return source, axis, 0 if start is None else start, TO_THE_END if end is None else end, given["step"]
 
 
 def _part_is_slice(node: fx.Node) -> fx.Node | None:
@@ -48,10 +44,10 @@ def _part_is_slice(node: fx.Node) -> fx.Node | None:
         return None
     whole, index = arguments(node)
     if whole.target is aten.unbind.int:
-        return emit(node.graph, aten.select.int, first_input(whole), axis_of(whole, 1), index, like=node)
+        return emit(node.graph, aten.select.int, first_input(whole), axis_of(whole), index, like=node)
     if whole.target not in _SPLITS:
         return None
-    source, axis = first_input(whole), axis_of(whole, 2)
+    source, axis = first_input(whole), axis_of(whole)
     parts = [part.shape[axis] for part in whole.meta["val"]]
     if any(map(is_symbolic, parts)):
         return None
@@ -99,7 +95,7 @@ def _selection_of_split_axis_is_slice(node: fx.Node) -> fx.Node | None:
 def _stack_is_concatenation(node: fx.Node) -> fx.Node | None:
     if node.target is not aten.stack.default:
         return None
-    parts, axis = arguments(node)[0], axis_of(node, 1)
+    parts, axis = arguments(node)[0], axis_of(node)
     wide = [emit(node.graph, aten.unsqueeze.default, part, axis, like=node) for part in parts]
     return emit(node.graph, aten.cat.default, wide, axis, like=node)
 
@@ -108,7 +104,7 @@ def _concatenation_of_something(node: fx.Node) -> fx.Node | None:
     """What has no entries adds none to a concatenation; one part alone is the whole."""
     if node.target is not aten.cat.default:
         return None
-    parts, axis = arguments(node)[0], axis_of(node, 1)
+    parts, axis = arguments(node)[0], axis_of(node)
     some = [part for part in parts if not _has_no_entries(part, axis)]
     dtype = node.meta["val"].dtype
     if not some or any(part.meta["val"].dtype != dtype for part in some):

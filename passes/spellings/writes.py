@@ -92,7 +92,7 @@ def _entries(node: fx.Node, base: fx.Node, axis: int, start: Any, end: Any) -> l
     """The entries [start, end) of `axis` as parts; those of a concatenation are its operands where they can be."""
     if start >= end:
         return []
-    if base.target is aten.cat.default and axis_of(base, 1) == axis:
+    if base.target is aten.cat.default and axis_of(base) == axis:
         found: list[fx.Node] = []
         first: Any = 0
         for operand in arguments(base)[0]:
