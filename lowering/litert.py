@@ -20,7 +20,7 @@ from autoconvert.ops.attention import attend
 from autoconvert.ops.semantic import Body
 from autoconvert.passes.normalise import normalise
 from autoconvert.program import Program
-from autoconvert.rewriting import finish, inline, replace, structure, traced
+from autoconvert.rewriting import inline, replace, structure, traced
 
 
 def lower(name: str, program: Program) -> bytes:
@@ -49,9 +49,10 @@ def expand(graph: fx.GraphModule) -> fx.GraphModule:
             _expand_node(copy.graph, node, bodies[node.target], expansions)
     # Bodies repeat too.
     normalise(copy)
-    for node in copy.graph.find_nodes(op="call_function", target=torch.ops.aten.expand.default):
+    repeated = copy.graph.find_nodes(op="call_function", target=torch.ops.aten.expand.default)
+    for node in repeated:
         _expand_node(copy.graph, node, repetition.expand, expansions)
-    return finish(normalise(copy))
+    return normalise(copy) if repeated else copy
 
 
 def _expand_node(graph: fx.Graph, node: fx.Node, body: Body, expansions: dict[str, fx.Graph]) -> None:

@@ -63,7 +63,7 @@ def without_writes(graph: fx.Graph) -> bool:
         return False
     for node in written:
         node.replace_all_uses_with(first_input(node))
-    _rewrite(graph, written)
+    _rewrite(graph, set(written))
     return True
 
 
@@ -140,7 +140,7 @@ def _is_read_before(view: fx.Node, write: fx.Node) -> bool:
     )
 
 
-def _rewrite(graph: fx.Graph, written: list[fx.Node]) -> None:
+def _rewrite(graph: fx.Graph, written: set[fx.Node]) -> None:
     source = {node: _source(node) for node in graph.nodes}
     base = {node: _base(node) for node in graph.nodes}
     writes_to = dict.fromkeys((base[node] for node in written), 0)
