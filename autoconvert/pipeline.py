@@ -1,6 +1,5 @@
 """The compiler in reading order: the tuple of passes, and the one loop that runs them."""
 
-import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -89,19 +88,25 @@ def rewrite(
             stage.note = ", ".join(f"{count} {block.replace('_', '-')}" for block, count in blocks.items())
         return program
 
-    stages = timeline or Timeline(Silent())
-    if keeps_state(decoder):
-        # Over a whole text it loops, which takes long to trace for nothing.
-        with contextlib.suppress(Refused):
+    def by_steps() -> Program | Refused:
+        try:
             return rewritten(trace_one_step)
+        except Refused as refusal:
+            return refusal
+
+    stages = timeline or Timeline(Silent())
+    # Over a whole text a state is a loop, which takes long to trace for nothing.
+    step = by_steps() if keeps_state(decoder) else None
+    if isinstance(step, Program):
+        return step
     try:
         return rewritten(trace)
     except Inseparable as whole:
-        try:
-            return rewritten(trace_one_step)
-        except Refused as step:
-            hint = "\n".join(filter(None, (whole.hint, step.hint)))
-            raise Refused(f"{whole.message}\nToken by token: {step.message}", hint=hint) from step
+        step = step or by_steps()
+        if isinstance(step, Program):
+            return step
+        hint = "\n".join(filter(None, (whole.hint, step.hint)))
+        raise Refused(f"{whole.message}\nToken by token: {step.message}", hint=hint) from step
 
 
 def run_passes(
