@@ -5,7 +5,7 @@ https://arxiv.org/abs/2405.04434, section 2.1). Where the expansion is proven to
 before the history: each position is expanded once.
 """
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import fx
@@ -42,22 +42,32 @@ def move_histories(program: Program) -> Program:
         Refused: what is computed from histories mixes their slots.
     """
     graph = program.graph.graph
+    if not graph.find_nodes(op="call_function", target=ops.history):
+        return program
     for attention in graph.find_nodes(op="call_function", target=ops.attention):
         given = named_arguments(attention)
         computed = {name: given[name] for name in ("key", "value") if given[name].target is not ops.history}
-        results = list(computed.values())
-        region = _from_histories(graph, results)
-        if not region or not all(result in region for result in results):
+        region = _from_histories(graph, list(computed.values()))
+        if not region.nodes or not all(result in region.nodes for result in region.results):
             continue
-        _prove_separate(program.graph, region, results, attention)
+        _prove_separate(program.graph, region, attention)
         with graph.inserting_before(attention):
-            moved = _moved(region, results)
+            moved = _moved(region)
         set_arguments(attention, **dict(zip(computed, moved, strict=True)))
     return program.with_graph(finish(program.graph))
 
 
-def _from_histories(graph: fx.Graph, results: Sequence[fx.Node]) -> list[fx.Node]:
-    """What lies between histories and `results`, in the graph's order."""
+@dataclass(frozen=True)
+class _Region:
+    """The `nodes` that compute `results` from `histories`, in the graph's order, and what they take from `outside`."""
+
+    nodes: list[fx.Node]
+    results: list[fx.Node]
+    histories: list[fx.Node]
+    outside: list[fx.Node]
+
+
+def _from_histories(graph: fx.Graph, results: list[fx.Node]) -> _Region:
     after: set[fx.Node] = set()
     for node in graph.nodes:
         if any(source.target is ops.history or source in after for source in node.all_input_nodes):
@@ -66,31 +76,21 @@ def _from_histories(graph: fx.Graph, results: Sequence[fx.Node]) -> list[fx.Node
     for node in reversed(graph.nodes):
         if node in needed and node in after:
             needed.update(node.all_input_nodes)
-    return [node for node in graph.nodes if node in needed and node in after and not is_size(node)]
+    nodes = [node for node in graph.nodes if node in needed and node in after and not is_size(node)]
+    operands = list(dict.fromkeys(operand for node in nodes for operand in node.all_input_nodes))
+    histories = [node for node in operands if node.target is ops.history]
+    return _Region(nodes, results, histories, [node for node in operands if node not in (*nodes, *histories)])
 
 
-def _histories(region: Sequence[fx.Node]) -> list[fx.Node]:
-    return list(dict.fromkeys(node for user in region for node in user.all_input_nodes if node.target is ops.history))
-
-
-def _slots(region: Sequence[fx.Node], attention: fx.Node) -> int:
-    counts = {arguments[1] for arguments in (history.args for history in _histories(region))}
-    if len(counts) != 1:
-        raise Refused(f"{where(attention)} looks back on histories of several lengths.")
-    (count,) = counts
-    assert isinstance(count, int)
-    return count
-
-
-def _prove_separate(
-    owner: fx.GraphModule, region: Sequence[fx.Node], results: Sequence[fx.Node], attention: fx.Node
-) -> None:
+def _prove_separate(owner: fx.GraphModule, region: _Region, attention: fx.Node) -> None:
     """The region with the number of slots as a symbol, at whose value in the trace it is what the trace has."""
-    slots, histories = _slots(region, attention), _histories(region)
+    histories = region.histories
+    if len({history.args[1] for history in histories}) != 1:
+        raise Refused(f"{where(attention)} looks back on histories of several lengths.")
+    slots = histories[0].args[1]
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node | int] = {h: graph.placeholder(f"history_{i}") for i, h in enumerate(histories)}
-    outer = dict.fromkeys(node for user in region for node in user.all_input_nodes if node not in (*region, *histories))
-    for node in outer:
+    for node in region.outside:
         if is_size(node):
             copies[node] = concrete(node.meta["val"], 1)
         elif node.meta.get("is_weight") or node.op == "get_attr":
@@ -98,10 +98,10 @@ def _prove_separate(
         else:
             raise Refused(f"{where(attention)} looks back on more than histories and weights: {where(node)}.")
     count = graph.call_function(torch.ops.aten.sym_size.int, (copies[histories[0]], _SLOTS))
-    for node in region:
+    for node in region.nodes:
         _copy(graph, node, copies, slots, count)
-    graph.output(tuple(copies[result] for result in results))
-    inputs = [*histories, *(node for node in outer if not is_size(node))]
+    graph.output(tuple(copies[result] for result in region.results))
+    inputs = [*histories, *(node for node in region.outside if not is_size(node))]
     examples = [
         torch.empty([concrete(size, 1) for size in shape(node)], dtype=node.meta["val"].dtype, device="meta")
         for node in inputs
@@ -121,16 +121,15 @@ def _prove_separate(
             raise Refused(f"{where(attention)} looks back along another axis than that of the positions.")
 
 
-def _moved(region: Sequence[fx.Node], results: Sequence[fx.Node]) -> list[fx.Node]:
+def _moved(region: _Region) -> list[fx.Node]:
     """The region for the one slot of each step's own, then its history."""
-    graph, histories = results[0].graph, _histories(region)
-    (slots,) = {history.args[1] for history in histories}
-    copies: dict[fx.Node, fx.Node | int] = {history: first_input(history) for history in histories}
-    copies |= {node: node for user in region for node in user.all_input_nodes if node not in (*region, *histories)}
-    for node in region:
+    graph, slots = region.results[0].graph, region.histories[0].args[1]
+    copies: dict[fx.Node, fx.Node | int] = {history: first_input(history) for history in region.histories}
+    copies |= {node: node for node in region.outside}
+    for node in region.nodes:
         copy = _copy(graph, node, copies, slots, 1)
         copy.meta["val"] = infer(copy)
-    return [emit(graph, ops.history, copies[result], slots, like=result) for result in results]
+    return [emit(graph, ops.history, copies[result], slots, like=result) for result in region.results]
 
 
 def _copy(
