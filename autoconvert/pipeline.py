@@ -21,7 +21,7 @@ from autoconvert.pattern import Pattern
 from autoconvert.program import Program
 from autoconvert.report.progress import Silent, Timeline
 from autoconvert.tracing.one_step import trace_one_step
-from autoconvert.tracing.past import keeps_state
+from autoconvert.tracing.past import Past, past_of
 from autoconvert.tracing.trace import trace
 
 # How the note of a trace ends that is of the model's own path for one token.
@@ -78,35 +78,45 @@ def rewrite(
         Refused: neither way is proven right.
     """
 
-    def rewritten(way: Callable[[nn.Module, int], Program]) -> Program:
+    def rewritten(way: str, traced: Callable[[], Program]) -> Program:
         with stages.stage("trace") as stage:
-            program = way(decoder, options.context)
-            stage.note = f"{len(program.graph.graph.nodes)} nodes" + (SINGLE_STEP if way is trace_one_step else "")
+            program = traced()
+            stage.note = f"{len(program.graph.graph.nodes)} nodes{way}"
         with stages.stage("rewrite") as stage:
             program = run_passes(program, options, passes, after)
             blocks = program.recognition.blocks
             stage.note = ", ".join(f"{count} {block.replace('_', '-')}" for block, count in blocks.items())
         return program
 
-    def by_steps() -> Program | Refused:
+    def by_steps(past: Past | Refused) -> Program | Refused:
+        if isinstance(past, Refused):
+            return past
         try:
-            return rewritten(trace_one_step)
+            return rewritten(SINGLE_STEP, lambda: trace_one_step(decoder, past, options.context))
         except Refused as refusal:
             return refusal
 
     stages = timeline or Timeline(Silent())
+    past = _past(decoder, options.context)
     # Over a whole text a state is a loop, which takes long to trace for nothing.
-    step = by_steps() if keeps_state(decoder) else None
+    step = by_steps(past) if isinstance(past, Past) and past.tensors else None
     if isinstance(step, Program):
         return step
     try:
-        return rewritten(trace)
+        return rewritten("", lambda: trace(decoder, options.context))
     except Inseparable as whole:
-        step = step or by_steps()
+        step = step or by_steps(past)
         if isinstance(step, Program):
             return step
         hint = "\n".join(filter(None, (whole.hint, step.hint)))
         raise Refused(f"{whole.message}\nToken by token: {step.message}", hint=hint) from step
+
+
+def _past(decoder: nn.Module, context: int) -> Past | Refused:
+    try:
+        return past_of(decoder, context)
+    except Refused as refusal:
+        return refusal
 
 
 def run_passes(

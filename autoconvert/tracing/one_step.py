@@ -9,7 +9,6 @@ import inspect
 from collections.abc import Sequence
 
 import torch
-from sympy import nextprime
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 
@@ -17,7 +16,7 @@ from autoconvert.errors import InputError, Refused
 from autoconvert.program import Program, State
 from autoconvert.rewriting import where
 from autoconvert.tracing.exported import export, program_of
-from autoconvert.tracing.past import Past, past_of
+from autoconvert.tracing.past import Past, takes_texts_together
 from autoconvert.tracing.trace import POSITION_PARAMETERS, POSITIONS, TOKENS, untraceable
 
 OFFSET = "offset"
@@ -51,31 +50,26 @@ class OneStep(nn.Module):
         states: list[Tensor],
     ) -> list[Tensor]:
         options = {self._position_parameter: positions} if self._position_parameter else {}
+        # The one size that is a symbol is that of the tokens: what all have one of is as many as these.
+        positions, *states = [each.expand(tokens.shape[0], *each.shape[1:]) for each in (positions, *states)]
         # The model writes into its states, which are not its to write.
         own, counts = [state.clone() for state in states], [counter.clone() for counter in counters]
         logits, after = self.past.step(self.decoder, tokens, own, counts, offset, options)
         return [logits, *after]
 
 
-def trace_one_step(decoder: nn.Module, slots: int) -> Program:
+def trace_one_step(decoder: nn.Module, past: Past, slots: int) -> Program:
     """Traces one step of `decoder` for a symbolic number of texts, after at most `slots` − 1 tokens each.
-
-    Histories have at least `slots` slots.
 
     The program takes `tokens` and `positions` int64 [texts, 1], `offset` int64 [] (how many tokens came before),
     `steps` int64 [steps], the states [texts, …] and the parameters, and returns `logits` float32 [texts, 1, vocabulary]
     and the states. There are as many texts as steps, or one where the decoder takes no more.
 
     Raises:
-        Refused: the decoder has no such path, or it cannot be traced.
+        Refused: what the decoder keeps grows, or its step cannot be traced.
     """
     try:
-        # A prime is no product of heads and widths: where it stands in a shape, it is the number of slots.
-        past = past_of(decoder.eval(), int(nextprime(slots - 1)))
-        try:
-            exported = _export(OneStep(decoder, past), slots, alone=False)
-        except Exception:
-            exported = _export(OneStep(decoder, past), slots, alone=True)
+        exported = _export_together(decoder, past, slots) or _export(OneStep(decoder, past), slots, alone=True)
     except (InputError, Refused, KeyboardInterrupt, MemoryError):
         raise
     except Exception as error:
@@ -88,6 +82,15 @@ def trace_one_step(decoder: nn.Module, slots: int) -> Program:
     return Program(program.graph, program.weights, states)
 
 
+def _export_together(decoder: nn.Module, past: Past, slots: int) -> ExportedProgram | None:
+    if not takes_texts_together(decoder, past):
+        return None
+    try:
+        return _export(OneStep(decoder, past), slots, alone=False)
+    except Exception:
+        return None
+
+
 def _name_inputs(graph: fx.GraphModule, inputs: list[str], states: Sequence[State]) -> None:
     """Names the inputs; a counter that is read by what the program returns is refused."""
     nodes = [node for node in graph.graph.find_nodes(op="placeholder") if not node.meta.get("is_weight")]
@@ -98,18 +101,36 @@ def _name_inputs(graph: fx.GraphModule, inputs: list[str], states: Sequence[Stat
         if node.users:
             raise Refused(f"{where(next(iter(node.users)))} computes with a count that belongs to no text.")
         graph.graph.erase_node(node)
+    _as_many_as(nodes[0], [nodes[1], *nodes[len(inputs) :]])
     graph.recompile()
+
+
+def _as_many_as(tokens: fx.Node, inputs: Sequence[fx.Node]) -> None:
+    """Inputs of one text, which the graph expands to as many as there are tokens, are given for as many."""
+    texts = tokens.meta["val"].shape[0]
+    for node in inputs:
+        for expanded in list(node.users):
+            expanded.replace_all_uses_with(node)
+            node.graph.erase_node(expanded)
+        with node.meta["val"].fake_mode:
+            node.meta["val"] = node.meta["val"].new_empty(texts, *node.meta["val"].shape[1:])
 
 
 def _export(step: OneStep, slots: int, *, alone: bool) -> ExportedProgram:
     length = Dim("s", min=2, max=slots)
-    steps = min(_TRACED_STEPS, slots - 1)
-    texts, batch = (1, None) if alone else (steps, {0: length})
-    tokens = torch.zeros(texts, 1, dtype=torch.int64)
-    values = [torch.zeros(texts, *shape, dtype=dtype) for shape, dtype in step.past.shapes]
+    count = min(_TRACED_STEPS, slots - 1)
+    tokens = torch.zeros(1 if alone else count, 1, dtype=torch.int64)
+    values = [torch.zeros(1, *shape, dtype=dtype) for shape, dtype in step.past.shapes]
     counters = [torch.full(counter.shape, 3, dtype=counter.dtype) for counter in step.past.counters.values()]
     return export(
         step,
-        (tokens, tokens + 3, torch.tensor(3), torch.zeros(steps, dtype=torch.int64), counters, values),
-        dynamic_shapes=(batch, batch, None, {0: length}, [None for _ in counters], [batch for _ in values]),
+        (tokens, tokens[:1] + 3, torch.tensor(3), torch.zeros(count, dtype=torch.int64), counters, values),
+        dynamic_shapes=(
+            None if alone else {0: length},
+            None,
+            None,
+            {0: length},
+            [None] * len(counters),
+            [None] * len(values),
+        ),
     )

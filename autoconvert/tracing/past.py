@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from sympy import nextprime
 from torch import Tensor, nn
 
 from autoconvert import ops
-from autoconvert.errors import Refused
+from autoconvert.errors import InputError, Refused
 from autoconvert.source.experts import experts_as_pairs
-from autoconvert.tracing.trace import logits_of, takes_use_cache
+from autoconvert.tracing.trace import logits_of, takes_use_cache, untraceable
 
 # Different from each other and from 1, so that an axis of either shows in a shape.
 _BATCH, _LENGTH = 2, 5
@@ -44,8 +45,12 @@ class Past:
     @property
     def shapes(self) -> list[tuple[tuple[int, ...], torch.dtype]]:
         """Shape without the batch and type of every tensor."""
-        every = (*self.tensors.values(), *self.attributes.values())
-        return [(tuple(tensor.shape[1:]), tensor.dtype) for tensor in every]
+        return [(tuple(tensor.shape[1:]), tensor.dtype) for tensor in self.values]
+
+    @property
+    def values(self) -> list[Tensor]:
+        """Every tensor but the counters."""
+        return [*self.tensors.values(), *self.attributes.values()]
 
     def step(
         self,
@@ -75,30 +80,40 @@ class Past:
 
 
 def past_of(decoder: nn.Module, slots: int) -> Past:
-    """What `decoder` keeps after a few tokens; attention looks back on `slots` positions.
+    """What `decoder` keeps after a few tokens; attention looks back on at least `slots` positions.
 
     Raises:
-        Refused: it keeps nothing that can be passed back, or more after more tokens.
+        Refused: it keeps nothing that can be passed back.
     """
-    past, longer = _past_after(decoder, _LENGTH, slots), _past_after(decoder, _LENGTH + 1, slots)
-    grown_to: dict[Any, Tensor] = {**longer.tensors, **longer.attributes}
-    for path, tensor in (*past.tensors.items(), *past.attributes.items()):
-        grown = grown_to.get(path)
-        if grown is None or tensor.shape != grown.shape or tensor.shape[:1] != (_BATCH,):
-            raise Refused(
-                f"What the model keeps at {path} is {list(tensor.shape)} after {_LENGTH} tokens of {_BATCH} texts and "
-                f"{list(() if grown is None else grown.shape)} after one more: neither a state per text nor keys and "
-                "values."
-            )
-    return past
-
-
-def keeps_state(decoder: nn.Module) -> bool:
-    """Whether what `decoder` gives back after a few tokens holds more than keys and values."""
     try:
-        return bool(_past_after(decoder.eval(), _LENGTH, _LENGTH).tensors)
-    except Exception:
-        return False
+        with torch.no_grad(), experts_as_pairs(decoder), _attributes_restored(decoder.eval()):
+            name, kept, _ = _call(decoder, torch.zeros(_BATCH, _LENGTH, dtype=torch.int64), {})
+            attributes = _attributes(decoder)
+        # A prime is no product of heads and widths: where it stands in a shape, it is the number of slots.
+        return _past(name, kept, attributes, int(nextprime(slots - 1)))
+    except (InputError, Refused, KeyboardInterrupt, MemoryError):
+        raise
+    except Exception as error:
+        raise untraceable("The model's path for a single token cannot be run", error) from error
+
+
+def takes_texts_together(decoder: nn.Module, past: Past) -> bool:
+    """Whether one more token gives the next logits of several texts at once.
+
+    Raises:
+        Refused: what the decoder keeps grows.
+    """
+    tokens, offset = torch.zeros(_BATCH, 1, dtype=torch.int64), torch.tensor(_LENGTH)
+    values = [tensor.clone() for tensor in past.values]
+    with torch.no_grad(), experts_as_pairs(decoder):
+        logits, after = past.step(decoder, tokens, values, list(past.counters.values()), offset, {})
+    for path, before, now in zip((*past.tensors, *past.attributes), values, after, strict=True):
+        if before.shape != now.shape or before.shape[:1] != (_BATCH,):
+            raise Refused(
+                f"What the model keeps at {path} is {list(before.shape)} after {_LENGTH} tokens of {_BATCH} texts and "
+                f"{list(now.shape)} after one more: neither a state per text nor keys and values."
+            )
+    return logits.shape[:2] == tokens.shape
 
 
 def token_by_token(decoder: nn.Module, tokens: Sequence[int]) -> Tensor:
@@ -116,10 +131,7 @@ def token_by_token(decoder: nn.Module, tokens: Sequence[int]) -> Tensor:
     return torch.cat(rows).float()
 
 
-def _past_after(decoder: nn.Module, length: int, slots: int) -> Past:
-    with torch.no_grad(), experts_as_pairs(decoder), _attributes_restored(decoder):
-        name, kept, _ = _call(decoder, torch.zeros(_BATCH, length, dtype=torch.int64), {})
-        attributes = _attributes(decoder)
+def _past(name: str | None, kept: Any, attributes: dict[Attribute, Tensor], slots: int) -> Past:
     if hasattr(kept, "layers"):
         kept.layers = [_with_history(layer, slots) for layer in kept.layers]
     tensors = dict(_tensors(kept))

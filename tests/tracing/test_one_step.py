@@ -13,8 +13,10 @@ from autoconvert.check.parity import Reference
 from autoconvert.errors import CheckFailed, Refused
 from autoconvert.patterns import PATTERNS
 from autoconvert.pipeline import Options, run_passes
+from autoconvert.program import Program
 from autoconvert.recurrences.recurrence import unrolls
 from autoconvert.tracing.one_step import trace_one_step
+from autoconvert.tracing.past import past_of
 from tests.models import (
     CONTEXT,
     VOCABULARY,
@@ -57,6 +59,10 @@ class Recurrent(nn.Module):
                 rows.append(row + y)
             x = torch.stack(rows, 1)
         return {"logits": self.head(x), "state": held}
+
+
+def step_of(model: nn.Module) -> Program:
+    return trace_one_step(model, past_of(model, CONTEXT), CONTEXT)
 
 
 def decaying(model: Recurrent, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -119,16 +125,22 @@ def test_steps_that_mix_texts_are_refused() -> None:
 
 def test_a_model_without_a_path_for_a_single_token_is_refused_for_what_it_lacks() -> None:
     with pytest.raises(Refused, match="its forward takes no `use_cache`"):
-        trace_one_step(nn.Embedding(VOCABULARY, WIDTH), CONTEXT)
+        past_of(nn.Embedding(VOCABULARY, WIDTH), CONTEXT)
+
+
+class Growing(Recurrent):
+    """Keeps every token."""
+
+    def forward(
+        self, tokens: Tensor, state: list[Tensor] | None = None, use_cache: bool = False
+    ) -> dict[str, Tensor | list[Tensor]]:
+        kept = torch.cat([*(state or []), tokens], 1)
+        return {"logits": self.head(self.embed(tokens)) + kept.sum(), "state": [kept]}
 
 
 def test_a_state_that_grows_with_the_text_is_refused() -> None:
-    def remembering(model: Recurrent, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        state = torch.cat([state, x[:, None]], 1)
-        return state.sum(1), state
-
     with pytest.raises(Refused, match="neither a state per text nor keys and values"):
-        trace_one_step(Recurrent(remembering, 0, WIDTH), CONTEXT)
+        step_of(Growing(decaying, WIDTH))
 
 
 class Contradicting(Recurrent):
@@ -204,6 +216,6 @@ def test_a_step_whose_bias_depends_on_tokens_is_refused_for_that(monkeypatch: py
 
     with monkeypatch.context() as patched:
         patched.setattr(F, "scaled_dot_product_attention", masked)
-        program = trace_one_step(tiny_llama(), CONTEXT)
+        program = step_of(tiny_llama())
     with pytest.raises(Refused, match="has a bias that is computed from"):
         run_passes(program, Options(CONTEXT, PATTERNS, lambda *_: None))
