@@ -22,12 +22,12 @@ from autoconvert.lowering.tokenizer import TokenizerSpec, read_tokenizer
 from autoconvert.lowering.worker import start_worker
 from autoconvert.output import output_folder
 from autoconvert.patterns import PATTERNS
-from autoconvert.pipeline import PASSES, Options, Pass, rewrite, signatures
+from autoconvert.pipeline import PASSES, Options, Pass, rewrite, rewrite_at_most, signatures
 from autoconvert.program import Program
 from autoconvert.recurrences.recurrence import unrolls
 from autoconvert.report.progress import Display, Silent, Timeline
 from autoconvert.report.report import CheckResult, Report, make_report, write_report
-from autoconvert.settings import Settings, choose, for_unrolled
+from autoconvert.settings import Settings, at_context, choose, for_unrolled
 from autoconvert.source.accounting import Row, account
 from autoconvert.source.source import Source, load_source
 
@@ -158,7 +158,11 @@ class _Conversion:
     def _rewrite(self) -> Program:
         regions = RegionCheck() if self.settings.verify != "off" else None
         options = Options(self.settings.context, PATTERNS, regions or (lambda *_: None))
-        program = rewrite(self.source.module, options, self.stages.passes, timeline=self.timeline)
+        if self.settings.chose_context:
+            program = rewrite(self.source.module, options, self.stages.passes, timeline=self.timeline)
+        else:
+            program, context = rewrite_at_most(self.source.module, options, self.stages.passes, self.timeline)
+            self.settings = at_context(self.settings, context)
         if unrolls(program):
             self.settings = for_unrolled(self.settings)
         if regions is not None:

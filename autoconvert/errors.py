@@ -24,9 +24,16 @@ class InputError(AutoconvertError):
 
 
 class Refused(AutoconvertError):
-    """The model needs something that the compiler cannot prove right yet."""
+    """The model needs something that the compiler cannot prove right yet.
+
+    `shorter` is a context, in positions, at which it may.
+    """
 
     exit_code = 3
+
+    def __init__(self, message: str, *, hint: str = "", shorter: int | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.shorter = shorter
 
 
 class Inseparable(Refused):

@@ -1,5 +1,6 @@
 """The compiler in reading order: the tuple of passes, and the one loop that runs them."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -109,7 +110,24 @@ def rewrite(
         if isinstance(step, Program):
             return step
         hint = "\n".join(filter(None, (whole.hint, step.hint)))
-        raise Refused(f"{whole.message}\nToken by token: {step.message}", hint=hint) from step
+        raise Refused(f"{whole.message}\nToken by token: {step.message}", hint=hint, shorter=whole.shorter) from step
+
+
+def rewrite_at_most(
+    decoder: nn.Module, options: Options, passes: Sequence[Pass] = PASSES, timeline: Timeline | None = None
+) -> tuple[Program, int]:
+    """The program and its context: that of `options`, or a little less where the model's code holds only there.
+
+    Raises:
+        Refused: neither is proven right.
+    """
+    try:
+        return rewrite(decoder, options, passes, timeline=timeline), options.context
+    except Refused as refusal:
+        if refusal.shorter is None or refusal.shorter < options.context // 2:
+            raise
+        shorter = dataclasses.replace(options, context=refusal.shorter)
+        return rewrite(decoder, shorter, passes, timeline=timeline), shorter.context
 
 
 def _past(decoder: nn.Module, context: int) -> Past | Refused:

@@ -28,10 +28,11 @@ _LIMITS = ("max_position_embeddings", "max_seq_len", "seq_length")
 class Settings:
     """A valid choice: `context` in positions, `prefill` chunk lengths, the longest first.
 
-    `chose_prefill` says whether a person named the lengths.
+    `chose_context` and `chose_prefill` say whether a person did.
     """
 
     context: int
+    chose_context: bool
     prefill: tuple[int, ...]
     chose_prefill: bool
     quantize: Scheme
@@ -67,12 +68,18 @@ def choose(
     chosen = context if context is not None else min(DEFAULT_CONTEXT, limit or DEFAULT_CONTEXT)
     return Settings(
         context=chosen,
+        chose_context=context is not None,
         prefill=_prefill(prefill, chosen),
         chose_prefill=prefill is not None,
         quantize=_one_of("quantize", quantize, SCHEMES),  # type: ignore[arg-type]
         formats=tuple(_one_of("format", name, get_args(Format)) for name in formats),  # type: ignore[misc]
         verify=_one_of("verify", verify, get_args(Verify)),  # type: ignore[arg-type]
     )
+
+
+def at_context(settings: Settings, context: int) -> Settings:
+    """The same, with the context that the model turned out to hold."""
+    return dataclasses.replace(settings, context=context, prefill=_fitting(settings.prefill, context))
 
 
 def for_unrolled(settings: Settings) -> Settings:

@@ -107,6 +107,7 @@ def test_the_report_holds_settings_times_checks_and_sizes(
         "context": 96,
         "prefill": [16],
         "chose_prefill": False,
+        "chose_context": False,
         "quantize": "int8",
         "formats": ["litertlm", "tflite"],
         "verify": "quick",

@@ -106,6 +106,7 @@ def _try_assertions(graph: fx.Graph, lengths: Sequence[int]) -> None:
             raise Inseparable(
                 f"The model's code takes another path where {expression} does not hold: at {failing}.",
                 hint=f"A smaller context may do: --context {failing - 1}." if isinstance(failing, int) else "",
+                shorter=failing - 1 if isinstance(failing, int) else None,
             )
 
 

@@ -52,7 +52,7 @@ def measure(model_type: str) -> FullSize:
 
     from autoconvert.errors import AutoconvertError
     from autoconvert.patterns import PATTERNS
-    from autoconvert.pipeline import Options, rewrite
+    from autoconvert.pipeline import Options, rewrite_at_most
     from autoconvert.report.progress import Silent, Timeline
     from autoconvert.settings import DEFAULT_CONTEXT, context_limit
     from autoconvert.source.config import build_module
@@ -67,9 +67,9 @@ def measure(model_type: str) -> FullSize:
         module = build_module(config)
         parameters = sum(parameter.numel() for parameter in module.parameters())
         found = dataclasses.replace(found, parameters=parameters, build_seconds=time.perf_counter() - begun)
-        program = rewrite(module, Options(context, PATTERNS, lambda *_: None), timeline=timeline)
+        program, held = rewrite_at_most(module, Options(context, PATTERNS, lambda *_: None), timeline=timeline)
         blocks = ", ".join(f"{n} {block.replace('_', '-')}" for block, n in sorted(program.recognition.blocks.items()))
-        found = dataclasses.replace(found, blocks=blocks)
+        found = dataclasses.replace(found, context=held, blocks=blocks)
     except AutoconvertError as error:
         found = dataclasses.replace(found, reason=brief(error.message, error.hint))
     return dataclasses.replace(
