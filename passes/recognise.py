@@ -33,6 +33,7 @@ def recognise(program: Program, patterns: Sequence[Pattern], on_match: OnMatch) 
     while before < found.total():
         before = found.total()
         for matcher in matchers:
+            matched = False
             for node in graph.graph.find_nodes(op="call_function", target=matcher.anchor):
                 result = matcher.match(node)
                 if isinstance(result, NearMiss):
@@ -45,7 +46,9 @@ def recognise(program: Program, patterns: Sequence[Pattern], on_match: OnMatch) 
                 replace(node, new)
                 found[result.pattern.name] += 1
                 blocks[new] = result.pattern.block
-            graph.graph.eliminate_dead_code()
+                matched = True
+            if matched:
+                graph.graph.eliminate_dead_code()
     _write_out_parts(graph)
     alive = set(graph.graph.nodes)
     names = {node.name for node in alive}
