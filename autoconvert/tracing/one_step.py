@@ -49,9 +49,9 @@ class OneStep(nn.Module):
         counters: list[Tensor],
         states: list[Tensor],
     ) -> list[Tensor]:
-        options = {self._position_parameter: positions} if self._position_parameter else {}
         # The one size that is a symbol is that of the tokens: what all have one of is as many as these.
         positions, *states = [each.expand(tokens.shape[0], *each.shape[1:]) for each in (positions, *states)]
+        options = {self._position_parameter: positions} if self._position_parameter else {}
         # The model writes into its states, which are not its to write.
         own, counts = [state.clone() for state in states], [counter.clone() for counter in counters]
         logits, after = self.past.step(self.decoder, tokens, own, counts, offset, options)
@@ -110,6 +110,7 @@ def _as_many_as(tokens: fx.Node, inputs: Sequence[fx.Node]) -> None:
     texts = tokens.meta["val"].shape[0]
     for node in inputs:
         for expanded in list(node.users):
+            assert expanded.target is torch.ops.aten.expand.default, expanded
             expanded.replace_all_uses_with(node)
             node.graph.erase_node(expanded)
         with node.meta["val"].fake_mode:
