@@ -34,6 +34,12 @@ def _one_reshape(node: fx.Node) -> fx.Node | None:
     return _reshape(node, source, shape(node))
 
 
+def _squeeze_of_a_wide_axis_is_nothing(node: fx.Node) -> fx.Node | None:
+    if node.target is not aten.squeeze.dim or not same_shape(node, first_input(node)):
+        return None
+    return first_input(node)
+
+
 def _reshape(node: fx.Node, source: fx.Node, sizes: tuple[Any, ...]) -> fx.Node | None:
     """Sizes as numbers, the one symbolic size as -1; with more of them, as they were written."""
     written = arguments(node)[1] if len(arguments(node)) == 2 and isinstance(arguments(node)[1], list | tuple) else ()
@@ -104,7 +110,7 @@ def _only(axis: int, count: int, rank: int) -> list[int]:
 
 
 def _transposed_is_transpose(node: fx.Node) -> fx.Node | None:
-    """`t`, `mT` and a permutation that swaps two axes are `transpose`, the lower axis first."""
+    """`t`, `mT` and a permutation of two axes are `transpose`, the lower axis first; of an axis with itself nothing."""
     if node.target in (aten.t.default, aten.numpy_T.default, aten.mT.default) and len(shape(node)) >= 2:
         return emit(node.graph, aten.transpose.int, first_input(node), -2, -1, like=node)
     if node.target is aten.permute.default:
@@ -115,9 +121,9 @@ def _transposed_is_transpose(node: fx.Node) -> fx.Node | None:
         if len(moved) == 2:
             low, high = sorted(axis for axis, _ in moved)
             return emit(node.graph, aten.transpose.int, first_input(node), low - rank, high - rank, like=node)
-    if node.target is aten.transpose.int and arguments(node)[1] > arguments(node)[2]:
+    if node.target is aten.transpose.int and arguments(node)[1] >= arguments(node)[2]:
         source, high, low = arguments(node)
-        return emit(node.graph, aten.transpose.int, source, low, high, like=node)
+        return emit(node.graph, aten.transpose.int, source, low, high, like=node) if low != high else source
     return None
 
 
@@ -131,6 +137,7 @@ def _transposed_twice_is_nothing(node: fx.Node) -> fx.Node | None:
 
 RULES = (
     _one_reshape,
+    _squeeze_of_a_wide_axis_is_nothing,
     _expand_only_what_grows,
     _repetition_is_expansion,
     _transposed_is_transpose,

@@ -106,6 +106,11 @@ SHAPES: dict[str, tuple[Function, ...]] = {
         lambda x, m: torch.moveaxis(x.view(1, -1, 2, HALF), 1, 2).relu(),
         lambda x, m: x.view(1, -1, 2, HALF).swapdims(2, 1).relu(),
     ),
+    "an axis moved to where it is, or dropped that is not one": (
+        lambda x, m: x.sin().relu(),
+        lambda x, m: x.sin().transpose(-1, 2).relu(),
+        lambda x, m: x.sin().squeeze(-1).relu(),
+    ),
     "an axis of one dropped": (
         lambda x, m: x[:, :, :1].view(1, -1).relu(),
         lambda x, m: x[:, :, :1].flatten(1).relu(),
