@@ -49,6 +49,7 @@ class Section:
 
 def write_bundle(
     tflite: Path,
+    digest: str,
     tokenizer: TokenizerSection,
     llm_metadata: LlmMetadata,
     executor_metadata: ExecutorMetadata,
@@ -59,9 +60,9 @@ def write_bundle(
 ) -> None:
     """Writes `path`: the same inputs give the same bytes, and `path` appears only when it is whole.
 
-    The model is copied by the system, not read into memory. `created` is the file's timestamp, ISO 8601; the
-    default keeps files reproducible. Raises InputError without `tflite`, MachineError when the system refuses
-    a write.
+    `digest` stands for the content of `tflite`, which is copied by the system, not read. `created` is the file's
+    timestamp, ISO 8601; the default keeps files reproducible. Raises InputError without `tflite`, MachineError
+    when the system refuses a write.
     """
     if not tflite.is_file():
         raise InputError(f"there is no model at {tflite}", hint="Convert the model first.")
@@ -83,28 +84,44 @@ def write_bundle(
             builder.add_hf_tokenizer(str(files["tokenizer.json"]))
         else:
             builder.add_sentencepiece_tokenizer(str(files["tokenizer.model"]))
-        builder.add_tflite_model(str(tflite), TfLiteModelType.PREFILL_DECODE)
-        identity = content_uuid(tflite, [author.encode(), created.encode(), *parts.values()])
+        # The builder would copy the model through Python: it gets a byte, and the model takes its place.
+        placeholder = Path(folder, "placeholder.tflite")
+        placeholder.write_bytes(b"\0")
+        builder.add_tflite_model(str(placeholder), TfLiteModelType.PREFILL_DECODE)
+        identity = content_uuid(digest, [author.encode(), created.encode(), *parts.values()])
         with whole_file(path) as stream:
             builder.build(stream, validate_metadata=True)
-            stamp(
-                Path(stream.name),
-                stream,
-                {"Authors": author, "uuid": identity, "creation_timestamp": created},
-            )
+            system = {"Authors": author, "uuid": identity, "creation_timestamp": created}
+            begin = stamp(Path(stream.name), stream, system, tflite.stat().st_size)
+            copy_into(tflite, stream, begin)
 
 
-def content_uuid(tflite: Path, others: list[bytes]) -> str:
-    """A UUID that follows from the content of the model and of `others`."""
-    with tflite.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256")
+def content_uuid(digest: str, others: list[bytes]) -> str:
+    """A UUID that follows from the digest of the model and the content of `others`."""
+    whole = hashlib.sha256(bytes.fromhex(digest))
     for other in others:
-        digest.update(hashlib.sha256(other).digest())
-    return str(uuid.uuid5(NAMESPACE, digest.hexdigest()))
+        whole.update(hashlib.sha256(other).digest())
+    return str(uuid.uuid5(NAMESPACE, whole.hexdigest()))
 
 
-def stamp(path: Path, stream: BinaryIO, system: dict[str, str]) -> None:
-    """Writes a built bundle's header anew with `system`: the builder sets a random UUID and the time."""
+def copy_into(source: Path, stream: BinaryIO, begin: int) -> None:
+    """Copies a file to `begin` of `stream`: by the system where it can, which some disks do without copying."""
+    stream.flush()
+    with source.open("rb") as file:
+        if not hasattr(os, "copy_file_range"):
+            stream.seek(begin)
+            shutil.copyfileobj(file, stream, 1 << 24)
+            return
+        done, size = 0, source.stat().st_size
+        while done < size:
+            done += os.copy_file_range(file.fileno(), stream.fileno(), size - done, done, begin + done)
+
+
+def stamp(path: Path, stream: BinaryIO, system: dict[str, str], model_size: int) -> int:
+    """Writes a built bundle's header anew with `system`: the builder sets a random UUID and the time.
+
+    The last section becomes `model_size` bytes long; gives where it begins.
+    """
     stream.flush()
     header = read_litertlm_header(str(path), io.StringIO())
     objects = header.SectionMetadata()
@@ -117,6 +134,7 @@ def stamp(path: Path, stream: BinaryIO, system: dict[str, str]) -> None:
         )
         for s in map(objects.Objects, range(objects.ObjectsLength()))
     ]
+    sections[-1].endOffset = sections[-1].beginOffset + model_size
     packer = flatbuffers.Builder(1024)
     packer.Finish(
         schema.LiteRTLMMetaDataT(
@@ -133,6 +151,7 @@ def stamp(path: Path, stream: BinaryIO, system: dict[str, str]) -> None:
     stream.seek(HEADER_END_FIELD)
     stream.write(struct.pack("<Q", HEADER_BEGIN + len(packed)))
     stream.write(packed.ljust(first - HEADER_BEGIN, b"\0"))
+    return int(sections[-1].beginOffset)
 
 
 def string_entry(key: str, value: str, value_type: str = "String") -> schema.KeyValuePairT:

@@ -1,6 +1,7 @@
 """A large file written once, front to back, that appears under its name only when it is whole."""
 
 import errno
+import hashlib
 import os
 import shutil
 from pathlib import Path
@@ -30,7 +31,13 @@ class StreamedFile:
         self._path = path
         self._partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         self._size = size
+        self._digest = hashlib.sha256()
         self._file: BinaryIO
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256, as hex digits, of all that was written, in the order of writing."""
+        return self._digest.hexdigest()
 
     def __enter__(self) -> "StreamedFile":
         try:
@@ -65,6 +72,7 @@ class StreamedFile:
             if self._file.tell() != offset:
                 self._file.seek(offset)
             self._file.write(data)
+            self._digest.update(data)
         except OSError as error:
             raise self._failure(error) from error
 

@@ -1,3 +1,4 @@
+import hashlib
 import subprocess
 import sys
 import textwrap
@@ -16,7 +17,9 @@ SPEC = TokenizerSpec(SECTION, None, (1,), None, None)
 
 
 def write(tflite: Path, path: Path, section: TokenizerSection = SECTION) -> None:
-    litertlm.write_bundle(tflite, section, build_llm_metadata(SPEC, 64), build_executor_metadata((), 64), path)
+    digest = hashlib.sha256(tflite.read_bytes()).hexdigest() if tflite.exists() else ""
+    metadata = build_llm_metadata(SPEC, 64), build_executor_metadata((), 64)
+    litertlm.write_bundle(tflite, digest, section, *metadata, path)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """A tiny random Llama with its tokenizer, and its `.tflite` written out by hand: something real to bundle."""
 
 import atexit
+import hashlib
 import shutil
 from functools import cache
 from pathlib import Path
@@ -201,8 +202,10 @@ def bundle(path: Path, spec: TokenizerSpec | None = None) -> Path:
     """`tiny_folder` as a bundle at `path`; `spec` in place of the folder's own tokenizer reading."""
     spec = spec or read_tokenizer(tiny_folder())
     kept = states(tiny_reference())
+    tflite = tiny_folder() / "model.tflite"
     write_bundle(
-        tiny_folder() / "model.tflite",
+        tflite,
+        hashlib.sha256(tflite.read_bytes()).hexdigest(),
         spec.section,
         build_llm_metadata(spec, CONTEXT),
         build_executor_metadata(kept, CONTEXT),
