@@ -92,11 +92,26 @@ class _Lockstep:
             for node in self._program.graph.graph.nodes:
                 if node.op not in ("call_function", "call_module"):
                     continue
-                results = [self._value(node, index) for index in range(len(self._chunks))]
+                results = self._values_of(node)
                 if node is wanted:
                     kept = results
                 self._free(node)
         return kept
+
+    def _values_of(self, node: fx.Node) -> list[Any]:
+        if node.target is torch.ops.aten.linear.default and _is_weight(node.args[1]):
+            for values, result in zip(self._values, self._linear(node), strict=True):
+                values[node] = result
+        return [self._value(node, index) for index in range(len(self._chunks))]
+
+    def _linear(self, node: fx.Node) -> list[Tensor]:
+        """The rows of all chunks in one product: a large matrix then passes through the processor once."""
+        x, weight, *bias = node.args
+        parts = [self._value(x, index) for index in range(len(self._chunks))]  # type: ignore[arg-type]
+        rows = torch.cat([part.reshape(-1, part.shape[-1]) for part in parts])
+        operands = [self._value(operand, 0) for operand in (weight, *bias) if isinstance(operand, fx.Node)]
+        products = torch.ops.aten.linear.default(rows, *operands).split([part[..., 0].numel() for part in parts])
+        return [product.reshape(*part.shape[:-1], -1) for product, part in zip(products, parts, strict=True)]
 
     def _free(self, node: fx.Node) -> None:
         self._loaded.clear()
@@ -139,3 +154,7 @@ class _Lockstep:
                 else weight.evaluate(self._weights.read)
             )
         return self._loaded[node]
+
+
+def _is_weight(node: object) -> bool:
+    return isinstance(node, fx.Node) and bool(node.meta.get("is_weight"))
