@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from transformers import AutoModelForCausalLM, XLNetConfig
 from typer.testing import CliRunner, Result
 
 from autoconvert.cli import COMMANDS
@@ -179,9 +180,27 @@ def test_a_full_disk_is_said_so(model: Path, tmp_path: Path) -> None:
         [*private, "sh", "-c", convert, str(tmp_path), *words], capture_output=True, text=True, timeout=300
     )
     assert ran.returncode == 5
-    assert ran.stdout.splitlines()[-1].split() == ["link", "failed"]
-    assert "its disk has 0.2 MB left" in ran.stderr
+    # Nothing was begun that could not be finished.
+    assert ran.stdout.splitlines()[-1].split()[:2] == ["read", "model"]
+    assert "Converting needs about" in ran.stderr and "of disk" in ran.stderr
     assert "hint: Free some space" in ran.stderr
+
+
+def test_a_plan_says_what_a_conversion_finds_and_needs(model: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(COMMANDS["plan"], [str(model), "-o", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.stderr
+    assert "found" in result.stdout and "2 attention" in result.stdout
+    assert "96 positions, prefilled 16 at a time" in result.stdout
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_plan_of_what_would_be_refused_is_refused(tmp_path: Path) -> None:
+    config = XLNetConfig(vocab_size=97, d_model=32, n_layer=1, n_head=2, d_inner=64)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
+    result = CliRunner().invoke(COMMANDS["plan"], [str(tmp_path / "model")])
+    assert result.exit_code == 3
+    assert "checkpoint" in result.stdout and "found" not in result.stdout
+    assert "error: " in result.stderr
 
 
 def test_help_teaches_without_importing_torch() -> None:

@@ -10,11 +10,11 @@ from torch import Tensor
 from autoconvert.check.engine import check_bundle
 from autoconvert.check.file import Runner, logits_at, open_file, telling_positions
 from autoconvert.check.parity import Reference, compare_logits, random_tokens
+from autoconvert.compiled import Compiled
 from autoconvert.errors import CheckFailed
 from autoconvert.lowering.link import link
 from autoconvert.lowering.quantize import Scheme
 from autoconvert.lowering.tokenizer import TokenizerSpec, load_tokenizer
-from autoconvert.program import Program
 from autoconvert.settings import Settings
 from autoconvert.source.weights import Weights
 
@@ -28,12 +28,10 @@ _SAME_CONSTANTS = 2e-2
 
 def check_linked_file(
     path: Path,
-    graphs: Sequence[bytes],
-    program: Program,
+    compiled: Compiled,
     weights: Weights,
     scheme: Scheme,
     reference: Reference,
-    vocabulary: int,
     *,
     thorough: bool,
 ) -> str:
@@ -42,14 +40,14 @@ def check_linked_file(
     A quantised file is compared twice: the same graphs linked with unquantised weights must give the source's
     logits, and what quantisation changes in the file itself must be of the size of rounding.
     """
-    assert program.context is not None
+    context, vocabulary = compiled.context, compiled.vocabulary
     if scheme == "none":
-        worst = _check_exact(path, program.context, reference, vocabulary, thorough)
+        worst = _check_exact(path, context, reference, vocabulary, thorough)
         return f"logits within {worst:.1e} σ"
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        exact = link(graphs, program.weights, weights, "none", Path(folder) / "exact.tflite")
-        worst = _check_exact(exact.path, program.context, reference, vocabulary, thorough)
-    rounding = _check_rounding(path, program.context, reference, vocabulary, _ROUNDING[scheme])
+        exact = link(list(compiled.graphs.values()), compiled.weights, weights, "none", Path(folder) / "exact.tflite")
+        worst = _check_exact(exact.path, context, reference, vocabulary, thorough)
+    rounding = _check_rounding(path, context, reference, vocabulary, _ROUNDING[scheme])
     return f"logits within {worst:.1e} σ unquantised, {scheme} changes them by {rounding:.1e} σ"
 
 

@@ -1,4 +1,4 @@
-"""The command line: `autoconvert MODEL` converts, `autoconvert run FILE` answers; one file a command."""
+"""The command line: `autoconvert MODEL` converts, `plan MODEL` foretells it, `run FILE` answers; one file a command."""
 
 import signal
 import sys
@@ -8,10 +8,11 @@ from types import FrameType
 import typer
 
 from autoconvert.cli.convert import app as convert_app
+from autoconvert.cli.plan import app as plan_app
 from autoconvert.cli.run import app as run_app
 
 # A first word that is none of these is a model to convert.
-COMMANDS: dict[str, typer.Typer] = {"run": run_app}
+COMMANDS: dict[str, typer.Typer] = {"plan": plan_app, "run": run_app}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -89,6 +89,14 @@ def convert(
     allow_pickle: Annotated[
         bool, typer.Option("--allow-pickle", help="Read pytorch_model.bin where there are no safetensors.")
     ] = False,
+    cache: Annotated[
+        bool,
+        typer.Option(
+            "--cache/--no-cache",
+            help="Keep the compiled graphs, which no weight decides, and reuse them: another fine-tune or another "
+            "--quantize is then only linked. AUTOCONVERT_CACHE says where.",
+        ),
+    ] = True,
     verbose: Annotated[
         bool,
         typer.Option(
@@ -115,6 +123,10 @@ def convert(
       autoconvert ./my-finetune --context 2048      from a folder
 
     \b
+    What it would find and need, before it starts (see autoconvert plan --help):
+      autoconvert plan meta-llama/Llama-3.2-1B
+
+    \b
     What a bundle says to a prompt (see autoconvert run --help):
       autoconvert run demo/model.litertlm --prompt "In the beginning"
 
@@ -129,8 +141,8 @@ def convert(
       5    disk, memory, access or network
       130  interrupted
     """
-    lengths = None if prefill is None else _lengths(prefill)
-    names = _formats(formats)
+    lengths = None if prefill is None else lengths_in(prefill)
+    names = formats_in(formats)
     with explained(verbose=verbose):
         silence_python()
         with captured_stderr():
@@ -152,20 +164,23 @@ def convert(
                     token=token,
                     trust_remote_code=trust_remote_code,
                     allow_pickle=allow_pickle,
+                    cache=cache,
                     display=display,
                 )
         for line in summary(bundle.report, bundle.files, verbose=verbose):
             console.print(line, soft_wrap=True)
 
 
-def _lengths(text: str) -> tuple[int, ...]:
+def lengths_in(text: str) -> tuple[int, ...]:
+    """The numbers of an option like 128,16; raises BadParameter."""
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise typer.BadParameter(f"{text!r} is not a list of numbers like 128,16.", param_hint="'--prefill'") from None
 
 
-def _formats(text: str) -> tuple[str, ...]:
+def formats_in(text: str) -> tuple[str, ...]:
+    """The names of an option like litertlm,tflite, each once; raises BadParameter."""
     names = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
     known = ("litertlm", "tflite")
     if unknown := [name for name in names if name not in known]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from autoconvert.lowering.link import Linked
-from autoconvert.program import Program
+from autoconvert.program import Recognition, State
 from autoconvert.report.progress import StageTime
 from autoconvert.settings import Settings
 from autoconvert.source.accounting import Row
@@ -52,7 +52,8 @@ class Report:
 def make_report(
     model: str,
     settings: Settings,
-    program: Program,
+    recognition: Recognition,
+    states: Sequence[State],
     linked: Linked,
     rows: Sequence[Row],
     files: Mapping[str, Path],
@@ -63,12 +64,12 @@ def make_report(
     return Report(
         model=model,
         settings=dataclasses.asdict(settings),
-        blocks=program.recognition.blocks,
-        patterns=program.recognition.patterns,
-        near_misses=[dataclasses.asdict(miss) for miss in program.recognition.near_misses],
-        layers=sum(state.kind == "key" for state in program.states),
+        blocks=recognition.blocks,
+        patterns=recognition.patterns,
+        near_misses=[dataclasses.asdict(miss) for miss in recognition.near_misses],
+        layers=sum(state.kind == "key" for state in states),
         signatures=[dataclasses.asdict(signature) for signature in linked.signatures],
-        states=[{"name": state.name, "shape": state.shape, "kind": state.kind} for state in program.states],
+        states=[{"name": state.name, "shape": state.shape, "kind": state.kind} for state in states],
         files={name: file.stat().st_size for name, file in files.items()},
         bytes_by_dtype=linked.bytes_by_dtype,
         checkpoint=[dataclasses.asdict(row) for row in rows],

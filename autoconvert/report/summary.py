@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.text import Text
 
+from autoconvert.readable import readable_size
 from autoconvert.report.report import CheckResult, Report
 
 _LABEL_WIDTH = 12
@@ -18,19 +19,19 @@ def summary(report: Report, files: Mapping[str, Path], *, verbose: bool = False)
     """The lines about a finished conversion, `files` by format; `verbose` adds what was found on the way."""
     yield Text()
     for path in files.values():
-        yield Text.assemble((str(path), "bold"), f"  {_size(path.stat().st_size)}")
+        yield Text.assemble((str(path), "bold"), f"  {readable_size(path.stat().st_size)}")
     yield Text()
-    yield _row("model", f"{report.model}: {report.layers} layers with a cache, {_counts(report.blocks)}")
+    yield labelled("model", f"{report.model}: {report.layers} layers with a cache, {block_counts(report.blocks)}")
     prefill = " or ".join(map(str, report.settings["prefill"]))
-    yield _row("context", f"{report.settings['context']} positions, prefilled {prefill} at a time")
-    weights = [f"{_size(size)} {dtype}" for dtype, size in report.bytes_by_dtype.items()]
-    yield _row("weights", ", ".join(weights))
-    yield _row("checkpoint", _checkpoint(report))
+    yield labelled("context", f"{report.settings['context']} positions, prefilled {prefill} at a time")
+    weights = [f"{readable_size(size)} {dtype}" for dtype, size in report.bytes_by_dtype.items()]
+    yield labelled("weights", ", ".join(weights))
+    yield labelled("checkpoint", _checkpoint(report))
     if report.checks:
-        yield _row("checked", ", ".join(check.name for check in report.checks))
+        yield labelled("checked", ", ".join(check.name for check in report.checks))
     if missing := _not_checked(report.settings["verify"], report.checks):
-        yield _row("unchecked", missing)
-    yield _row("took", f"{report.seconds:.1f} s, at most {_size(report.peak_memory)} of memory")
+        yield labelled("unchecked", missing)
+    yield labelled("took", f"{report.seconds:.1f} s, at most {readable_size(report.peak_memory)} of memory")
     if verbose:
         yield from _details(report)
     if "litertlm" in files:
@@ -53,7 +54,7 @@ def _checkpoint(report: Report) -> str:
     kept = len(report.checkpoint) - len(left_out)
     if not left_out:
         return f"all {kept} tensors used"
-    return f"{kept} tensors used, {len(left_out)} left out ({_size(sum(row['nbytes'] for row in left_out))})"
+    return f"{kept} tensors used, {len(left_out)} left out ({readable_size(sum(row['nbytes'] for row in left_out))})"
 
 
 def _details(report: Report) -> Iterator[Text]:
@@ -91,20 +92,14 @@ def _names(names: Sequence[str]) -> str:
 
 
 def _tensor(row: Mapping[str, Any]) -> str:
-    return f"{row['status']}: {row['name']} ({_size(row['nbytes'])}), {row['reason']}"
+    return f"{row['status']}: {row['name']} ({readable_size(row['nbytes'])}), {row['reason']}"
 
 
-def _row(label: str, text: str) -> Text:
+def labelled(label: str, text: str) -> Text:
+    """A line with a coloured label before it."""
     return Text.assemble((f"{label:<{_LABEL_WIDTH}}", "cyan"), text)
 
 
-def _counts(blocks: Mapping[str, int]) -> str:
+def block_counts(blocks: Mapping[str, int]) -> str:
+    """Kinds of blocks with how many there are."""
     return ", ".join(f"{count} {block.replace('_', '-')}" for block, count in blocks.items())
-
-
-def _size(size: int) -> str:
-    """Bytes as people write them: 1 MB is 10⁶."""
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size >= factor:
-            return f"{size / factor:.1f} {unit}"
-    return f"{size} bytes"

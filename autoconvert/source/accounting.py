@@ -18,18 +18,22 @@ class Row:
     nbytes: int
 
 
+def require(source: Source, used: Collection[str]) -> None:
+    """Raise InputError naming the tensor if the checkpoint lacks one of `used`, or holds it in another shape or in an
+    unsupported dtype.
+    """
+    weights = _weights(source)
+    for name in used:
+        weights.check(name)
+
+
 def account(source: Source, used: Collection[str]) -> tuple[Row, ...]:
     """A row for every tensor of the checkpoint, in its order.
 
-    `used` are the names of the module's parameters and buffers that the traced graph reaches. Raises
-    InputError naming the tensor if the checkpoint lacks one of them, or holds it in another shape or in an
-    unsupported dtype.
+    `used` are the names of the module's parameters and buffers that the traced graph reaches; raises as `require`.
     """
-    weights = source.weights
-    if not isinstance(weights, ModuleWeights):
-        raise TypeError(f"a source made by load_source, not one with {type(weights).__name__}")
-    for name in used:
-        weights.check(name)
+    weights = _weights(source)
+    require(source, used)
     made: dict[str, list[str]] = {}
     for name in weights.names():
         for tensor in weights.sources(name):
@@ -49,3 +53,10 @@ def account(source: Source, used: Collection[str]) -> tuple[Row, ...]:
         return Row(tensor, "left out", source.unmatched.get(tensor, "another tensor takes its place"), nbytes)
 
     return tuple(row(tensor, nbytes) for tensor, nbytes in source.checkpoint.items())
+
+
+def _weights(source: Source) -> ModuleWeights:
+    weights = source.weights
+    if not isinstance(weights, ModuleWeights):
+        raise TypeError(f"a source made by load_source, not one with {type(weights).__name__}")
+    return weights

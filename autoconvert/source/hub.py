@@ -2,17 +2,19 @@
 
 import io
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from httpx2 import HTTPError
-from huggingface_hub import snapshot_download
+from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import (
     DryRunError,
     GatedRepoError,
     HFValidationError,
     LocalEntryNotFoundError,
+    NotASafetensorsRepoError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -21,6 +23,7 @@ from tqdm.std import tqdm
 
 from autoconvert.errors import InputError, MachineError
 from autoconvert.source.checkpoint import PICKLE, PICKLE_HINT, SAFETENSORS
+from autoconvert.source.header_weights import Header, HeaderWeights
 
 Progress = Callable[[int, int], None]
 
@@ -58,6 +61,30 @@ def download(
     return folder
 
 
+def fetch_headers(
+    model: str, *, revision: str | None, token: str | None, remote_code: bool
+) -> tuple[Path, HeaderWeights]:
+    """The folder with config and tokenizer of the hub's `model`, and what its safetensors headers say.
+
+    The headers are read in ranges; no weight is downloaded. Raises as `download`.
+    """
+    folder = _snapshot(model, revision, token, [*SMALL_FILES, *(["*.py"] if remote_code else [])], lambda *_: None)
+    try:
+        with _hub_errors(model, revision):
+            files = HfApi().get_safetensors_metadata(model, revision=revision, token=token).files_metadata
+    except NotASafetensorsRepoError as error:
+        raise InputError(
+            f"{model}: holds no safetensors, whose headers alone could be read", hint=PICKLE_HINT
+        ) from error
+    return folder, HeaderWeights(
+        {
+            name: Header(tuple(tensor.shape), tensor.dtype)
+            for file in files.values()
+            for name, tensor in file.tensors.items()
+        }
+    )
+
+
 def _holds(model: str, revision: str | None, token: str | None, pattern: str) -> bool:
     """Whether the hub has files like `pattern`; False where it cannot be asked."""
     try:
@@ -93,8 +120,7 @@ def _bars_to(progress: Progress) -> type[tqdm]:
 def _snapshot(
     model: str, revision: str | None, token: str | None, patterns: Collection[str], progress: Progress
 ) -> Path:
-    at = f"{model} at {revision}" if revision else model
-    try:
+    with _hub_errors(model, revision):
         folder = snapshot_download(
             model,
             revision=revision,
@@ -103,6 +129,14 @@ def _snapshot(
             ignore_patterns=["*/*"],
             tqdm_class=_bars_to(progress),
         )
+    return Path(folder)
+
+
+@contextmanager
+def _hub_errors(model: str, revision: str | None) -> Iterator[None]:
+    at = f"{model} at {revision}" if revision else model
+    try:
+        yield
     except HFValidationError as error:
         raise InputError(
             f"{model!r} is neither a folder nor a hub id",
@@ -131,4 +165,3 @@ def _snapshot(
         ) from error
     except OSError as error:
         raise MachineError(f"{at}: cannot be downloaded ({error})", hint="check disk and network") from error
-    return Path(folder)

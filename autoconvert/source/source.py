@@ -11,7 +11,8 @@ from torch import nn
 
 from autoconvert.errors import InputError, Refused
 from autoconvert.source.checkpoint import open_checkpoint
-from autoconvert.source.hub import Progress, download
+from autoconvert.source.header_weights import HeaderWeights
+from autoconvert.source.hub import Progress, download, fetch_headers
 from autoconvert.source.module_weights import ModuleWeights, ties
 from autoconvert.source.recipe import Recipe, Renamed
 from autoconvert.source.skeleton import copy_without_values, is_fake, set_buffer, untie
@@ -30,7 +31,8 @@ class Source:
 
     `name` is for the output folder. `module` is in eval mode and float32; its parameters have no values,
     its buffers do. `weights` reads by the module's names. `folder` holds the tokenizer,
-    generation_config.json and the chat template, if there is one. `checkpoint` has every tensor of the
+    generation_config.json and the chat template, if there is one. `is_built` says that the module is what
+    its configuration makes, and no more. `checkpoint` has every tensor of the
     checkpoint with its bytes, and `unmatched` why some have no place in the module.
     """
 
@@ -39,6 +41,7 @@ class Source:
     weights: Weights
     config: "PreTrainedConfig | None"
     folder: Path | None
+    is_built: bool = False
     checkpoint: Mapping[str, int] = field(default_factory=dict)
     unmatched: Mapping[str, str] = field(default_factory=dict)
 
@@ -73,7 +76,7 @@ def load_source(
         if revision is not None:
             raise InputError(f"{model}: a folder has no revisions", hint="leave --revision out")
         return _from_folder(folder, folder.resolve().name, trust_remote_code, allow_pickle)
-    if isinstance(model, Path) or folder.exists() or model.startswith((".", "/", "~")):
+    if isinstance(model, Path) or _is_path(model):
         raise InputError(
             f"{model}: {'not a folder' if folder.exists() else 'no such folder'}",
             hint="pass the folder that holds config.json and the weights",
@@ -89,23 +92,41 @@ def load_source(
     return _from_folder(folder, model.rpartition("/")[2], trust_remote_code, allow_pickle)
 
 
-def _from_folder(folder: Path, name: str, trust_remote_code: bool, allow_pickle: bool) -> Source:
+def plan_source(
+    model: str | Path, *, revision: str | None = None, token: str | None = None, trust_remote_code: bool = False
+) -> Source:
+    """As `load_source`, but of a hub id only configuration, tokenizer and headers are downloaded: no weight is read."""
+    if isinstance(model, Path) or model in ("", DEMO) or _is_path(model):
+        return load_source(model, revision=revision, trust_remote_code=trust_remote_code)
+    folder, headers = fetch_headers(model, revision=revision, token=token, remote_code=trust_remote_code)
+    return _from_folder(folder, model.rpartition("/")[2], trust_remote_code, False, headers)
+
+
+def _is_path(model: str) -> bool:
+    return Path(model).expanduser().exists() or model.startswith((".", "/", "~"))
+
+
+def _from_folder(
+    folder: Path, name: str, trust_remote_code: bool, allow_pickle: bool, headers: HeaderWeights | None = None
+) -> Source:
     # A module in memory converts without transformers; only a folder needs it.
     from autoconvert.source.config import build_module, read_config
     from autoconvert.source.conversion import plan_conversion
 
     config = read_config(folder, trust_remote_code)
-    checkpoint = open_checkpoint(folder, allow_pickle)
+    checkpoint: Weights = open_checkpoint(folder, allow_pickle) if headers is None else headers
     module = build_module(config, trust_remote_code)
     plan = plan_conversion(module, checkpoint)
-    _untie_what_differs(module, plan.recipes, checkpoint)
-    _fill_buffers(module, plan.recipes, checkpoint)
+    if headers is None:
+        _untie_what_differs(module, plan.recipes, checkpoint)
+        _fill_buffers(module, plan.recipes, checkpoint)
     return Source(
         name=name,
         module=module,
         weights=ModuleWeights(module, checkpoint, plan.recipes),
         config=module.config,
         folder=folder,
+        is_built=True,
         checkpoint={tensor: checkpoint.nbytes(tensor) for tensor in checkpoint.names()},
         unmatched=plan.unmatched,
     )

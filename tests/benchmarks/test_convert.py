@@ -83,8 +83,8 @@ def test_a_report_without_stages_is_no_error(text: str | None, tmp_path: Path) -
 def test_ratios_are_the_peer_s_over_ours() -> None:
     runs = [conversion("autoconvert", 20, 1), conversion("litert-torch", 70, 9)]
     text = shown(convert.cost_table(runs, Floor(1.5, 0.5)))
-    assert "3.5 x" in text
-    assert "9.0 x" in text
+    assert "3.50 x" in text
+    assert "9.00 x" in text
     assert "1.5 + 0.5" in text
 
 

@@ -7,7 +7,8 @@ import torch
 
 import autoconvert
 from autoconvert.check.faults import FAULTS, Fault, wrong_start_token
-from autoconvert.convert import Stages, convert
+from autoconvert.compile import Stages
+from autoconvert.convert import convert
 from autoconvert.pipeline import PASSES, Pass
 from tests.lowering.tiny_bundle import byte_level_tokenizer, tiny_llama
 from tests.source.tiny import build, llama

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable
 from fnmatch import fnmatch
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from httpx2 import ConnectError, Request, Response
@@ -12,6 +13,7 @@ from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
     LocalEntryNotFoundError,
+    NotASafetensorsRepoError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -20,7 +22,8 @@ from tqdm.std import tqdm
 
 from autoconvert.errors import AutoconvertError, InputError, MachineError
 from autoconvert.source import hub
-from autoconvert.source.source import load_source
+from autoconvert.source.safetensors_file import SafetensorsFile
+from autoconvert.source.source import load_source, plan_source
 
 from .tiny import build, llama
 
@@ -89,6 +92,32 @@ def test_code_is_downloaded_only_when_trusted(downloads: Path) -> None:
     assert "a.py" not in names(downloads)
     load_source("someone/tiny-model", trust_remote_code=True)
     assert "a.py" in names(downloads)
+
+
+def test_a_plan_downloads_headers_and_no_weights(model: Path, downloads: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = load_source(model)
+
+    class Hub:
+        def get_safetensors_metadata(self, _: str, **__: object) -> object:
+            file = SimpleNamespace(tensors=SafetensorsFile(model / "model.safetensors").entries)
+            return SimpleNamespace(files_metadata={"model.safetensors": file})
+
+    monkeypatch.setattr(hub, "HfApi", Hub)
+    source = plan_source("someone/tiny-model")
+    assert "model.safetensors" not in names(downloads)
+    assert source.checkpoint == whole.checkpoint
+    with pytest.raises(InputError, match="was not downloaded"):
+        source.weights.read("model.norm.weight")
+
+
+def test_a_plan_of_a_hub_model_without_safetensors_says_so(downloads: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Hub:
+        def get_safetensors_metadata(self, _: str, **__: object) -> None:
+            raise NotASafetensorsRepoError("none")
+
+    monkeypatch.setattr(hub, "HfApi", Hub)
+    with pytest.raises(InputError, match="holds no safetensors"):
+        plan_source("someone/tiny-model")
 
 
 def test_pickles_are_not_downloaded_to_be_refused(model: Path, downloads: Path) -> None:

@@ -1,0 +1,67 @@
+"""`autoconvert plan MODEL`: what a conversion would find and need."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from autoconvert.cli.convert import Quantize, formats_in, lengths_in
+from autoconvert.cli.failures import explained
+from autoconvert.cli.quiet import captured_stderr, silence_python
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.command(no_args_is_help=True)
+def plan(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A folder, an id of the Hugging Face hub, or demo.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="DIR", help="Whose disk is asked for room.")
+    ] = Path(),
+    quantize: Annotated[Quantize, typer.Option(help="As for converting.")] = "int8",
+    context: Annotated[int | None, typer.Option(metavar="N", help="As for converting.")] = None,
+    prefill: Annotated[str | None, typer.Option(metavar="N,N,…", help="As for converting.")] = None,
+    formats: Annotated[str, typer.Option("--format", metavar="NAME,…", help="As for converting.")] = "litertlm",
+    revision: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A branch, tag or commit of a hub model.")
+    ] = None,
+    token: Annotated[str | None, typer.Option(metavar="TOKEN", help="For gated and private hub models.")] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show the traceback of a failure.")] = False,
+) -> None:
+    """Says what converting a model would find and need, without reading a weight.
+
+    Of a hub model only the configuration, the tokenizer and the headers of the weights are downloaded. The
+    graph is traced and rewritten, so that what would be refused is refused here.
+
+    \b
+    autoconvert plan meta-llama/Llama-3.2-1B
+    autoconvert plan ./my-finetune --quantize fp16
+
+    Exit codes are those of converting: 3 where it would be refused, 5 where disk or memory do not suffice.
+    """
+    lengths = None if prefill is None else lengths_in(prefill)
+    names = formats_in(formats)
+    with explained(verbose=verbose):
+        silence_python()
+        with captured_stderr():
+            from autoconvert.needs import refuse_what_cannot_fit
+            from autoconvert.plan import plan as plan_conversion
+            from autoconvert.report.planned import planned
+            from autoconvert.settings import choose
+            from autoconvert.source.source import plan_source
+
+            source = plan_source(model, revision=revision, token=token, trust_remote_code=trust_remote_code)
+            settings = choose(
+                source.config, context=context, prefill=lengths, quantize=quantize, formats=names, verify="quick"
+            )
+            found = plan_conversion(source, settings)
+        console = Console(highlight=False)
+        for line in planned(found):
+            console.print(line, soft_wrap=True)
+        if found.wall is not None:
+            raise found.wall
+        refuse_what_cannot_fit(found.needs, output)

@@ -1,0 +1,69 @@
+"""What a conversion will find, told before it starts: from the configuration and the headers of the weights."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+
+from autoconvert.compile import rewrite_within
+from autoconvert.errors import Refused
+from autoconvert.lowering.quantize import SCHEMES
+from autoconvert.needs import Needs, file_size, needs_of, parameter_shapes
+from autoconvert.settings import Settings
+from autoconvert.source.source import Source
+
+# Measured with `python benchmarks/convert.py` on two cores. Lowering takes as long as tracing and rewriting.
+_SECONDS_TO_START = 5.0
+_COMPILING_TIMES = 2
+_SECONDS_PER_BYTE_READ = 6e-9
+_SECONDS_PER_BYTE_WRITTEN = 4e-9
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is known beforehand.
+
+    `parameters` are counted where the graph reaches them, `files` are bytes of a `.tflite` by scheme, `wall` is why
+    the model will be refused.
+    """
+
+    name: str
+    parameters: int
+    checkpoint_bytes: int
+    settings: Settings
+    blocks: Mapping[str, int]
+    wall: Refused | None
+    files: Mapping[str, int]
+    needs: Needs
+    seconds: float
+
+
+def plan(source: Source, settings: Settings) -> Plan:
+    """Traces and rewrites the module of `source`, which needs no weight, and estimates the rest from shapes."""
+    begun = time.perf_counter()
+    blocks: Mapping[str, int] = {}
+    wall = None
+    reached = [name for name, _ in source.module.named_parameters()]
+    try:
+        program, settings = rewrite_within(source, settings)
+        blocks = program.recognition.blocks
+        reached = [name for weight in program.weights.values() for name in weight.sources]
+    except Refused as refusal:
+        wall = refusal
+    compiling = time.perf_counter() - begun
+    shapes = parameter_shapes(source, reached)
+    signatures = len(settings.prefill) + 1
+    files = {scheme: file_size(shapes, scheme, signatures) for scheme in SCHEMES}
+    checkpoint_bytes = sum(source.checkpoint.values())
+    moving = _SECONDS_PER_BYTE_READ * checkpoint_bytes + _SECONDS_PER_BYTE_WRITTEN * files[settings.quantize]
+    return Plan(
+        name=source.name,
+        parameters=sum(map(prod, shapes)),
+        checkpoint_bytes=checkpoint_bytes,
+        settings=settings,
+        blocks=blocks,
+        wall=wall,
+        files=files,
+        needs=needs_of(source, settings),
+        seconds=_SECONDS_TO_START + _COMPILING_TIMES * compiling + moving,
+    )
