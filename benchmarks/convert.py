@@ -6,6 +6,7 @@ descendants, sampled every 50 ms; pages that processes share count twice. The fl
 read the checkpoint and to write as many bytes as the conversion wrote.
 """
 
+import dataclasses
 import json
 import os
 import platform
@@ -13,9 +14,9 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -47,6 +48,7 @@ class Converter:
     python: Path
     command: tuple[str, ...]
     output: Path
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -84,15 +86,15 @@ def make_checkpoint(shape: str, layers: int | None, folder: Path) -> Path:
     return made
 
 
-def autoconvert(checkpoint: Path, context: int, prefill: int) -> Converter:
-    """Ours, with default flags but for the lengths."""
+def autoconvert(checkpoint: Path, context: int, prefill: int, cache: Path) -> Converter:
+    """Ours, with default flags but for the lengths; what it compiles is kept in `cache`."""
     output = checkpoint.with_name("autoconvert")
     program = Path(sysconfig.get_path("scripts")) / "autoconvert"
     command = (
         *(str(program), str(checkpoint), "-o", str(output)),
         *("--quantize", "int8", "--context", str(context), "--prefill", str(prefill)),
     )
-    return Converter("autoconvert", Path(sys.executable), command, output)
+    return Converter("autoconvert", Path(sys.executable), command, output, {"AUTOCONVERT_CACHE": str(cache)})
 
 
 def litert_torch(python: Path, checkpoint: Path, context: int, prefill: int, lightweight: bool) -> Converter:
@@ -119,7 +121,7 @@ def convert(converter: Converter) -> Conversion:
     log = output / "log.txt"
     try:
         version = package_version(converter)
-        cost = measure(converter.command, log)
+        cost = measure(converter.command, log, environment=converter.environment)
     except (OSError, subprocess.CalledProcessError) as error:
         raise ConversionFailed(f"{converter.name} cannot be run: {error}") from error
     bundles = list(output.glob("*.litertlm"))
@@ -141,12 +143,12 @@ def read_stages(report: Path) -> tuple[Stage, ...]:
 def package_version(converter: Converter) -> str:
     """The installed version of a converter; CalledProcessError where it is not installed."""
     program = "import sys; from importlib.metadata import version; print(version(sys.argv[1]))"
-    command = [str(converter.python), "-c", program, converter.name]
+    command = [str(converter.python), "-c", program, converter.name.partition(",")[0]]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def cost_table(conversions: Sequence[Conversion], floor: Floor) -> Table:
-    """A row for each conversion, the floor, and the ratio of the second conversion to the first."""
+    """A row for each conversion, the floor, and the ratios of the other conversions to the first."""
     table = Table("", "wall s", "cpu s", "peak GB", "bundle GB")
     for run in conversions:
         cost = run.cost
@@ -158,14 +160,15 @@ def cost_table(conversions: Sequence[Conversion], floor: Floor) -> Table:
             f"{run.bundle_bytes / GIGABYTE:.3f}",
         )
     table.add_row("disk: read + write", f"{floor.read_seconds:.1f} + {floor.write_seconds:.1f}")
-    if len(conversions) == 2:
-        ours, theirs = (run.cost for run in conversions)
+    first, *others = conversions
+    for other in others:
+        ours, theirs = first.cost, other.cost
         table.add_row(
-            f"{conversions[1].name} / {conversions[0].name}",
-            f"{theirs.wall_seconds / ours.wall_seconds:.1f} x",
-            f"{theirs.cpu_seconds / ours.cpu_seconds:.1f} x",
-            f"{theirs.peak_bytes / ours.peak_bytes:.1f} x",
-            f"{conversions[1].bundle_bytes / conversions[0].bundle_bytes:.2f} x",
+            f"{other.name} / {first.name}",
+            f"{theirs.wall_seconds / ours.wall_seconds:.2f} x",
+            f"{theirs.cpu_seconds / ours.cpu_seconds:.2f} x",
+            f"{theirs.peak_bytes / ours.peak_bytes:.2f} x",
+            f"{other.bundle_bytes / first.bundle_bytes:.2f} x",
         )
     return table
 
@@ -213,6 +216,9 @@ def main(
     peer_lightweight: Annotated[
         bool, typer.Option(help="The peer's lightweight conversion, which is faster and smaller in memory.")
     ] = True,
+    relink: Annotated[
+        bool, typer.Option("--relink", help="Also convert again, with what the first conversion compiled.")
+    ] = False,
     decode: Annotated[bool, typer.Option("--decode", help="Also run the bundles, in turns.")] = False,
     runs: Annotated[int, typer.Option(help="Runs of each bundle with --decode.", min=1)] = 5,
     threads: Annotated[int, typer.Option(help="Threads of the engine with --decode.", min=1)] = 2,
@@ -228,7 +234,10 @@ def main(
     with ExitStack() as stack:
         folder = keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="autoconvert-benchmark-")))
         checkpoint = make_checkpoint(shape, layers, folder)
-        converters = [autoconvert(checkpoint, context, prefill)]
+        ours = autoconvert(checkpoint, context, prefill, Path(stack.enter_context(tempfile.TemporaryDirectory())))
+        converters = [ours]
+        if relink:
+            converters.append(dataclasses.replace(ours, name="autoconvert, relinked"))
         if peer is not None:
             converters.append(litert_torch(peer, checkpoint, context, prefill, peer_lightweight))
         files = sorted(checkpoint.glob("*.safetensors"))

@@ -16,7 +16,8 @@ from parity import PREFILL_LENGTH, TEXT_LENGTH, compare, says_something
 from tiny_models import NotBuildable, build, config_of, logits_of, sample_tokens, save
 from torch import Tensor
 
-from autoconvert.convert import Stages, convert
+from autoconvert.compile import Stages
+from autoconvert.convert import convert
 from autoconvert.errors import AutoconvertError, CheckFailed, Refused
 from autoconvert.pipeline import PASSES, SINGLE_STEP, Options, Pass
 from autoconvert.program import Program, Recognition
