@@ -1,9 +1,12 @@
 """The output folder: everything is written beside its final place and moved there when all of it is right."""
 
 import errno
+import fcntl
+import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +27,8 @@ class Publish:
 def output_folder(folder: Path) -> Iterator[tuple[Path, Publish]]:
     """A temporary folder on the same disk as `folder`, and how to publish from it.
 
-    Whatever happens, the temporary folder goes; a folder that was made and stayed empty goes as well.
+    Whatever happens, the temporary folder goes; a folder that was made and stayed empty goes as well. What a killed
+    process could not remove goes with the next use of `folder`.
 
     Raises:
         MachineError: the folder cannot be made or written to, or the disk is full.
@@ -32,7 +36,8 @@ def output_folder(folder: Path) -> Iterator[tuple[Path, Publish]]:
     missing = _missing(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".autoconvert-", dir=folder) as temporary:
+        _remove_abandoned(folder)
+        with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=folder) as temporary, _locked(Path(temporary)):
             yield Path(temporary), Publish(folder)
     except OSError as error:
         if error.errno not in _REASONS:
@@ -44,6 +49,7 @@ def output_folder(folder: Path) -> Iterator[tuple[Path, Publish]]:
                 made.rmdir()
 
 
+_PREFIX = ".autoconvert-"
 _REASONS = {
     errno.EACCES: "no permission",
     errno.EPERM: "no permission",
@@ -58,3 +64,25 @@ _REASONS = {
 def _missing(folder: Path) -> list[Path]:
     """The folder and its parents that do not exist yet, the innermost first."""
     return [path for path in (folder, *folder.parents) if not path.exists()]
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Holds the lock of `folder`, which the system gives back however this process ends.
+
+    Raises:
+        BlockingIOError: another process holds it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Removes the temporary folders of processes that are no more."""
+    for temporary in folder.glob(f"{_PREFIX}*"):
+        with suppress(BlockingIOError, FileNotFoundError), _locked(temporary):
+            shutil.rmtree(temporary, ignore_errors=True)
