@@ -119,7 +119,8 @@ class _Lockstep:
         parts = [self._value(x, index) for index in range(len(self._chunks))]  # type: ignore[arg-type]
         rows = torch.cat([part.reshape(-1, part.shape[-1]) for part in parts])
         weights, named = fx.map_arg((tuple(others), node.kwargs), lambda weight: self._weight(weight, TILE))
-        results = _BY_ROWS[node.target](rows, *weights, **named).split([part[..., 0].numel() for part in parts])
+        counts = [part[..., 0].numel() for part in parts]
+        results = torch.split(_BY_ROWS[node.target](rows, *weights, **named), counts)
         return [result.reshape(*part.shape[:-1], -1) for result, part in zip(results, parts, strict=True)]
 
     def _free(self, node: fx.Node) -> None:
