@@ -12,6 +12,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import TensorArgument
 
 from autoconvert.lowering.decompose import Definitions, decompose
+from autoconvert.lowering.exported import exported_program
 
 
 def convert(name: str, graph: fx.GraphModule, inputs: Mapping[str, Tensor]) -> bytes:
@@ -21,8 +22,7 @@ def convert(name: str, graph: fx.GraphModule, inputs: Mapping[str, Tensor]) -> b
     from litert_torch.model import LiteRTModel
 
     signature = Signature(name, graph, None, dict(inputs))
-    exported = core.export_torch_signature(signature, run_decompositions=False)
-    exported = core._run_convert_passes(exported)
+    exported = core._run_convert_passes(exported_program(graph, inputs))
     # It is asked for its decompositions further down; this program, and no other, answers in its own way.
     exported.run_decompositions = lambda definitions: _decomposed(exported, definitions)
     exporter = litert_converter.exported_programs_to_flatbuffer([exported], [signature])

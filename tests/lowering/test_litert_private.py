@@ -6,12 +6,14 @@ import litert_torch
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from autoconvert.lowering.flatbuffer import operator_name, read_model
 from autoconvert.lowering.litert import expand, quiet
 from autoconvert.lowering.litert_private import convert
 from autoconvert.patterns import PATTERNS
 from autoconvert.pipeline import Options, run_passes, signatures
+from autoconvert.rewriting import traced
 from autoconvert.tracing.trace import trace
 from tests.plain_llama import PlainLlama
 
@@ -45,5 +47,7 @@ def test_other_operations_are_covered_by_the_one_round() -> None:
     inputs = {"x": torch.randn(2, 8), "weight": torch.randn(8), "bias": torch.randn(8)}
     with quiet():
         public = litert_torch.signature("run", Pointwise().eval(), sample_kwargs=inputs).convert().model_content()
-        private = convert("run", torch.fx.symbolic_trace(Pointwise()).eval(), inputs)
+        mode = FakeTensorMode()
+        fakes = {name: mode.from_tensor(value) for name, value in inputs.items()}
+        private = convert("run", expand(traced(Pointwise(), fakes)).eval(), fakes)
     assert operations(private) == operations(public)
