@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from autoconvert.ops.semantic import NAMESPACE, OUTSIDE
 from autoconvert.pattern import Pattern
 from autoconvert.program import NearMiss
 from autoconvert.rewriting import arguments, named_arguments, operation_name, shape, where
@@ -171,7 +172,7 @@ class Matcher:
 def _operand_orders(p: fx.Node, m: fx.Node) -> Iterator[list[tuple[Any, Any, str]]]:
     """The ways to pair the arguments of two calls of one operation; none if one has what the other lacks."""
     schema = getattr(p.target, "_schema", None)
-    if getattr(p.target, "namespace", "") == "autoconvert":
+    if getattr(p.target, "namespace", "") in (NAMESPACE, OUTSIDE):
         # A semantic operation is written by passes and patterns, with its defaults or without.
         yield [(a, b, "") for a, b in zip(named_arguments(p).values(), named_arguments(m).values(), strict=True)]
         return

@@ -18,7 +18,8 @@ from autoconvert.passes.normalise import normalise
 from autoconvert.passes.recognise import OnMatch, recognise
 from autoconvert.passes.specialise import decode, prefill
 from autoconvert.passes.steps_to_sequence import steps_to_sequence
-from autoconvert.pattern import Pattern
+from autoconvert.passes.write_out import write_out
+from autoconvert.pattern import Pattern, operations_of
 from autoconvert.program import Program
 from autoconvert.report.progress import Silent, Timeline
 from autoconvert.tracing.one_step import trace_one_step
@@ -51,6 +52,7 @@ PASSES: tuple[Pass, ...] = (
     Pass("loops to pairs", lambda program, _: loops_to_pairs(program)),
     # Blocks are recognised while weights and positions are still inputs: patterns are written that way.
     Pass("recognise", lambda program, options: recognise(program, options.patterns, options.on_match)),
+    Pass("write out", lambda program, options: write_out(program, operations_of(options.patterns))),
     Pass("move histories", lambda program, _: move_histories(program)),
     # What was traced as a step is a sequence from here on.
     Pass("steps to sequence", lambda program, options: steps_to_sequence(program, options.context)),

@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from torch import fx
 
 from autoconvert import ops
+from autoconvert.expansion import expand_nodes
 from autoconvert.matching import Match, Matcher
 from autoconvert.ops.attention import attention_scores
 from autoconvert.passes.normalise import normalise
 from autoconvert.pattern import Pattern
 from autoconvert.program import NearMiss, Program, Recognition
-from autoconvert.rewriting import inline, named_arguments, replace, structure, traced
+from autoconvert.rewriting import inline, replace, structure, traced
 
 # Sees the graph, the match, and the replacement, whose placeholders are the pattern's parameters.
 OnMatch = Callable[[fx.GraphModule, Match, fx.GraphModule], None]
@@ -49,7 +50,8 @@ def recognise(program: Program, patterns: Sequence[Pattern], on_match: OnMatch) 
                 matched = True
             if matched:
                 graph.graph.eliminate_dead_code()
-    _write_out_parts(graph)
+    # What only patterns know.
+    expand_nodes(graph.graph, {ops.attention_scores: attention_scores})
     alive = set(graph.graph.nodes)
     names = {node.name for node in alive}
     recognition = Recognition(
@@ -59,18 +61,6 @@ def recognise(program: Program, patterns: Sequence[Pattern], on_match: OnMatch) 
     )
     # What replacements compute beside their operation, as tables of another width, is the same for every layer.
     return dataclasses.replace(program, graph=normalise(graph), recognition=recognition)
-
-
-def _write_out_parts(graph: fx.GraphModule) -> None:
-    """Operations that only patterns know become what they stand for."""
-    for node in graph.graph.find_nodes(op="call_function", target=ops.attention_scores):
-        given = named_arguments(node)
-        tensors = {name: value for name, value in given.items() if isinstance(value, fx.Node)}
-        numbers = {name: value for name, value in given.items() if name not in tensors}
-        values = {name: value.meta["val"] for name, value in tensors.items()}
-        body = traced(lambda **bound: attention_scores(**bound, **numbers), values)  # noqa: B023
-        with graph.graph.inserting_before(node):
-            replace(node, inline(graph.graph, body.graph, tensors, like=node))
 
 
 def _replacement(match: Match, known: dict[str, fx.GraphModule]) -> fx.GraphModule:

@@ -40,16 +40,20 @@ class RegionCheck:
         with torch.no_grad():
             expected = region(*inputs.values())
             actual = replacement(*inputs.values())
-        # How far down a hidden score lies does not matter, and must not widen what is allowed for the others.
-        expected, actual = (value.masked_fill(value <= HIDES, -torch.inf) for value in (expected, actual))
-        scale = expected[expected.isfinite()].abs().max().item() if expected.isfinite().any() else 1.0
-        same = torch.allclose(actual, expected, rtol=_TOLERANCE, atol=_TOLERANCE * scale, equal_nan=True)
-        if actual.shape != expected.shape or not same:
+        if actual.shape != expected.shape or not same_numbers(actual, expected):
             raise CheckFailed(
                 f"Pattern {match.pattern.name} ({match.pattern.source}) gives other numbers than what it "
                 f"replaces, at {source_line(match.output)}.",
                 hint="The pattern is wrong for these shapes: its guard must decline, or `becomes` change.",
             )
+
+
+def same_numbers(actual: Tensor, expected: Tensor) -> bool:
+    """Whether both sides of a rewrite, of one shape, are as near as float32 comes."""
+    # How far down a hidden score lies does not matter, and must not widen what is allowed for the others.
+    expected, actual = (value.masked_fill(value <= HIDES, -torch.inf) for value in (expected, actual))
+    scale = expected[expected.isfinite()].abs().max().item() if expected.isfinite().any() else 1.0
+    return torch.allclose(actual, expected, rtol=_TOLERANCE, atol=_TOLERANCE * scale, equal_nan=True)
 
 
 def _region(match: Match) -> list[fx.Node]:
