@@ -14,6 +14,7 @@ from autoconvert.lowering.litert import lower
 from autoconvert.lowering.tokenizer import TokenizerSpec
 from autoconvert.lowering.worker import start_worker
 from autoconvert.passes.recognise import OnMatch
+from autoconvert.pattern import Pattern
 from autoconvert.patterns import PATTERNS
 from autoconvert.pipeline import PASSES, Options, Pass, rewrite, rewrite_at_most, signatures
 from autoconvert.program import Program
@@ -39,7 +40,9 @@ class Stages:
     before_bundle: Callable[[TokenizerSpec], TokenizerSpec] = lambda tokenizer: tokenizer
 
 
-def compile_model(source: Source, settings: Settings, timeline: Timeline, stages: Stages) -> Compiled:
+def compile_model(
+    source: Source, settings: Settings, timeline: Timeline, stages: Stages, patterns: Sequence[Pattern] = PATTERNS
+) -> Compiled:
     """Traces, rewrites and lowers the module of `source`, and checks the graph with its weights.
 
     Raises:
@@ -47,7 +50,7 @@ def compile_model(source: Source, settings: Settings, timeline: Timeline, stages
         Refused: something in the model is not proven to convert.
         CheckFailed: a rewrite or the whole graph gives other numbers than the model.
     """
-    return _Compilation(source, settings, timeline, stages).run()
+    return _Compilation(source, settings, timeline, stages, patterns).run()
 
 
 def rewrite_within(
@@ -56,13 +59,14 @@ def rewrite_within(
     on_match: OnMatch = lambda *_: None,
     passes: Sequence[Pass] = PASSES,
     timeline: Timeline | None = None,
+    patterns: Sequence[Pattern] = PATTERNS,
 ) -> tuple[Program, Settings]:
     """The rewritten program, and the settings that suit it where a person left them open.
 
     Raises:
         Refused: something in the model is not proven to convert.
     """
-    options = Options(settings.context, PATTERNS, on_match)
+    options = Options(settings.context, patterns, on_match)
     if settings.chose_context:
         program = rewrite(source.module, options, passes, timeline=timeline)
     else:
@@ -77,6 +81,7 @@ class _Compilation:
     settings: Settings
     timeline: Timeline
     stages: Stages
+    patterns: Sequence[Pattern]
 
     def run(self) -> Compiled:
         checks = []
@@ -84,7 +89,7 @@ class _Compilation:
             regions = RegionCheck() if self.settings.verify != "off" else None
             on_match = regions or (lambda *_: None)
             program, self.settings = rewrite_within(
-                self.source, self.settings, on_match, self.stages.passes, self.timeline
+                self.source, self.settings, on_match, self.stages.passes, self.timeline, self.patterns
             )
             require(self.source, [source for weight in program.weights.values() for source in weight.sources])
             final = self.stages.before_lower(program)

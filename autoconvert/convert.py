@@ -16,12 +16,14 @@ from autoconvert.check.parity import reference_of
 from autoconvert.compile import Stages, compile_model
 from autoconvert.compiled import Compiled
 from autoconvert.errors import InputError
+from autoconvert.library import Library, in_order, libraries
 from autoconvert.lowering.link import Linked, link
 from autoconvert.lowering.litertlm import write_bundle
 from autoconvert.lowering.metadata import build_executor_metadata, build_llm_metadata
 from autoconvert.lowering.tokenizer import TokenizerSpec, read_tokenizer
 from autoconvert.needs import needs_of, refuse_what_cannot_fit
 from autoconvert.output import output_folder
+from autoconvert.pattern import Pattern
 from autoconvert.readable import readable_size
 from autoconvert.report.progress import Display, Silent, Timeline
 from autoconvert.report.report import CheckResult, Report, make_report, write_report
@@ -56,20 +58,23 @@ def convert(
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
     cache: bool = True,
+    patterns: Sequence[str | Path | Pattern] = (),
     display: Display | None = None,
     stages: Stages | None = None,
 ) -> Bundle:
     """Converts `model` ("demo", a folder, a hub id, or a module from tokens to logits) into `output` (./NAME).
 
-    With `cache`, what was compiled before for the same configuration and lengths is only linked.
+    With `cache`, what was compiled before for the same configuration and lengths is only linked. `patterns`,
+    files or patterns themselves, are tried before those of installed packages and the built-in ones.
 
     Raises:
-        InputError: the model, its checkpoint or the options are not usable.
+        InputError: the model, its checkpoint, a pattern or the options are not usable.
         Refused: something in the model is not proven to convert.
         CheckFailed: the result differs from the model.
         MachineError: disk, memory, access or network.
     """
     timeline = Timeline(display or Silent())
+    outside = libraries(patterns)
     with timeline.stage("read model") as stage:
         source = load_source(
             model,
@@ -88,8 +93,8 @@ def convert(
     refuse_what_cannot_fit(needs_of(source, settings), target)
     with output_folder(target) as (folder, publish):
         # What a test has changed must neither be kept nor replaced by what was kept.
-        key = key_of(source, settings) if cache and stages is None else None
-        compiled = _compiled(source, settings, timeline, stages or Stages(), key)
+        key = key_of(source, settings, outside) if cache and stages is None else None
+        compiled = _compiled(source, settings, timeline, stages or Stages(), key, outside)
         settings = dataclasses.replace(settings, context=compiled.context, prefill=compiled.prefill)
         if tokenizer is not None and stages is not None:
             tokenizer = stages.before_bundle(tokenizer)
@@ -97,13 +102,15 @@ def convert(
         return Bundle(publish.folder, publish(files), report)
 
 
-def _compiled(source: Source, settings: Settings, timeline: Timeline, stages: Stages, key: str | None) -> Compiled:
+def _compiled(
+    source: Source, settings: Settings, timeline: Timeline, stages: Stages, key: str | None, outside: Sequence[Library]
+) -> Compiled:
     """What `source` compiles to, from the cache if it has that."""
     if key is not None and (kept := load_compiled(key)) is not None:
         with timeline.stage("reuse") as stage:
             stage.note = f"compiled before: {', '.join(kept.graphs)}"
         return kept
-    compiled = compile_model(source, settings, timeline, stages)
+    compiled = compile_model(source, settings, timeline, stages, in_order(outside))
     # Only what was checked is kept.
     if key is not None and settings.verify != "off":
         store_compiled(key, compiled)

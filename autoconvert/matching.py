@@ -77,7 +77,7 @@ class Matcher:
     def _accepted(self, node: fx.Node, binding: _Binding) -> Match | str:
         bound = {str(p.target): m for p, m in binding.nodes.items() if p.op == "placeholder"}
         values = {name: m.meta["val"] for name, m in bound.items()}
-        declined = self._pattern.guard(**values, **binding.scalars)
+        declined = self._pattern.ask({**values, **binding.scalars})
         return declined if declined else Match(self._pattern, node, bound, binding.scalars)
 
     def _unify(self, p: fx.Node, m: Any, binding: _Binding) -> Iterator[_Binding]:

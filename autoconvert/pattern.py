@@ -49,8 +49,36 @@ class Pattern:
 
     def fault(self, what: str, *, hint: str = "", of: str = "matches", line: int | None = None) -> InputError:
         """What is wrong with the function `of` this pattern, said with its file and line."""
-        file, _, first = _place(getattr(self, of)).rpartition(":")
+        places = (_place(getattr(self, role)) for role in (of, "matches", "becomes"))
+        file, _, first = next(filter(None, places), "<unknown>:0").rpartition(":")
         return InputError(f"{file}:{line or first}: pattern {self.name}: {what}", hint=hint)
+
+    def ask(self, bound: Mapping[str, Any]) -> str | None:
+        """Why the guard declines what was bound, or None.
+
+        Raises:
+            InputError: the guard itself fails.
+        """
+        try:
+            return self.guard(**bound)
+        except Exception as error:
+            raise self.fault(f"`guard` fails: {error}", of="guard") from error
+
+    def replacement(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, float]) -> fx.GraphModule:
+        """What the block becomes where fake `tensors` and `numbers` were bound.
+
+        Raises:
+            InputError: `becomes` cannot be run there.
+        """
+        try:
+            return traced(lambda **bound: self.becomes(**bound, **numbers), dict(tensors))
+        except Exception as error:
+            shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in tensors.items())
+            raise self.fault(
+                f"`becomes` cannot be run where it matched, with {shapes}: {error}",
+                hint="`guard` must decline what `becomes` is not for.",
+                of="becomes",
+            ) from error
 
     def inputs(self, times: int = 1) -> dict[str, Tensor | float]:
         """The same random arguments each time, for both functions; every size but 1 is `times` that of the example."""
@@ -108,9 +136,9 @@ class Pattern:
 
 
 def _place(function: Callable[..., Any]) -> str:
-    """Where a function is written, as file:line; nowhere for what is no function."""
+    """Where a function is written, as file:line; "" for what is no function."""
     code = getattr(function, "__code__", None)
-    return f"{code.co_filename}:{code.co_firstlineno}" if code is not None else "<unknown>:0"
+    return f"{code.co_filename}:{code.co_firstlineno}" if code is not None else ""
 
 
 def operations_of(patterns: Iterable[Pattern]) -> tuple[Operation, ...]:

@@ -13,7 +13,7 @@ from autoconvert.ops.attention import attention_scores
 from autoconvert.passes.normalise import normalise
 from autoconvert.pattern import Pattern
 from autoconvert.program import NearMiss, Program, Recognition
-from autoconvert.rewriting import inline, replace, structure, traced
+from autoconvert.rewriting import inline, replace, structure
 
 # Sees the graph, the match, and the replacement, whose placeholders are the pattern's parameters.
 OnMatch = Callable[[fx.GraphModule, Match, fx.GraphModule], None]
@@ -68,7 +68,7 @@ def _replacement(match: Match, known: dict[str, fx.GraphModule]) -> fx.GraphModu
     values = {name: node.meta["val"] for name, node in match.bound.items()}
     key = f"{match.pattern.name} {match.scalars} {[structure(value) for value in values.values()]}"
     if key not in known:
-        known[key] = traced(lambda **tensors: match.pattern.becomes(**tensors, **match.scalars), values)
+        known[key] = match.pattern.replacement(values, match.scalars)
     return known[key]
 
 

@@ -10,6 +10,7 @@ from transformers import LlamaForCausalLM
 
 from autoconvert.cache import FOLDER_VARIABLE, cache_folder, key_of, load, store
 from autoconvert.convert import Bundle, convert
+from autoconvert.library import Library
 from autoconvert.settings import Settings, choose
 from autoconvert.source.source import load_source
 from tests.source.tiny import build, llama
@@ -145,6 +146,14 @@ def test_a_key_knows_the_values_of_buffers(tmp_path: Path) -> None:
 
 def test_a_module_made_by_hand_has_no_key() -> None:
     assert key_of(load_source(build(llama())), settings()) is None
+
+
+def test_a_key_knows_the_code_of_patterns_from_outside(tmp_path: Path) -> None:
+    source, keys = load_source(save(tmp_path / "model")), set()
+    for digests in ([], ["one"], ["other"], ["one", "other"]):
+        keys.add(key_of(source, settings(), [Library("", (), digest) for digest in digests]))
+    assert len(keys) == 4 and None not in keys
+    assert key_of(source, settings(), [Library("made by hand", (), None)]) is None
 
 
 def test_the_entries_that_were_not_used_for_longest_go_first(

@@ -23,7 +23,7 @@ _OWN = "the example"
 
 _EXAMPLE = 'It has a size for each `Tensor` and a number for each `float`: {"x": (1, 5, 14), "eps": 1e-6}.'
 
-Values = dict[str, Tensor | float]
+Values = Mapping[str, Tensor | float]
 
 
 def check_pattern(pattern: Pattern) -> None:

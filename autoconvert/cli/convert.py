@@ -97,6 +97,15 @@ def convert(
             "--quantize is then only linked. AUTOCONVERT_CACHE says where.",
         ),
     ] = True,
+    patterns: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--patterns",
+            metavar="FILE.py",
+            help="Look for the building blocks in this file too, before the built-in ones. Several are given one by "
+            "one. docs/patterns.md says how to write one; autoconvert patterns lists those that are known.",
+        ),
+    ] = None,
     verbose: Annotated[
         bool,
         typer.Option(
@@ -125,6 +134,10 @@ def convert(
     \b
     What it would find and need, before it starts (see autoconvert plan --help):
       autoconvert plan meta-llama/Llama-3.2-1B
+
+    \b
+    With a block that autoconvert does not know (see autoconvert patterns --help):
+      autoconvert ./my-model --patterns my_blocks.py
 
     \b
     What a bundle says to a prompt (see autoconvert run --help):
@@ -165,6 +178,7 @@ def convert(
                     trust_remote_code=trust_remote_code,
                     allow_pickle=allow_pickle,
                     cache=cache,
+                    patterns=patterns or (),
                     display=display,
                 )
         for line in summary(bundle.report, bundle.files, verbose=verbose):

@@ -53,7 +53,9 @@ def test_it_is_one_node_until_it_is_written_out_as_the_device_has_it() -> None:
 def test_one_that_mixes_positions_is_refused_as_its_body_is() -> None:
     operation = ops.operation(reversed_in_time)
     with pytest.raises(Refused, match="flip in "):
-        rewrite(Decoder(lambda _, x: reversed_in_time(x, 0.5)), patterns=(bringing(operation, reversed_in_time), *PATTERNS))
+        rewrite(
+            Decoder(lambda _, x: reversed_in_time(x, 0.5)), patterns=(bringing(operation, reversed_in_time), *PATTERNS)
+        )
 
 
 def test_two_of_one_name_are_two_operations() -> None:
