@@ -23,6 +23,9 @@ def recognise(program: Program, patterns: Sequence[Pattern], on_match: OnMatch) 
     """Replaces every match of `patterns`, in their order and again until no more is found.
 
     `on_match` sees each match before it is replaced. What has grown only in part is written out again.
+
+    Raises:
+        InputError: a pattern's own function fails where it matched.
     """
     graph = program.graph
     found: Counter[str] = Counter()
