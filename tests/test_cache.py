@@ -61,6 +61,31 @@ def test_another_quantisation_is_only_linked(tmp_path: Path) -> None:
     assert content(relinked) == content(converted(model, tmp_path / "third", quantize="int8", cache=False))
 
 
+def test_another_pattern_file_is_compiled_anew_and_the_same_is_not(tmp_path: Path) -> None:
+    model, file = save(tmp_path / "model"), tmp_path / "blocks.py"
+    text = """from torch import Tensor
+import torch.nn.functional as F
+from autoconvert import ops
+from autoconvert.pattern import Pattern
+
+def gated(x: Tensor, gate: Tensor, up: Tensor) -> Tensor:
+    return F.silu(F.linear(x, gate)) * F.linear(x, up)
+
+SWIGLU = ops.operation(gated)
+PATTERNS = (
+    Pattern("swiglu", "own", gated, SWIGLU, {"x": (1, 5, 14), "gate": (22, 14), "up": (22, 14)}, operations=(SWIGLU,)),
+)
+"""
+    file.write_text(text)
+    first = converted(model, tmp_path / "first", patterns=[file])
+    assert first.report.blocks["own"] == 2
+    again = converted(model, tmp_path / "second", patterns=[file])
+    assert "reuse" in stages(again) and content(again) == content(first)
+    file.write_text(text.replace('"own"', '"mine"'))
+    changed = converted(model, tmp_path / "third", patterns=[file])
+    assert "trace" in stages(changed) and "mine" in changed.report.blocks
+
+
 def test_a_relinked_file_is_checked_and_says_how_the_graph_was(tmp_path: Path) -> None:
     model = save(tmp_path / "model")
     names = [[check.name for check in converted(model, tmp_path / "out").report.checks] for _ in range(2)]

@@ -11,6 +11,7 @@ from typer.testing import CliRunner, Result
 from autoconvert import library
 from autoconvert.cli.convert import app as convert_app
 from autoconvert.cli.patterns import app as patterns_app
+from autoconvert.cli.plan import app as plan_app
 from autoconvert.errors import InputError
 from autoconvert.library import digests, in_order, libraries, load_file
 from autoconvert.patterns import PATTERNS
@@ -158,7 +159,7 @@ def test_a_file_without_patterns_says_what_it_should_end_in(tmp_path: Path) -> N
 
 
 def test_a_file_that_is_not_there_is_bad_usage_of_a_conversion_too(tmp_path: Path) -> None:
-    for app, words in ((patterns_app, []), (convert_app, ["demo"])):
+    for app, words in ((patterns_app, []), (convert_app, ["demo"]), (plan_app, ["demo"])):
         result = CliRunner().invoke(app, [*words, "--patterns", str(tmp_path / "none.py")])
         assert result.exit_code == 2
         assert f"{tmp_path / 'none.py'}: No such file or directory." in result.stderr

@@ -50,6 +50,11 @@ def test_it_is_one_node_until_it_is_written_out_as_the_device_has_it() -> None:
     assert_chunks_give_what_the_model_gives(program, module)
 
 
+def test_the_process_that_lowers_needs_not_know_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autoconvert.compile._LARGE_MODEL", 0)
+    assert check(PATTERN, Decoder(lambda _, x: squared_relu(x, 0.5)), context=16) == 1
+
+
 def test_one_that_mixes_positions_is_refused_as_its_body_is() -> None:
     operation = ops.operation(reversed_in_time)
     with pytest.raises(Refused, match="flip in "):
