@@ -78,13 +78,13 @@ def load_file(path: Path) -> Library:
         # Not by an import, which would leave its own files beside a person's and trust their times.
         exec(compile(content, str(path), "exec"), vars(module))
     except SyntaxError as error:
-        place = f"{error.filename or path}:{error.lineno}"
+        place = f"{error.filename or path}:{error.lineno or 1}"
         raise InputError(f"{place}: {error.msg}.", hint="A pattern file is Python.") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         frames = traceback.extract_tb(error.__traceback__)
-        line = next(frame.lineno for frame in reversed(frames) if frame.filename == str(path))
+        line = next((frame.lineno for frame in reversed(frames) if frame.filename == str(path)), 1)
         raise InputError(f"{path}:{line}: {type(error).__name__}: {error}") from error
-    return Library(str(path), _patterns_of(vars(module), str(path), content), _digest(module))
+    return Library(str(path), _patterns_of(vars(module), path), _digest(module))
 
 
 def _installed(entry: EntryPoint) -> Library:
@@ -99,13 +99,13 @@ def _installed(entry: EntryPoint) -> Library:
             hint=f"Update or remove {origin}.",
         ) from error
     names = {"PATTERNS": loaded} if entry.attr else vars(module)
-    return Library(origin, _patterns_of(names, str(module.__file__), b""), _digest(module))
+    return Library(origin, _patterns_of(names, Path(str(module.__file__))), _digest(module))
 
 
-def _patterns_of(names: dict[str, Any], file: str, content: bytes) -> tuple[Pattern, ...]:
+def _patterns_of(names: dict[str, Any], file: Path) -> tuple[Pattern, ...]:
     if "PATTERNS" not in names:
         raise InputError(f"{file}: there is no PATTERNS in it.", hint=_FORM)
-    patterns, (first, *lines) = names["PATTERNS"], _lines(content)
+    patterns, (first, *lines) = names["PATTERNS"], _lines(file.read_bytes())
     if not isinstance(patterns, tuple | list) or not patterns:
         what = "empty" if isinstance(patterns, tuple | list) else f"a {type(patterns).__name__}, not a tuple"
         raise InputError(f"{file}:{first}: PATTERNS is {what}.", hint=_FORM)

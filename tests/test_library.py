@@ -105,6 +105,15 @@ WRONG: dict[str, tuple[str, int, str]] = {
         7,
         "`guard` declines the pattern's own example: too wide",
     ),
+    "a guard that says yes": (SQUARE + pattern(more=", lambda x, y: x.ndim == 3"), 7, "`guard` gives True."),
+    "a name that is no text": (SQUARE + pattern().replace('"mine"', "square"), 5, "`name` is no text"),
+    "an operation that cannot be run": (
+        "double = ops.operation(lambda x: x * 2)\n",
+        5,
+        "Parameter x must have a type annotation",
+    ),
+    "an end of the program": ("\nraise SystemExit(0)\n", 6, "SystemExit: 0"),
+    "no text at all": ("\0", 1, "null bytes"),
     "another shape": (
         SQUARE + pattern(becomes="lambda x, y: (x * y).relu()[0]"),
         7,
@@ -225,6 +234,12 @@ def test_installed_packages_bring_their_patterns(package: Path) -> None:
     (found,) = libraries()
     assert (found.origin, [pattern.name for pattern in found.patterns]) == ("some", ["mine"])
     assert CliRunner().invoke(patterns_app, []).output.splitlines()[1].split() == ["mine", "installed_blocks.py:5"]
+
+
+def test_an_entry_of_a_package_that_is_no_pattern_has_its_line(package: Path) -> None:
+    package.write_text(IMPORTS + SQUARE + "PATTERNS = (\n    square,\n)\n")
+    with pytest.raises(InputError, match=rf"{package}:8: entry 1 of PATTERNS is a function, not a Pattern"):
+        libraries()
 
 
 def test_a_package_that_is_broken_is_named(package: Path) -> None:

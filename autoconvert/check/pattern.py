@@ -35,7 +35,10 @@ def check_pattern(pattern: Pattern) -> None:
     """
     _check_form(pattern)
     values = pattern.inputs()
-    if declined := _ran(pattern, "guard", values, _OWN):
+    declined = _ran(pattern, "guard", values, _OWN)
+    if not isinstance(declined, str | None):
+        raise pattern.fault(f"`guard` gives {declined}.", hint="It gives a reason to decline, or None.", of="guard")
+    if declined:
         raise pattern.fault(f"`guard` declines the pattern's own example: {declined}.", of="guard")
     _check_numbers(pattern, values, _OWN)
     _check_finds_itself(pattern, values)
@@ -70,6 +73,9 @@ def normalised(function: Callable[..., Tensor], values: Values) -> fx.GraphModul
 
 
 def _check_form(pattern: Pattern) -> None:
+    for role in ("name", "block"):
+        if not isinstance(getattr(pattern, role), str):
+            raise pattern.fault(f"`{role}` is no text.")
     _check_example(pattern)
     example = pattern.example
     if not inspect.isfunction(pattern.matches):
@@ -127,13 +133,13 @@ def _ran(pattern: Pattern, role: str, values: Values, on: str) -> Any:
         with torch.no_grad():
             return function(**values)
     except Exception as error:
-        stack = traceback.extract_tb(error.__traceback__)
-        lines = [frame.lineno for frame in stack if frame.filename == function.__code__.co_filename]
+        file = getattr(getattr(function, "__code__", None), "co_filename", None)
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
         raise pattern.fault(
             f"`{role}` cannot be run on {on}: {next(iter(str(error).splitlines()), type(error).__name__)}",
             hint="" if on == _OWN else "Write sizes as x.shape[…] or -1, not as numbers.",
             of=role,
-            line=lines[-1],
+            line=lines[-1] if lines else None,
         ) from error
 
 

@@ -42,14 +42,18 @@ class Block:
     text: str
 
 
-def blocks(document: str) -> list[Block]:
+def fenced(document: str) -> list[Block]:
     return [Block(*match.groups()) for match in _FENCED.finditer(document)]
+
+
+def without_fenced(document: str) -> str:
+    return _FENCED.sub("", document)
 
 
 def files(document: str) -> dict[str, str]:
     """The Python files of a document: blocks that begin with the name of one follow each other in it."""
     found: dict[str, str] = {}
-    for block in blocks(document):
+    for block in fenced(document):
         if block.language == "python":
             name, text = _named(block.text)
             found[name] = _joined(found.get(name, ""), text)

@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -15,13 +16,13 @@ from autoconvert.check.file import logits_at, open_file
 from autoconvert.check.parity import distance, random_tokens
 from autoconvert.convert import Bundle
 from autoconvert.errors import Refused
-from autoconvert.library import load_file
+from autoconvert.library import libraries, load_file
 from autoconvert.lowering.flatbuffer import read_model
 from autoconvert.passes.recognise import recognise
 from autoconvert.pattern import Pattern
 from autoconvert.patterns import PATTERNS
 from tests import models
-from tests.docs.document import GUIDE, ROOT, comparable, files, rerun
+from tests.docs.document import GUIDE, ROOT, comparable, fenced, files, rerun, without_fenced
 
 CONTEXT = 24
 MOST_LINES = 10
@@ -77,6 +78,31 @@ def operations(bundle: Bundle) -> int:
 def test_every_block_of_the_guide_gives_what_it_says(tmp_path: Path) -> None:
     document = GUIDE.read_text()
     assert comparable(rerun(document, tmp_path)) == comparable(document)
+
+
+def test_the_package_of_the_guide_brings_its_patterns(
+    blocks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (block,) = (block for block in fenced(GUIDE.read_text()) if block.language == "toml")
+    ((group, entries),) = tomllib.loads(block.text)["project"]["entry-points"].items()
+    ((name, module),) = entries.items()
+    file = tmp_path.joinpath(*module.split(".")).with_suffix(".py")
+    file.parent.mkdir()
+    file.write_text(blocks.read_text())
+    installed = tmp_path / "orchard_patterns-1.0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: orchard-patterns\nVersion: 1.0\n")
+    (installed / "entry_points.txt").write_text(f"[{group}]\n{name} = {module}\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (found,) = libraries()
+    assert found.origin == "orchard-patterns 1.0"
+    assert [pattern.name for pattern in found.patterns][:2] == ["orchard.attention", "orchard.norm"]
+
+
+def test_the_lines_of_the_model_that_the_guide_shows_are_its_own() -> None:
+    code = (ROOT / "docs" / "orchard.py").read_text()
+    shown = [line.strip() for line in without_fenced(GUIDE.read_text()).splitlines() if line.startswith("    ")]
+    assert shown and all(line in code for line in shown)
 
 
 def test_without_its_file_the_model_has_no_known_block_and_is_refused(orchard: nn.Module, tmp_path: Path) -> None:
