@@ -236,6 +236,7 @@ class _Conversion:
                 build_llm_metadata(tokenizer, self.settings.context),
                 build_executor_metadata(compiled.states, self.settings.context),
                 path,
+                consume="tflite" not in self.settings.formats and not self._runs_file(linked),
             )
             stage.note = readable_size(path.stat().st_size)
         return path

@@ -56,7 +56,7 @@ class LinkedSignature:
 class Linked:
     """The file that was written; sizes in bytes. `unused` are weights that no signature needs.
 
-    `digest` is a SHA-256 that follows from the content and from nothing else.
+    `digest` is a hash, in hex, that follows from the content and from nothing else.
     """
 
     path: Path

@@ -29,6 +29,7 @@ from litert_lm_builder.runtime.proto.executor_metadata_pb2 import ExecutorMetada
 from litert_lm_builder.runtime.proto.llm_metadata_pb2 import LlmMetadata
 
 from autoconvert.errors import InputError, MachineError
+from autoconvert.lowering.front_room import insert_at_front
 from autoconvert.lowering.tokenizer import TokenizerSection
 
 HEADER_BEGIN = 32
@@ -55,14 +56,15 @@ def write_bundle(
     executor_metadata: ExecutorMetadata,
     path: Path,
     *,
+    consume: bool = False,
     author: str = "autoconvert",
     created: str = EPOCH,
 ) -> None:
     """Writes `path`: the same inputs give the same bytes, and `path` appears only when it is whole.
 
-    `digest` stands for the content of `tflite`, which is copied by the system, not read. `created` is the file's
-    timestamp, ISO 8601; the default keeps files reproducible. Raises InputError without `tflite`, MachineError
-    when the system refuses a write.
+    `digest` stands for the content of `tflite`, which is copied by the system, not read; with `consume` it may
+    become the bundle itself, and be gone. `created` is the file's timestamp, ISO 8601; the default keeps files
+    reproducible. Raises InputError without `tflite`, MachineError when the system refuses a write.
     """
     if not tflite.is_file():
         raise InputError(f"there is no model at {tflite}", hint="Convert the model first.")
@@ -93,7 +95,8 @@ def write_bundle(
             builder.build(stream, validate_metadata=True)
             system = {"Authors": author, "uuid": identity, "creation_timestamp": created}
             begin = stamp(Path(stream.name), stream, system, tflite.stat().st_size)
-            copy_into(tflite, stream, begin)
+            if not (consume and move_into(tflite, stream, begin)):
+                copy_into(tflite, stream, begin)
 
 
 def content_uuid(digest: str, others: list[bytes]) -> str:
@@ -102,6 +105,17 @@ def content_uuid(digest: str, others: list[bytes]) -> str:
     for other in others:
         whole.update(hashlib.sha256(other).digest())
     return str(uuid.uuid5(NAMESPACE, whole.hexdigest()))
+
+
+def move_into(source: Path, stream: BinaryIO, begin: int) -> bool:
+    """Puts the first `begin` bytes of `stream` before those of `source`, which takes its name; False if it cannot."""
+    with source.open("r+b") as file:
+        if not insert_at_front(file, begin):
+            return False
+        stream.seek(0)
+        file.write(stream.read(begin))
+    source.replace(stream.name)
+    return True
 
 
 def copy_into(source: Path, stream: BinaryIO, begin: int) -> None:

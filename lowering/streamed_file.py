@@ -1,12 +1,13 @@
 """A large file written once, front to back, that appears under its name only when it is whole."""
 
 import errno
-import hashlib
 import os
 import shutil
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
+
+import xxhash
 
 from autoconvert.errors import MachineError
 
@@ -31,12 +32,12 @@ class StreamedFile:
         self._path = path
         self._partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         self._size = size
-        self._digest = hashlib.sha256()
+        self._digest = xxhash.xxh3_128()
         self._file: BinaryIO
 
     @property
     def digest(self) -> str:
-        """The SHA-256, as hex digits, of all that was written, in the order of writing."""
+        """The XXH3 digest of 128 bits, in hex, of all that was written, in the order of writing."""
         return self._digest.hexdigest()
 
     def __enter__(self) -> "StreamedFile":

@@ -16,7 +16,8 @@ from autoconvert.lowering.quantize import Encoded, UnrepresentableRow, encode
 
 _THREADS = 2
 _TILES_AHEAD = 4
-_TILE_ELEMENTS = 1 << 21
+# Memory of a tile of float32 numbers is used again by the allocator; larger ones would come anew from the system.
+_TILE_ELEMENTS = 1 << 20
 _LARGE_ELEMENTS = 1 << 24
 
 

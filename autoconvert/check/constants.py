@@ -31,7 +31,7 @@ _DTYPES: dict[int, np.dtype[Any]] = {
 }
 _ALLOWED = {"none": {_FLOAT32}, "fp16": {_FLOAT32, _FLOAT16}, "int8": {_FLOAT32, _INT8}}
 _THREADS = 2
-_CHUNK_ELEMENTS = 1 << 18
+_CHUNK_ELEMENTS = 1 << 19
 # Scale, quotient and product are rounded to float32, each by less than 127 * 2**-24 of a step.
 _HALF_STEP = 0.5 + 5e-5
 # A row of zeros has some step too; the recipe takes the one of this largest number.

@@ -9,14 +9,23 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from autoconvert import ops
 from autoconvert.check.chunks import Chunk, split
 from autoconvert.check.parity import TOLERANCE, compare_logits, distance, random_tokens
 from autoconvert.errors import CheckFailed, Refused
 from autoconvert.program import Program
-from autoconvert.source.streamed import LazyParameter
+from autoconvert.source.streamed import TILE, LazyParameter
 from autoconvert.source.weights import Weights
 
-# A larger weight stays on disk and is multiplied in tiles; a smaller one is read once for all chunks.
+aten = torch.ops.aten
+
+# What treats each row of its first operand alone, by all of its weights.
+_BY_ROWS: dict[Any, Callable[..., Tensor]] = {
+    aten.linear.default: aten.linear.default,
+    ops.gated_feed_forward: ops.BODIES[ops.gated_feed_forward],
+}
+
+# A larger weight stays on disk, of which an operation reads what it needs; a smaller one is read once for all chunks.
 _LARGEST_IN_MEMORY = 256 << 20
 
 # (tokens, slots): a padded chunk, a single token, a full chunk over what padding left, and so on.
@@ -99,19 +108,20 @@ class _Lockstep:
         return kept
 
     def _values_of(self, node: fx.Node) -> list[Any]:
-        if node.target is torch.ops.aten.linear.default and _is_weight(node.args[1]):
-            for values, result in zip(self._values, self._linear(node), strict=True):
+        if node.target in _BY_ROWS and all(map(self._is_weight, node.all_input_nodes[1:])):
+            for values, result in zip(self._values, self._by_rows(node), strict=True):
                 values[node] = result
         return [self._value(node, index) for index in range(len(self._chunks))]
 
-    def _linear(self, node: fx.Node) -> list[Tensor]:
-        """The rows of all chunks in one product: a large matrix then passes through the processor once."""
-        x, weight, *bias = node.args
+    def _by_rows(self, node: fx.Node) -> list[Tensor]:
+        """The rows of all chunks in one call, to which a tile of a matrix is read at a time."""
+        x, *others = node.args
         parts = [self._value(x, index) for index in range(len(self._chunks))]  # type: ignore[arg-type]
         rows = torch.cat([part.reshape(-1, part.shape[-1]) for part in parts])
-        operands = [self._value(operand, 0) for operand in (weight, *bias) if isinstance(operand, fx.Node)]
-        products = torch.ops.aten.linear.default(rows, *operands).split([part[..., 0].numel() for part in parts])
-        return [product.reshape(*part.shape[:-1], -1) for product, part in zip(products, parts, strict=True)]
+        weights, named = fx.map_arg((tuple(others), node.kwargs), lambda weight: self._weight(weight, TILE))
+        counts = [part[..., 0].numel() for part in parts]
+        results = torch.split(_BY_ROWS[node.target](rows, *weights, **named), counts)
+        return [result.reshape(*part.shape[:-1], -1) for result, part in zip(results, parts, strict=True)]
 
     def _free(self, node: fx.Node) -> None:
         self._loaded.clear()
@@ -124,8 +134,8 @@ class _Lockstep:
     def _value(self, node: fx.Node, index: int) -> Any:
         values = self._values[index]
         if node not in values:
-            if node.target in self._program.weights:
-                return self._weight(node)
+            if self._is_weight(node):
+                return self._weight(node, _LARGEST_IN_MEMORY)
             values[node] = self._compute(node, index)
         return values[node]
 
@@ -144,17 +154,16 @@ class _Lockstep:
         function: Callable[..., Any] = owner.get_submodule(name) if node.op == "call_module" else node.target  # type: ignore[assignment]
         return function(*args, **kwargs)
 
-    def _weight(self, node: fx.Node) -> Tensor:
+    def _weight(self, node: fx.Node, largest: int) -> Tensor:
+        """The weight, or what reads it where it takes more than `largest` bytes."""
         if node not in self._loaded:
             weight = self._program.weights[str(node.target)]
-            large = 4 * torch.Size(weight.shape).numel() > _LARGEST_IN_MEMORY
             self._loaded[node] = (
                 LazyParameter(self._weights, weight.sources[0], weight.shape)
-                if large and weight.program is None
+                if 4 * torch.Size(weight.shape).numel() > largest and weight.program is None
                 else weight.evaluate(self._weights.read)
             )
         return self._loaded[node]
 
-
-def _is_weight(node: object) -> bool:
-    return isinstance(node, fx.Node) and bool(node.meta.get("is_weight"))
+    def _is_weight(self, node: fx.Node) -> bool:
+        return node.target in self._program.weights

@@ -15,8 +15,9 @@ from torch import nn
 from autoconvert.source.source import Source
 from autoconvert.source.weights import Weights
 
-LARGEST_WHOLE = 64 << 20  # bytes in float32; a larger matrix is multiplied in tiles of rows
-TILE = 16 << 20
+# Bytes in float32: a larger matrix is multiplied in tiles of rows, whose memory the allocator uses again. Larger pieces
+# it gives back to the system each time, and getting their pages anew takes longer than multiplying with them.
+TILE = 4 << 20
 
 aten = torch.ops.aten
 
@@ -219,7 +220,7 @@ def _tiled(left: torch.Tensor, matrix: LazyParameter) -> torch.Tensor | None:
     """`left` times the transpose of the stored matrix, a few rows of it at a time; None if it is small."""
     columns = left.shape[-1]
     rows = matrix.numel() // max(columns, 1)
-    if matrix.numel() * 4 <= LARGEST_WHOLE:
+    if matrix.numel() * 4 <= TILE:
         return None
     step = max(1, TILE // (columns * 4))
     product = torch.empty((left.shape[0], rows), dtype=torch.float32)

@@ -16,10 +16,13 @@ SECTION = TokenizerSection("huggingface", b'{"version": "1.0"}', "")
 SPEC = TokenizerSpec(SECTION, None, (1,), None, None)
 
 
-def write(tflite: Path, path: Path, section: TokenizerSection = SECTION) -> None:
-    digest = hashlib.sha256(tflite.read_bytes()).hexdigest() if tflite.exists() else ""
+def write(tflite: Path, path: Path, section: TokenizerSection = SECTION, *, consume: bool = False) -> None:
+    digest = ""
+    if tflite.exists():
+        with tflite.open("rb") as content:
+            digest = hashlib.file_digest(content, "sha256").hexdigest()
     metadata = build_llm_metadata(SPEC, 64), build_executor_metadata((), 64)
-    litertlm.write_bundle(tflite, digest, section, *metadata, path)
+    litertlm.write_bundle(tflite, digest, section, *metadata, path, consume=consume)
 
 
 @pytest.fixture
@@ -76,6 +79,19 @@ def test_a_failure_leaves_what_was_there_and_nothing_else(
     assert "Free some space" in caught.value.hint
     assert bundle.read_bytes() == b"before"
     assert sorted(file.name for file in tmp_path.iterdir()) == ["model.litertlm", "model.tflite"]
+
+
+@pytest.mark.parametrize("disk_can_insert", [True, False])
+def test_a_model_that_becomes_the_bundle_gives_the_bytes_of_one_that_is_copied(
+    tflite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disk_can_insert: bool
+) -> None:
+    copied, moved = tmp_path / "copied.litertlm", tmp_path / "moved.litertlm"
+    write(tflite, copied)
+    if not disk_can_insert:
+        monkeypatch.setattr(litertlm, "insert_at_front", lambda *_: False)
+    write(tflite, moved, consume=True)
+    assert moved.read_bytes() == copied.read_bytes()
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_a_missing_output_folder_is_a_machine_error(tflite: Path, tmp_path: Path) -> None:

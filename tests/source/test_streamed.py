@@ -21,7 +21,6 @@ IDS = torch.tensor([[5, 3, 96, 0, 5, 17, 40, 41, 2, 9, 11, 60]])
 @pytest.fixture
 def tiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take every matrix for a large one, and multiply it seven rows at a time."""
-    monkeypatch.setattr(streamed_module, "LARGEST_WHOLE", 0)
     monkeypatch.setattr(streamed_module, "TILE", 7 * 32 * 4)
 
 
