@@ -1,8 +1,9 @@
 """The compile cache: weightless graphs by everything that decides them, so that other weights only need to be linked.
 
 An entry is addressed by the configuration and the shapes of the module, the values of its buffers, the source files of
-its classes and of this compiler, the lengths asked for, and the versions of what compiles. Nothing in a key says when
-or where, so a stale entry is never found: it is only no longer asked for, and goes when the cache is full.
+its classes, of patterns from outside and of this compiler, the lengths asked for, and the versions of what compiles.
+Nothing in a key says when or where, so a stale entry is never found: it is only no longer asked for, and goes when the
+cache is full.
 """
 
 import hashlib
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from autoconvert.compiled import Compiled
+from autoconvert.library import Library, digests
 from autoconvert.settings import Settings
 from autoconvert.source.source import Source
 
@@ -37,12 +39,14 @@ def cache_folder() -> Path:
     return Path(os.environ.get(FOLDER_VARIABLE) or platformdirs.user_cache_dir("autoconvert"))
 
 
-def key_of(source: Source, settings: Settings) -> str | None:
-    """The hex digest of all that decides what `source` compiles to; None for a module made by a person's hands.
+def key_of(source: Source, settings: Settings, outside: Iterable[Library] = ()) -> str | None:
+    """The hex digest of all that decides what `source` compiles to; None for what was made by a person's hands.
 
-    A module in memory may hold anything; one that was built from a configuration holds what that says.
+    A module in memory may hold anything; one that was built from a configuration holds what that says. So may a
+    pattern; one from a file does what the file says.
     """
-    if not source.is_built or source.config is None:
+    patterns = digests(outside)
+    if not source.is_built or source.config is None or patterns is None:
         return None
     config = source.config.to_dict()
     facts = {
@@ -52,6 +56,7 @@ def key_of(source: Source, settings: Settings) -> str | None:
         "buffers": _buffers(source.module),
         "classes": sorted({type(module).__qualname__ for module in source.module.modules()}),
         "code": _digest_of_files([*_own_files(), *_files_of_classes(source.module)]),
+        "patterns": patterns,
         "versions": [sys.version, *(version(package) for package in _COMPILERS)],
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()

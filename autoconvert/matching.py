@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from autoconvert.ops.semantic import NAMESPACE, OUTSIDE
 from autoconvert.pattern import Pattern
 from autoconvert.program import NearMiss
 from autoconvert.rewriting import arguments, named_arguments, operation_name, shape, where
@@ -35,6 +36,22 @@ class Match:
     output: fx.Node
     bound: dict[str, fx.Node]
     scalars: dict[str, float]
+
+    @property
+    def region(self) -> list[fx.Node]:
+        """The nodes between what the pattern's parameters bound and its output, in order."""
+        inputs = set(self.bound.values())
+        found: set[fx.Node] = set()
+        pending = [self.output]
+        while pending:
+            node = pending.pop()
+            if node in found or node in inputs:
+                continue
+            found.add(node)
+            # A size is a number here, wherever the model reads it from.
+            if not isinstance(node.meta.get("val"), torch.SymInt):
+                pending.extend(node.all_input_nodes)
+        return [node for node in self.output.graph.nodes if node in found]
 
 
 @dataclass
@@ -76,7 +93,7 @@ class Matcher:
     def _accepted(self, node: fx.Node, binding: _Binding) -> Match | str:
         bound = {str(p.target): m for p, m in binding.nodes.items() if p.op == "placeholder"}
         values = {name: m.meta["val"] for name, m in bound.items()}
-        declined = self._pattern.guard(**values, **binding.scalars)
+        declined = self._pattern.ask({**values, **binding.scalars})
         return declined if declined else Match(self._pattern, node, bound, binding.scalars)
 
     def _unify(self, p: fx.Node, m: Any, binding: _Binding) -> Iterator[_Binding]:
@@ -171,7 +188,7 @@ class Matcher:
 def _operand_orders(p: fx.Node, m: fx.Node) -> Iterator[list[tuple[Any, Any, str]]]:
     """The ways to pair the arguments of two calls of one operation; none if one has what the other lacks."""
     schema = getattr(p.target, "_schema", None)
-    if getattr(p.target, "namespace", "") == "autoconvert":
+    if getattr(p.target, "namespace", "") in (NAMESPACE, OUTSIDE):
         # A semantic operation is written by passes and patterns, with its defaults or without.
         yield [(a, b, "") for a, b in zip(named_arguments(p).values(), named_arguments(m).values(), strict=True)]
         return

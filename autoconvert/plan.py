@@ -1,7 +1,7 @@
 """What a conversion will find, told before it starts: from the configuration and the headers of the weights."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -9,6 +9,8 @@ from autoconvert.compile import rewrite_within
 from autoconvert.errors import Refused
 from autoconvert.lowering.quantize import SCHEMES
 from autoconvert.needs import Needs, file_size, needs_of, parameter_shapes
+from autoconvert.pattern import Pattern
+from autoconvert.patterns import PATTERNS
 from autoconvert.settings import Settings
 from autoconvert.source.source import Source
 
@@ -38,14 +40,14 @@ class Plan:
     seconds: float
 
 
-def plan(source: Source, settings: Settings) -> Plan:
+def plan(source: Source, settings: Settings, patterns: Sequence[Pattern] = PATTERNS) -> Plan:
     """Traces and rewrites the module of `source`, which needs no weight, and estimates the rest from shapes."""
     begun = time.perf_counter()
     blocks: Mapping[str, int] = {}
     wall = None
     reached = [name for name, _ in source.module.named_parameters()]
     try:
-        program, settings = rewrite_within(source, settings)
+        program, settings = rewrite_within(source, settings, patterns=patterns)
         blocks = program.recognition.blocks
         reached = [name for weight in program.weights.values() for name in weight.sources]
     except Refused as refusal:

@@ -14,13 +14,13 @@ from torch import Tensor, fx
 from torch._ops import OpOverload
 
 from autoconvert import ops
+from autoconvert.expansion import expand_nodes
 from autoconvert.lowering import lookup, repetition, sorting
 from autoconvert.lowering.experts import expert_linear
 from autoconvert.ops.attention import attend
 from autoconvert.ops.semantic import Body
 from autoconvert.passes.normalise import normalise
 from autoconvert.program import Program
-from autoconvert.rewriting import inline, replace, structure, traced
 
 
 def lower(name: str, program: Program) -> bytes:
@@ -42,40 +42,11 @@ def expand(graph: fx.GraphModule) -> fx.GraphModule:
     expanded = fx.Graph()
     expanded.output(expanded.graph_copy(graph.graph, {}))
     copy = fx.GraphModule(graph, expanded)
-    bodies = _device_bodies()
-    expansions: dict[str, fx.Graph] = {}
-    for node in list(copy.graph.nodes):
-        if node.target in bodies:
-            _expand_node(copy.graph, node, bodies[node.target], expansions)
+    expand_nodes(copy.graph, _device_bodies())
     # Bodies repeat too.
     normalise(copy)
-    repeated = copy.graph.find_nodes(op="call_function", target=torch.ops.aten.expand.default)
-    for node in repeated:
-        _expand_node(copy.graph, node, repetition.expand, expansions)
+    repeated = expand_nodes(copy.graph, {torch.ops.aten.expand.default: repetition.expand})
     return normalise(copy) if repeated else copy
-
-
-def _expand_node(graph: fx.Graph, node: fx.Node, body: Body, expansions: dict[str, fx.Graph]) -> None:
-    names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
-    arguments = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
-    values = {k: v.meta["val"] if isinstance(v, fx.Node) else v for k, v in arguments.items()}
-    key = f"{node.target} {[structure(value) for value in values.values()]}"
-    if key not in expansions:
-        expansions[key] = _traced(body, values)
-    with graph.inserting_before(node):
-        result = inline(graph, expansions[key], arguments, like=node)
-    if isinstance(result, fx.Node):
-        replace(node, result)
-        return
-    for user in list(node.users):
-        replace(user, result[user.args[1]])
-    graph.erase_node(node)
-
-
-def _traced(body: Body, values: dict[str, Any]) -> fx.Graph:
-    fixed = {name: value for name, value in values.items() if not isinstance(value, Tensor)}
-    tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
-    return traced(lambda **bound: body(**bound, **fixed), tensors).graph
 
 
 def _device_bodies() -> dict[OpOverload, Body]:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from autoconvert.pattern import Pattern, tensor
+from autoconvert.pattern import Pattern
 
 _ROOT = math.sqrt(2.0 / math.pi)
 _CUBE = 0.044715
@@ -37,7 +37,7 @@ def _gelu_pattern(name: str, matches: Callable[..., Tensor], **numbers: float) -
         block="activation",
         matches=matches,
         becomes=lambda x, **_: F.gelu(x, approximate="tanh"),
-        example=lambda: {"x": tensor(1, 5, 14), **numbers},
+        example={"x": (1, 5, 14), **numbers},
         guard=_numbers(numbers),
     )
 

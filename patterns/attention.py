@@ -9,7 +9,7 @@ from torch import Tensor
 
 from autoconvert import ops
 from autoconvert.ops.attention import HIDES
-from autoconvert.pattern import Example, Pattern, tensor
+from autoconvert.pattern import Example, Pattern
 
 # Queries and keys have lengths of their own: a single step looks back on many.
 _BATCH, _GROUPS, _REPEATS, _LENGTH, _SLOTS, _WIDTH, _VALUE_WIDTH = 4, 2, 3, 5, 9, 14, 22
@@ -41,7 +41,7 @@ def _with_sinks(
 ) -> Tensor:
     """Each row is joined by a score of its head, which is dropped after the softmax."""
     scores = ops.attention_scores(query, key, mask, scale, softcap)
-    column = sinks.reshape(1, _GROUPS * _REPEATS, 1, 1).expand(_BATCH, -1, _LENGTH, -1)
+    column = sinks.reshape(1, -1, 1, 1).expand(query.shape[0], -1, query.shape[2], -1)
     return torch.matmul(torch.softmax(torch.cat([scores, column], dim=-1), dim=-1)[..., :-1], value)
 
 
@@ -50,14 +50,14 @@ def _with_sinks_as_gate(
 ) -> Tensor:
     """The share of the softmax that the sink leaves is sigmoid(log Σ exp(scores) − sink)."""
     scores = ops.attention_scores(query, key, mask, scale, softcap)
-    share = torch.sigmoid(torch.logsumexp(scores, dim=-1) - sinks.reshape(1, _GROUPS * _REPEATS, 1))
+    share = torch.sigmoid(torch.logsumexp(scores, dim=-1) - sinks.reshape(1, -1, 1))
     return torch.matmul(torch.softmax(scores, dim=-1), value) * share[..., None]
 
 
 def _over_merged_heads(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float, softcap: float) -> Tensor:
     """Values have heads as one axis with the batch, which is 1."""
     weights = torch.softmax(ops.attention_scores(query, key, mask, scale, softcap), dim=-1)
-    return torch.matmul(weights.reshape(_GROUPS * _REPEATS, _LENGTH, _SLOTS), value)
+    return torch.matmul(weights.reshape(-1, *weights.shape[2:]), value)
 
 
 def _repeated(x: Tensor) -> Tensor:
@@ -128,43 +128,36 @@ def _causal(query: Tensor, key: Tensor, value: Tensor, scale: float, softcap: fl
     return ops.attention(query, key, value, None, scale, True, softcap=softcap)
 
 
-_VALUES: dict[str, Callable[[], Tensor | float]] = {
-    "mask": lambda: tensor(1, 1, 1, 1),
-    "sinks": lambda: tensor(_GROUPS * _REPEATS),
-    "scale": lambda: 0.3,
-    "hidden": lambda: torch.zeros(1, 1, 1, 1) > 0,
-    "fill": lambda: -1e9,
-    "softcap": lambda: 3.0,
+_VALUES: Example = {
+    "mask": (1, 1, 1, 1),
+    "sinks": (_GROUPS * _REPEATS,),
+    "scale": 0.3,
+    "hidden": torch.zeros(1, 1, 1, 1) > 0,
+    "fill": -1e9,
+    "softcap": 3.0,
 }
 
 
-def _example(groups: int, *names: str, slots: int = _SLOTS) -> Callable[[], Example]:
+def _example(groups: int, *names: str, slots: int = _SLOTS) -> Example:
     """With `groups` 1 the keys match any number of heads."""
-    return lambda: {
-        "query": tensor(_BATCH, _GROUPS * _REPEATS, _LENGTH, _WIDTH),
-        "key": tensor(_BATCH, groups, slots, _WIDTH),
-        "value": tensor(_BATCH, groups, slots, _VALUE_WIDTH),
-        **{name: _VALUES[name]() for name in names},
+    return {
+        "query": (_BATCH, _GROUPS * _REPEATS, _LENGTH, _WIDTH),
+        "key": (_BATCH, groups, slots, _WIDTH),
+        "value": (_BATCH, groups, slots, _VALUE_WIDTH),
+        **{name: _VALUES[name] for name in names},
     }
 
 
-def _merged(*names: str) -> Callable[[], Example]:
-    return lambda: {
-        "query": tensor(1, _GROUPS * _REPEATS, _LENGTH, _WIDTH),
-        "key": tensor(1, 1, _SLOTS, _WIDTH),
-        "value": tensor(1, _SLOTS, _VALUE_WIDTH),
-        **{name: _VALUES[name]() for name in names},
+def _merged(*names: str) -> Example:
+    return {
+        "query": (1, _GROUPS * _REPEATS, _LENGTH, _WIDTH),
+        "key": (1, 1, _SLOTS, _WIDTH),
+        "value": (1, _SLOTS, _VALUE_WIDTH),
+        **{name: _VALUES[name] for name in names},
     }
 
 
-def _biased() -> Example:
-    given = _example(_GROUPS, "hidden")()
-    return {**given, "bias": tensor(_BATCH, _GROUPS, _SLOTS), "scale": 0.3, "fill": -1e9}
-
-
-def _pattern(
-    name: str, matches: Callable[..., Tensor], becomes: Callable[..., Tensor], example: Callable[[], Example]
-) -> Pattern:
+def _pattern(name: str, matches: Callable[..., Tensor], becomes: Callable[..., Tensor], example: Example) -> Pattern:
     return Pattern(f"attention.{name}", "attention", matches, becomes, example, _whole_groups)
 
 
@@ -197,7 +190,7 @@ PATTERNS = (
         block="attention",
         matches=_biased_by_key,
         becomes=_with_bias_in_key,
-        example=_biased,
+        example={**_example(_GROUPS, "hidden", "scale", "fill"), "bias": (_BATCH, _GROUPS, _SLOTS)},
         guard=_bias_of_each_key,
     ),
     _pattern("shared.causal", _shared_causal, _causal, _example(_GROUPS, "scale", "softcap", slots=_LENGTH)),

@@ -3,7 +3,6 @@
 Each pattern takes in the next operation, so that a few of them cover the orders in which people scale, cap and mask.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from autoconvert import ops
 from autoconvert.ops.attention import HIDES
-from autoconvert.pattern import Example, Pattern, tensor
+from autoconvert.pattern import Example, Pattern
 
 # Queries and keys have lengths of their own: a single step looks back on many.
 _BATCH, _HEADS, _LENGTH, _SLOTS, _WIDTH = 4, 6, 5, 9, 14
@@ -57,11 +56,11 @@ def _floored(query: Tensor, key: Tensor, mask: Tensor, scale: float, softcap: fl
 
 def _with_heads_apart(query: Tensor, key: Tensor, mask: Tensor, scale: float, softcap: float) -> Tensor:
     """Heads were one axis with the batch, which is 1."""
-    return ops.attention_scores(query, key, mask, scale, softcap).reshape(1, _HEADS, _LENGTH, _SLOTS)
+    return ops.attention_scores(query, key, mask, scale, softcap).reshape(1, *query.shape[:2], -1)
 
 
 def _with_heads_apart_before_the_mask(query: Tensor, key: Tensor, scale: float, softcap: float) -> Tensor:
-    return ops.attention_scores(query, key, None, scale, softcap).reshape(1, _HEADS, _LENGTH, _SLOTS)
+    return ops.attention_scores(query, key, None, scale, softcap).reshape(1, *query.shape[:2], -1)
 
 
 def _hiding(hidden: Tensor) -> Tensor:
@@ -102,31 +101,27 @@ def _fits(query: Tensor, key: Tensor, *masks: Tensor) -> str | None:
     return None
 
 
-_VALUES: dict[str, Callable[[], Tensor | float]] = {
-    # Axes of size 1 match any size: the keys may be those of one head, and a mask that of all.
-    "query": lambda: tensor(_BATCH, _HEADS, _LENGTH, _WIDTH),
-    "key": lambda: tensor(_BATCH, 1, _SLOTS, _WIDTH),
-    "mask": lambda: tensor(1, 1, 1, 1),
-    "more": lambda: tensor(1, 1, 1, 1),
-    "hidden": lambda: torch.zeros(1, 1, 1, 1) > 0,
-    "scale": lambda: 0.3,
-    "softcap": lambda: 3.0,
-    "factor": lambda: 0.7,
-    "fill": lambda: -1e9,
-    "floor": lambda: -1e9,
+# Axes of size 1 match any size: the keys may be those of one head, and a mask that of all.
+_VALUES: Example = {
+    "query": (_BATCH, _HEADS, _LENGTH, _WIDTH),
+    "key": (_BATCH, 1, _SLOTS, _WIDTH),
+    "mask": (1, 1, 1, 1),
+    "more": (1, 1, 1, 1),
+    "hidden": torch.zeros(1, 1, 1, 1) > 0,
+    "scale": 0.3,
+    "softcap": 3.0,
+    "factor": 0.7,
+    "fill": -1e9,
+    "floor": -1e9,
 }
 
 
-def _example(*names: str) -> Callable[[], Example]:
-    return lambda: {name: _VALUES[name]() for name in ("query", "key", *names)}
+def _example(*names: str) -> Example:
+    return {name: _VALUES[name] for name in ("query", "key", *names)}
 
 
 def _merged(*names: str) -> Example:
-    return {
-        "query": tensor(_HEADS, _LENGTH, _WIDTH),
-        "key": tensor(1, _SLOTS, _WIDTH),
-        **{name: _VALUES[name]() for name in names},
-    }
+    return {**_example(*names), "query": (_HEADS, _LENGTH, _WIDTH), "key": (1, _SLOTS, _WIDTH)}
 
 
 PATTERNS = (
@@ -135,7 +130,7 @@ PATTERNS = (
         block="attention_scores",
         matches=_product,
         becomes=lambda query, key: ops.attention_scores(query, key, None, 1.0, 0.0),
-        example=lambda: {**_example()(), "query": tensor(_BATCH, _HEADS, 1, _WIDTH)},
+        example={**_example(), "query": (_BATCH, _HEADS, 1, _WIDTH)},
         guard=_over_one_sequence,
     ),
     Pattern(
@@ -215,13 +210,13 @@ PATTERNS = (
         becomes=lambda query, key, mask, scale, softcap: ops.attention_scores(
             query[None], key[None], mask[None], scale, softcap
         ),
-        example=lambda: {**_merged("scale", "softcap"), "mask": tensor(1, 1, 1)},
+        example={**_merged("scale", "softcap"), "mask": (1, 1, 1)},
     ),
     Pattern(
         name="attention_scores.with_heads_apart.before_the_mask",
         block="attention_scores",
         matches=_with_heads_apart_before_the_mask,
         becomes=lambda query, key, scale, softcap: ops.attention_scores(query[None], key[None], None, scale, softcap),
-        example=lambda: _merged("scale", "softcap"),
+        example=_merged("scale", "softcap"),
     ),
 )

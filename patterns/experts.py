@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from autoconvert import ops
-from autoconvert.pattern import Example, Pattern, tensor
+from autoconvert.pattern import Example, Pattern
 from autoconvert.rewriting import is_symbolic
 
 _EXPERTS, _OUT, _IN = 9, 22, 14
@@ -56,8 +56,8 @@ def _all_run_for_one(x: Tensor, scores: Tensor, gate_up: Tensor, down: Tensor) -
     """Every expert runs on every token, times a score that is 0 for all but the chosen one."""
     best, chosen = scores.topk(1, dim=1)
     shares = torch.sigmoid(torch.full_like(scores, -torch.inf).scatter(1, chosen, best))
-    copies = x.repeat(_EXPERTS, 1) * shares.transpose(0, 1).reshape(-1, 1)
-    gate, up = torch.bmm(copies.view(_EXPERTS, -1, x.shape[1]), gate_up).chunk(2, dim=-1)
+    copies = x.repeat(len(down), 1) * shares.transpose(0, 1).reshape(-1, 1)
+    gate, up = torch.bmm(copies.view(len(down), -1, x.shape[1]), gate_up).chunk(2, dim=-1)
     return torch.bmm(up * F.silu(gate), down).sum(dim=0)
 
 
@@ -87,11 +87,8 @@ def _pattern(
     x: tuple[int, ...],
     weight: tuple[int, ...],
 ) -> Pattern:
-    def example() -> Example:
-        # A size of 1 stands for any: one row or several, one token for all of its experts or one each.
-        numbers = torch.tensor([0, 3, 8, -1, 3])
-        return {"x": tensor(1, *x), "weight": tensor(_EXPERTS, *weight), "expert": numbers}
-
+    # A size of 1 stands for any: one row or several, one token for all of its experts or one each.
+    example: Example = {"x": (1, *x), "weight": (_EXPERTS, *weight), "expert": torch.tensor([0, 3, 8, -1, 3])}
     return Pattern(name, "experts", matches, becomes, example, _one_matrix_each)
 
 
@@ -104,11 +101,11 @@ PATTERNS = (
         block="experts",
         matches=_all_run_for_one,
         becomes=_one_runs,
-        example=lambda: {
-            "x": tensor(5, _IN),
-            "scores": tensor(5, _EXPERTS),
-            "gate_up": 0.3 * tensor(_EXPERTS, _IN, 2 * _OUT),
-            "down": 0.3 * tensor(_EXPERTS, _OUT, _IN),
+        example={
+            "x": (5, _IN),
+            "scores": (5, _EXPERTS),
+            "gate_up": (_EXPERTS, _IN, 2 * _OUT),
+            "down": (_EXPERTS, _OUT, _IN),
         },
     ),
 )

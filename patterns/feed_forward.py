@@ -5,9 +5,9 @@ from torch import Tensor
 
 from autoconvert import ops
 from autoconvert.ops.feed_forward import ACTIVATIONS
-from autoconvert.pattern import Example, Pattern, tensor
+from autoconvert.pattern import Example, Pattern
 
-_INNER = 22
+_EXAMPLE: Example = {"x": (1, 5, 14), "gate": (22, 14), "up": (22, 14), "down": (14, 22)}
 
 
 def _plain(activation: str) -> Pattern:
@@ -21,7 +21,7 @@ def _plain(activation: str) -> Pattern:
         block="feed_forward",
         matches=matches,
         becomes=lambda x, gate, up, down: ops.gated_feed_forward(x, gate, up, down, None, None, None, activation),
-        example=_inputs,
+        example=_EXAMPLE,
     )
 
 
@@ -37,7 +37,7 @@ def _fused(activation: str) -> Pattern:
         block="feed_forward",
         matches=matches,
         becomes=lambda x, gate_up, down: ops.gated_feed_forward(x, gate_up, None, down, None, None, None, activation),
-        example=lambda: {"x": tensor(1, 5, 14), "gate_up": tensor(2 * _INNER, 14), "down": tensor(14, _INNER)},
+        example={"x": (1, 5, 14), "gate_up": (44, 14), "down": (14, 22)},
         guard=lambda x, gate_up, down: _halves(gate_up, down),
     )
 
@@ -69,17 +69,8 @@ def _biased(activation: str) -> Pattern:
         becomes=lambda x, gate, up, down, gate_bias, up_bias, down_bias: ops.gated_feed_forward(
             x, gate, up, down, gate_bias, up_bias, down_bias, activation
         ),
-        example=lambda: {
-            **_inputs(),
-            "gate_bias": tensor(_INNER),
-            "up_bias": tensor(_INNER),
-            "down_bias": tensor(14),
-        },
+        example={**_EXAMPLE, "gate_bias": (22,), "up_bias": (22,), "down_bias": (14,)},
     )
-
-
-def _inputs() -> Example:
-    return {"x": tensor(1, 5, 14), "gate": tensor(_INNER, 14), "up": tensor(_INNER, 14), "down": tensor(14, _INNER)}
 
 
 PATTERNS = (

@@ -7,9 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from autoconvert import ops
-from autoconvert.pattern import Example, Pattern, tensor
-
-_WIDTH = 14
+from autoconvert.pattern import Example, Pattern
 
 
 def _rms(x: Tensor, eps: float) -> Tensor:
@@ -59,26 +57,19 @@ def _vectors(eps: float, x: Tensor, **tensors: Tensor) -> str | None:
     return f"{odd} has the shape {list(tensors[odd].shape)}, not [{x.shape[-1]}]" if odd else None
 
 
-def _plain() -> Example:
-    return {"x": tensor(1, 5, _WIDTH), "eps": 1e-6}
+_PLAIN: Example = {"x": (1, 5, 14), "eps": 1e-6}
+_SCALED: Example = {"x": (1, 5, 14), "weight": (14,), "eps": 1e-6}
+_SHIFTED: Example = {"x": (1, 5, 14), "weight": (14,), "bias": (14,), "eps": 1e-5}
 
 
-def _scaled() -> Example:
-    return {"x": tensor(1, 5, _WIDTH), "weight": tensor(_WIDTH), "eps": 1e-6}
-
-
-def _shifted() -> Example:
-    return {"x": tensor(1, 5, _WIDTH), "weight": tensor(_WIDTH), "bias": tensor(_WIDTH), "eps": 1e-5}
-
-
-def _rms_norm(name: str, matches: Callable[..., Tensor], example: Callable[[], Example]) -> Pattern:
+def _rms_norm(name: str, matches: Callable[..., Tensor], example: Example) -> Pattern:
     def becomes(x: Tensor, eps: float, weight: Tensor | None = None) -> Tensor:
         return ops.rms_norm(x, weight, eps)
 
     return Pattern(name, "norm", matches, becomes, example, _vectors)
 
 
-def _layer(name: str, matches: Callable[..., Tensor], example: Callable[[], Example]) -> Pattern:
+def _layer(name: str, matches: Callable[..., Tensor], example: Example) -> Pattern:
     def becomes(x: Tensor, eps: float, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
         return ops.layer_norm(x, weight, bias, eps)
 
@@ -87,14 +78,14 @@ def _layer(name: str, matches: Callable[..., Tensor], example: Callable[[], Exam
 
 PATTERNS = (
     # The longer ones first, of which the shorter ones are parts; layer norms contain a root-mean-square.
-    _layer("layer_norm.written_out", _written_out_shifted, _shifted),
-    _layer("layer_norm.written_out.without_bias", _written_out_scaled, _scaled),
-    _layer("layer_norm.written_out.without_weight", _written_out, _plain),
-    _rms_norm("rms_norm", _rms_scaled, _scaled),
-    _rms_norm("rms_norm.without_weight", _rms, _plain),
-    _rms_norm("rms_norm.native", _rms_native_scaled, _scaled),
-    _rms_norm("rms_norm.native.without_weight", _rms_native, _plain),
-    _layer("layer_norm", _layer_norm_shifted, _shifted),
-    _layer("layer_norm.without_bias", _layer_norm_scaled, _scaled),
-    _layer("layer_norm.without_weight", _layer_norm, _plain),
+    _layer("layer_norm.written_out", _written_out_shifted, _SHIFTED),
+    _layer("layer_norm.written_out.without_bias", _written_out_scaled, _SCALED),
+    _layer("layer_norm.written_out.without_weight", _written_out, _PLAIN),
+    _rms_norm("rms_norm", _rms_scaled, _SCALED),
+    _rms_norm("rms_norm.without_weight", _rms, _PLAIN),
+    _rms_norm("rms_norm.native", _rms_native_scaled, _SCALED),
+    _rms_norm("rms_norm.native.without_weight", _rms_native, _PLAIN),
+    _layer("layer_norm", _layer_norm_shifted, _SHIFTED),
+    _layer("layer_norm.without_bias", _layer_norm_scaled, _SCALED),
+    _layer("layer_norm.without_weight", _layer_norm, _PLAIN),
 )

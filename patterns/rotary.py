@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from autoconvert import ops
-from autoconvert.pattern import Example, Pattern, tensor
+from autoconvert.pattern import Example, Pattern
 
 _WIDTH = 14
 
@@ -76,15 +76,15 @@ def _widths(x: Tensor, cos: Tensor, sin: Tensor, expected: int) -> str | None:
 
 
 def _example(width: int) -> Example:
-    return {"x": tensor(1, 3, 5, _WIDTH), "cos": tensor(width), "sin": tensor(width)}
+    return {"x": (1, 3, 5, _WIDTH), "cos": (width,), "sin": (width,)}
 
 
 def _whole(name: str, matches: Callable[..., Tensor], becomes: Callable[..., Tensor]) -> Pattern:
-    return Pattern(name, "rotary", matches, becomes, lambda: _example(_WIDTH), _whole_tables)
+    return Pattern(name, "rotary", matches, becomes, _example(_WIDTH), _whole_tables)
 
 
 def _half(name: str, matches: Callable[..., Tensor], becomes: Callable[..., Tensor]) -> Pattern:
-    return Pattern(name, "rotary", matches, becomes, lambda: _example(_WIDTH // 2), _half_tables)
+    return Pattern(name, "rotary", matches, becomes, _example(_WIDTH // 2), _half_tables)
 
 
 PATTERNS = (

@@ -10,6 +10,7 @@ from transformers import LlamaForCausalLM
 
 from autoconvert.cache import FOLDER_VARIABLE, cache_folder, key_of, load, store
 from autoconvert.convert import Bundle, convert
+from autoconvert.library import Library
 from autoconvert.settings import Settings, choose
 from autoconvert.source.source import load_source
 from tests.source.tiny import build, llama
@@ -58,6 +59,31 @@ def test_another_quantisation_is_only_linked(tmp_path: Path) -> None:
     relinked = converted(model, tmp_path / "second", quantize="int8")
     assert "reuse" in stages(relinked)
     assert content(relinked) == content(converted(model, tmp_path / "third", quantize="int8", cache=False))
+
+
+def test_another_pattern_file_is_compiled_anew_and_the_same_is_not(tmp_path: Path) -> None:
+    model, file = save(tmp_path / "model"), tmp_path / "blocks.py"
+    text = """from torch import Tensor
+import torch.nn.functional as F
+from autoconvert import ops
+from autoconvert.pattern import Pattern
+
+def gated(x: Tensor, gate: Tensor, up: Tensor) -> Tensor:
+    return F.silu(F.linear(x, gate)) * F.linear(x, up)
+
+SWIGLU = ops.operation(gated)
+PATTERNS = (
+    Pattern("swiglu", "own", gated, SWIGLU, {"x": (1, 5, 14), "gate": (22, 14), "up": (22, 14)}, operations=(SWIGLU,)),
+)
+"""
+    file.write_text(text)
+    first = converted(model, tmp_path / "first", patterns=[file])
+    assert first.report.blocks["own"] == 2
+    again = converted(model, tmp_path / "second", patterns=[file])
+    assert "reuse" in stages(again) and content(again) == content(first)
+    file.write_text(text.replace('"own"', '"mine"'))
+    changed = converted(model, tmp_path / "third", patterns=[file])
+    assert "trace" in stages(changed) and "mine" in changed.report.blocks
 
 
 def test_a_relinked_file_is_checked_and_says_how_the_graph_was(tmp_path: Path) -> None:
@@ -145,6 +171,14 @@ def test_a_key_knows_the_values_of_buffers(tmp_path: Path) -> None:
 
 def test_a_module_made_by_hand_has_no_key() -> None:
     assert key_of(load_source(build(llama())), settings()) is None
+
+
+def test_a_key_knows_the_code_of_patterns_from_outside(tmp_path: Path) -> None:
+    source, keys = load_source(save(tmp_path / "model")), set()
+    for digests in ([], ["one"], ["other"], ["one", "other"]):
+        keys.add(key_of(source, settings(), [Library("", (), digest) for digest in digests]))
+    assert len(keys) == 4 and None not in keys
+    assert key_of(source, settings(), [Library("made by hand", (), None)]) is None
 
 
 def test_the_entries_that_were_not_used_for_longest_go_first(

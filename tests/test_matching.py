@@ -7,24 +7,24 @@ import pytest
 import torch
 from torch import Tensor
 
+from autoconvert.check.pattern import normalised
 from autoconvert.matching import Match, Matcher
 from autoconvert.passes.normalise import normalise
 from autoconvert.pattern import Pattern
 from autoconvert.program import NearMiss
-from tests.patterns.test_patterns import graph_of
 
 Function = Callable[..., Tensor]
 X, Y, W = torch.randn(1, 5, 14), torch.randn(1, 5, 14), torch.randn(14, 14)
 
 
 def pattern(matches: Function, **example: Any) -> Pattern:
-    return Pattern("example", "block", matches, matches, lambda: example)
+    return Pattern("example", "block", matches, matches, example)
 
 
 def match(matches: Function, example: dict[str, Any], function: Function, **values: Any) -> Match | NearMiss:
     """Tries the pattern at the last operation of `function`."""
     made = pattern(matches, **example)
-    graph = graph_of(function, values)
+    graph = normalised(function, values)
     output = graph.graph.output_node().all_input_nodes[0]
     return Matcher(made, normalise(made.graph).graph).match(output)
 
@@ -155,7 +155,7 @@ def test_near_miss_counts_what_matched_and_says_where_it_ended() -> None:
 
 
 def test_a_reason_of_the_guard_counts_as_everything_matched() -> None:
-    made = Pattern("declined", "block", scaled, scaled, lambda: {"x": X, "k": 2.0}, guard=lambda x, k: f"k is {k}")
-    graph = graph_of(scaled, {"x": X, "k": 5.0})
+    made = Pattern("declined", "block", scaled, scaled, {"x": X, "k": 2.0}, guard=lambda x, k: f"k is {k}")
+    graph = normalised(scaled, {"x": X, "k": 5.0})
     found = Matcher(made, normalise(made.graph).graph).match(graph.graph.output_node().all_input_nodes[0])
     assert found == NearMiss("declined", "relu", 2, 2, "k is 5.0")

@@ -14,23 +14,26 @@ _TOLERANCE = 2e-5
 
 
 class RegionCheck:
-    """Called with each match before it is replaced; regions of the same structure are executed once."""
+    """Called with each match before it is replaced; regions of the same structure are executed once.
+
+    `errors` has, by the name of each region's output, the largest difference relative to the largest number there.
+    """
 
     def __init__(self) -> None:
         self.executed = 0
-        self._seen: set[str] = set()
+        self.errors: dict[str, float] = {}
+        self._seen: dict[str, float] = {}
 
     def __call__(self, graph: fx.GraphModule, match: Match, replacement: fx.GraphModule) -> None:
         """Raises CheckFailed where the replacement gives other numbers than what it replaces."""
-        region = _region(match)
+        region = match.region
         key = f"{match.pattern.name} {match.scalars} {_structure(region, match)}"
-        if key in self._seen:
-            return
-        self._seen.add(key)
-        self.executed += 1
-        self._execute(fx.GraphModule(graph, _extract(region, match)), replacement, match)
+        if key not in self._seen:
+            self._seen[key] = self._execute(fx.GraphModule(graph, _extract(region, match)), replacement, match)
+            self.executed += 1
+        self.errors[match.output.name] = self._seen[key]
 
-    def _execute(self, region: fx.GraphModule, replacement: fx.GraphModule, match: Match) -> None:
+    def _execute(self, region: fx.GraphModule, replacement: fx.GraphModule, match: Match) -> float:
         generator = torch.Generator().manual_seed(0)
         # A number may pick an entry of any other value.
         sizes = [concrete(size, _LENGTH) for node in match.bound.values() for size in node.meta["val"].shape]
@@ -40,32 +43,35 @@ class RegionCheck:
         with torch.no_grad():
             expected = region(*inputs.values())
             actual = replacement(*inputs.values())
-        # How far down a hidden score lies does not matter, and must not widen what is allowed for the others.
-        expected, actual = (value.masked_fill(value <= HIDES, -torch.inf) for value in (expected, actual))
-        scale = expected[expected.isfinite()].abs().max().item() if expected.isfinite().any() else 1.0
-        same = torch.allclose(actual, expected, rtol=_TOLERANCE, atol=_TOLERANCE * scale, equal_nan=True)
-        if actual.shape != expected.shape or not same:
+        if actual.shape != expected.shape or not same_numbers(actual, expected):
             raise CheckFailed(
                 f"Pattern {match.pattern.name} ({match.pattern.source}) gives other numbers than what it "
                 f"replaces, at {source_line(match.output)}.",
                 hint="The pattern is wrong for these shapes: its guard must decline, or `becomes` change.",
             )
+        return _difference(actual, expected)
 
 
-def _region(match: Match) -> list[fx.Node]:
-    """The nodes between what the pattern's parameters bound and its output, in order."""
-    inputs = set(match.bound.values())
-    found: set[fx.Node] = set()
-    pending = [match.output]
-    while pending:
-        node = pending.pop()
-        if node in found or node in inputs:
-            continue
-        found.add(node)
-        # A size is a number here, wherever the model reads it from.
-        if not isinstance(node.meta.get("val"), torch.SymInt):
-            pending.extend(node.all_input_nodes)
-    return [node for node in match.output.graph.nodes if node in found]
+def same_numbers(actual: Tensor, expected: Tensor) -> bool:
+    """Whether both sides of a rewrite, of one shape, are as near as float32 comes."""
+    expected, actual = (_with_hidden_alike(value) for value in (expected, actual))
+    return torch.allclose(actual, expected, rtol=_TOLERANCE, atol=_TOLERANCE * _scale(expected), equal_nan=True)
+
+
+def _difference(actual: Tensor, expected: Tensor) -> float:
+    """The largest difference relative to the largest number that is expected."""
+    expected, actual = (_with_hidden_alike(value) for value in (expected, actual))
+    both = expected.isfinite() & actual.isfinite()
+    return float((actual - expected)[both].abs().max()) / (_scale(expected) or 1.0) if both.any() else 0.0
+
+
+def _with_hidden_alike(value: Tensor) -> Tensor:
+    """How far down a hidden score lies does not matter, and must not widen what is allowed for the others."""
+    return value.masked_fill(value <= HIDES, -torch.inf)
+
+
+def _scale(expected: Tensor) -> float:
+    return float(expected[expected.isfinite()].abs().max()) if expected.isfinite().any() else 1.0
 
 
 def _structure(region: list[fx.Node], match: Match) -> str:

@@ -97,6 +97,24 @@ def convert(
             "--quantize is then only linked. AUTOCONVERT_CACHE says where.",
         ),
     ] = True,
+    dump: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Also write what every pass made of the graph: text to compare, PyTorch code that runs, JSON for "
+            "Model Explorer, and GraphML. Compiles anew, for in the cache there is nothing to see; a refused model "
+            "is dumped up to where it was refused.",
+        ),
+    ] = None,
+    patterns: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--patterns",
+            metavar="FILE.py",
+            help="Look for the building blocks in this file too, before the built-in ones. Several are given one by "
+            "one. docs/patterns.md says how to write one; autoconvert patterns lists those that are known.",
+        ),
+    ] = None,
     verbose: Annotated[
         bool,
         typer.Option(
@@ -121,10 +139,15 @@ def convert(
       autoconvert demo                              the model that comes along
       autoconvert meta-llama/Llama-3.2-1B -o llama  from the hub, to ./llama
       autoconvert ./my-finetune --context 2048      from a folder
+      autoconvert demo --dump passes                and what each pass did, in ./passes
 
     \b
     What it would find and need, before it starts (see autoconvert plan --help):
       autoconvert plan meta-llama/Llama-3.2-1B
+
+    \b
+    With a block that autoconvert does not know (see autoconvert patterns --help):
+      autoconvert ./my-model --patterns my_blocks.py
 
     \b
     What a bundle says to a prompt (see autoconvert run --help):
@@ -165,6 +188,8 @@ def convert(
                     trust_remote_code=trust_remote_code,
                     allow_pickle=allow_pickle,
                     cache=cache,
+                    patterns=patterns or (),
+                    dump=dump,
                     display=display,
                 )
         for line in summary(bundle.report, bundle.files, verbose=verbose):

@@ -30,6 +30,9 @@ def plan(
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")
     ] = False,
+    patterns: Annotated[
+        list[Path] | None, typer.Option("--patterns", metavar="FILE.py", help="As for converting.")
+    ] = None,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show the traceback of a failure.")] = False,
 ) -> None:
     """Says what converting a model would find and need, without reading a weight.
@@ -48,17 +51,19 @@ def plan(
     with explained(verbose=verbose):
         silence_python()
         with captured_stderr():
+            from autoconvert.library import in_order, libraries
             from autoconvert.needs import refuse_what_cannot_fit
             from autoconvert.plan import plan as plan_conversion
             from autoconvert.report.planned import planned
             from autoconvert.settings import choose
             from autoconvert.source.source import plan_source
 
+            outside = libraries(patterns or ())
             source = plan_source(model, revision=revision, token=token, trust_remote_code=trust_remote_code)
             settings = choose(
                 source.config, context=context, prefill=lengths, quantize=quantize, formats=names, verify="quick"
             )
-            found = plan_conversion(source, settings)
+            found = plan_conversion(source, settings, in_order(outside))
         console = Console(highlight=False)
         for line in planned(found):
             console.print(line, soft_wrap=True)

@@ -13,6 +13,8 @@ from autoconvert.ops import loops as _loops
 from autoconvert.ops import norms as _norms
 from autoconvert.ops import rotary as _rotary
 from autoconvert.ops.semantic import Body, semantic
+from autoconvert.ops.semantic import Operation as Operation
+from autoconvert.ops.semantic import operation as operation
 
 rms_norm = semantic(_norms.rms_norm)
 layer_norm = semantic(_norms.layer_norm)

@@ -1,0 +1,37 @@
+"""Expansion: operations of a graph are replaced by what they stand for."""
+
+from collections.abc import Mapping
+
+from torch import Tensor, fx
+from torch._ops import OpOverload
+
+from autoconvert.ops.semantic import Body
+from autoconvert.rewriting import inline, overload, replace, structure, traced
+
+
+def expand_nodes(graph: fx.Graph, bodies: Mapping[OpOverload, Body]) -> int:
+    """Writes out every node of an operation in `bodies`, its body traced at the node's shapes; gives how many."""
+    known: dict[str, fx.Graph] = {}
+    nodes = [node for node in graph.nodes if node.target in bodies]
+    for node in nodes:
+        _expand(graph, node, bodies[node.target], known)
+    return len(nodes)
+
+
+def _expand(graph: fx.Graph, node: fx.Node, body: Body, known: dict[str, fx.Graph]) -> None:
+    names = [argument.name for argument in overload(node)._schema.arguments]
+    arguments = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
+    values = {name: v.meta["val"] if isinstance(v, fx.Node) else v for name, v in arguments.items()}
+    key = f"{node.target} {[structure(value) for value in values.values()]}"
+    if key not in known:
+        fixed = {name: value for name, value in values.items() if not isinstance(value, Tensor)}
+        tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
+        known[key] = traced(lambda **bound: body(**bound, **fixed), tensors).graph
+    with graph.inserting_before(node):
+        result = inline(graph, known[key], arguments, like=node)
+    if isinstance(result, fx.Node):
+        replace(node, result)
+        return
+    for user in list(node.users):
+        replace(user, result[user.args[1]])
+    graph.erase_node(node)

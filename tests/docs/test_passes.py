@@ -1,0 +1,31 @@
+"""docs/passes.md is what the passes say of themselves."""
+
+import importlib.util
+import inspect
+import re
+
+import pytest
+
+from autoconvert.pipeline import PASSES
+from tests.docs.document import ROOT
+
+SPEC = importlib.util.spec_from_file_location("write_passes", ROOT / "docs" / "write_passes.py")
+assert SPEC is not None and SPEC.loader is not None
+WRITER = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(WRITER)
+
+
+def test_the_document_is_up_to_date() -> None:
+    assert WRITER.TARGET.read_text() == WRITER.document(), "run `python docs/write_passes.py`"
+
+
+def test_every_pass_is_in_it_once_and_in_order() -> None:
+    headings = re.findall(r"^## \d+\. (.*)$", WRITER.TARGET.read_text(), re.MULTILINE)
+    assert headings == [*(each.name for each in PASSES), "specialise"]
+
+
+@pytest.mark.parametrize("name", [each.name for each in PASSES])
+def test_a_pass_that_refuses_says_what(name: str) -> None:
+    ((_, module, functions),) = [each for each in WRITER.functions() if each[0] == name]
+    if re.search(r"raise (Refused|Inseparable)\(", inspect.getsource(module)):
+        assert any(WRITER.refusals(function) for function in functions)
