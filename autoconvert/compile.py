@@ -10,12 +10,13 @@ from autoconvert.check.graph import check_graph
 from autoconvert.check.parity import reference_of
 from autoconvert.check.region import RegionCheck
 from autoconvert.compiled import Compiled
+from autoconvert.dump.dump import Dump
 from autoconvert.lowering.litert import lower
 from autoconvert.lowering.tokenizer import TokenizerSpec
 from autoconvert.lowering.worker import start_worker
 from autoconvert.passes.recognise import OnMatch
 from autoconvert.patterns import PATTERNS
-from autoconvert.pipeline import PASSES, Options, Pass, rewrite, rewrite_at_most, signatures
+from autoconvert.pipeline import PASSES, OnTrace, Options, Pass, rewrite, rewrite_at_most, signatures
 from autoconvert.program import Program
 from autoconvert.recurrences.recurrence import unrolls
 from autoconvert.report.progress import Timeline
@@ -39,15 +40,19 @@ class Stages:
     before_bundle: Callable[[TokenizerSpec], TokenizerSpec] = lambda tokenizer: tokenizer
 
 
-def compile_model(source: Source, settings: Settings, timeline: Timeline, stages: Stages) -> Compiled:
+def compile_model(
+    source: Source, settings: Settings, timeline: Timeline, stages: Stages, dump: Dump | None = None
+) -> Compiled:
     """Traces, rewrites and lowers the module of `source`, and checks the graph with its weights.
+
+    `dump` is told what every pass made.
 
     Raises:
         InputError: the checkpoint lacks a tensor that the graph reaches.
         Refused: something in the model is not proven to convert.
         CheckFailed: a rewrite or the whole graph gives other numbers than the model.
     """
-    return _Compilation(source, settings, timeline, stages).run()
+    return _Compilation(source, settings, timeline, stages, dump).run()
 
 
 def rewrite_within(
@@ -56,17 +61,24 @@ def rewrite_within(
     on_match: OnMatch = lambda *_: None,
     passes: Sequence[Pass] = PASSES,
     timeline: Timeline | None = None,
+    dump: Dump | None = None,
 ) -> tuple[Program, Settings]:
-    """The rewritten program, and the settings that suit it where a person left them open.
+    """The rewritten program, and the settings that suit it where a person left them open; `dump` is told each pass.
 
     Raises:
         Refused: something in the model is not proven to convert.
     """
     options = Options(settings.context, PATTERNS, on_match)
+    on_trace: OnTrace = dump.traced if dump else lambda *_: None
+
+    def after(step: Pass, program: Program) -> None:
+        if dump:
+            dump.after(step.name, program)
+
     if settings.chose_context:
-        program = rewrite(source.module, options, passes, timeline=timeline)
+        program = rewrite(source.module, options, passes, after, timeline, on_trace)
     else:
-        program, context = rewrite_at_most(source.module, options, passes, timeline)
+        program, context = rewrite_at_most(source.module, options, passes, after, timeline, on_trace)
         settings = at_context(settings, context)
     return program, for_unrolled(settings) if unrolls(program) else settings
 
@@ -77,18 +89,24 @@ class _Compilation:
     settings: Settings
     timeline: Timeline
     stages: Stages
+    dump: Dump | None
 
     def run(self) -> Compiled:
         checks = []
         with self._lowering() as lower_later:
             regions = RegionCheck() if self.settings.verify != "off" else None
             on_match = regions or (lambda *_: None)
+            if self.dump and regions:
+                self.dump.errors = regions.errors
             program, self.settings = rewrite_within(
-                self.source, self.settings, on_match, self.stages.passes, self.timeline
+                self.source, self.settings, on_match, self.stages.passes, self.timeline, self.dump
             )
             require(self.source, [source for weight in program.weights.values() for source in weight.sources])
             final = self.stages.before_lower(program)
             parts = signatures(final, self.settings.prefill)
+            if self.dump:
+                for name, part in parts.items():
+                    self.dump.after(name, part)
             lowered = {name: lower_later(name, part) for name, part in parts.items()}
             if regions is not None:
                 checks.append(CheckResult("rewrites", True, f"{regions.executed} distinct regions executed"))

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from autoconvert.check.deployment import check_bundle_file, check_linked_file
 from autoconvert.check.parity import reference_of
 from autoconvert.compile import Stages, compile_model
 from autoconvert.compiled import Compiled
+from autoconvert.dump.dump import Dump, dump_to
 from autoconvert.errors import InputError
 from autoconvert.lowering.link import Linked, link
 from autoconvert.lowering.litertlm import write_bundle
@@ -22,6 +24,7 @@ from autoconvert.lowering.metadata import build_executor_metadata, build_llm_met
 from autoconvert.lowering.tokenizer import TokenizerSpec, read_tokenizer
 from autoconvert.needs import needs_of, refuse_what_cannot_fit
 from autoconvert.output import output_folder
+from autoconvert.patterns import PATTERNS
 from autoconvert.readable import readable_size
 from autoconvert.report.progress import Display, Silent, Timeline
 from autoconvert.report.report import CheckResult, Report, make_report, write_report
@@ -56,12 +59,14 @@ def convert(
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
     cache: bool = True,
+    dump: str | Path | None = None,
     display: Display | None = None,
     stages: Stages | None = None,
 ) -> Bundle:
     """Converts `model` ("demo", a folder, a hub id, or a module from tokens to logits) into `output` (./NAME).
 
-    With `cache`, what was compiled before for the same configuration and lengths is only linked.
+    With `cache`, what was compiled before for the same configuration and lengths is only linked. With `dump`, a folder,
+    all is compiled anew, and what every pass made lies there afterwards, also where the conversion ends in an error.
 
     Raises:
         InputError: the model, its checkpoint or the options are not usable.
@@ -86,24 +91,33 @@ def convert(
         tokenizer = _tokenizer(source) if "litertlm" in settings.formats else None
     target = Path(output) if output is not None else Path(source.name)
     refuse_what_cannot_fit(needs_of(source, settings), target)
-    with output_folder(target) as (folder, publish):
+    with _dump_of(source, dump) as dumped, output_folder(target) as (folder, publish):
         # What a test has changed must neither be kept nor replaced by what was kept.
         key = key_of(source, settings) if cache and stages is None else None
-        compiled = _compiled(source, settings, timeline, stages or Stages(), key)
+        compiled = _compiled(source, settings, timeline, stages or Stages(), key, dumped)
         settings = dataclasses.replace(settings, context=compiled.context, prefill=compiled.prefill)
         if tokenizer is not None and stages is not None:
             tokenizer = stages.before_bundle(tokenizer)
-        files, report = _Conversion(source, settings, tokenizer, timeline, folder).run(compiled)
+        files, report = _Conversion(source, settings, tokenizer, timeline, folder, dumped).run(compiled)
         return Bundle(publish.folder, publish(files), report)
 
 
-def _compiled(source: Source, settings: Settings, timeline: Timeline, stages: Stages, key: str | None) -> Compiled:
-    """What `source` compiles to, from the cache if it has that."""
-    if key is not None and (kept := load_compiled(key)) is not None:
+def _dump_of(source: Source, folder: str | Path | None) -> AbstractContextManager[Dump | None]:
+    if folder is None:
+        return nullcontext()
+    sizes = {name: tensor.nbytes for name, tensor in source.module.state_dict().items()}
+    return dump_to(Path(folder), source.name, sizes, {pattern.name: pattern for pattern in PATTERNS})
+
+
+def _compiled(
+    source: Source, settings: Settings, timeline: Timeline, stages: Stages, key: str | None, dump: Dump | None
+) -> Compiled:
+    """What `source` compiles to, from the cache if it has that and nobody wants to see how."""
+    if key is not None and dump is None and (kept := load_compiled(key)) is not None:
         with timeline.stage("reuse") as stage:
             stage.note = f"compiled before: {', '.join(kept.graphs)}"
         return kept
-    compiled = compile_model(source, settings, timeline, stages)
+    compiled = compile_model(source, settings, timeline, stages, dump)
     # Only what was checked is kept.
     if key is not None and settings.verify != "off":
         store_compiled(key, compiled)
@@ -128,7 +142,12 @@ class _Conversion:
     tokenizer: TokenizerSpec | None
     timeline: Timeline
     folder: Path
+    dump: Dump | None = None
     checks: list[CheckResult] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.dump is not None:
+            self.checks = self.dump.checks
 
     def run(self, compiled: Compiled) -> tuple[dict[str, Path], Report]:
         rows = account(self.source, compiled.sources)
@@ -172,6 +191,8 @@ class _Conversion:
                 progress=stage.advance,
             )
             stage.note = f"{readable_size(linked.size)}, {self.settings.quantize}"
+        if self.dump is not None:
+            self.dump.linked(linked.tensors)
         return linked
 
     def _check_constants(self, linked: Linked, compiled: Compiled) -> None:

@@ -36,6 +36,22 @@ class Match:
     bound: dict[str, fx.Node]
     scalars: dict[str, float]
 
+    @property
+    def region(self) -> list[fx.Node]:
+        """The nodes between what the pattern's parameters bound and its output, in order."""
+        inputs = set(self.bound.values())
+        found: set[fx.Node] = set()
+        pending = [self.output]
+        while pending:
+            node = pending.pop()
+            if node in found or node in inputs:
+                continue
+            found.add(node)
+            # A size is a number here, wherever the model reads it from.
+            if not isinstance(node.meta.get("val"), torch.SymInt):
+                pending.extend(node.all_input_nodes)
+        return [node for node in self.output.graph.nodes if node in found]
+
 
 @dataclass
 class _Binding:

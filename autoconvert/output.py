@@ -24,8 +24,8 @@ class Publish:
 
 
 @contextmanager
-def output_folder(folder: Path) -> Iterator[tuple[Path, Publish]]:
-    """A temporary folder on the same disk as `folder`, and how to publish from it.
+def output_folder(folder: Path, option: str = "-o") -> Iterator[tuple[Path, Publish]]:
+    """A temporary folder on the same disk as `folder`, which a person chose by `option`, and how to publish from it.
 
     Whatever happens, the temporary folder goes; a folder that was made and stayed empty goes as well. What a killed
     process could not remove goes with the next use of `folder`.
@@ -42,7 +42,9 @@ def output_folder(folder: Path) -> Iterator[tuple[Path, Publish]]:
     except OSError as error:
         if error.errno not in _REASONS:
             raise
-        raise MachineError(f"Cannot write to {folder}: {_REASONS[error.errno]}.", hint="Choose another -o.") from error
+        raise MachineError(
+            f"Cannot write to {folder}: {_REASONS[error.errno]}.", hint=f"Choose another {option}."
+        ) from error
     finally:
         for made in missing:
             if made.is_dir() and not any(made.iterdir()):

@@ -28,6 +28,9 @@ from autoconvert.tracing.trace import trace
 # How the note of a trace ends that is of the model's own path for one token.
 SINGLE_STEP = " of a single step"
 
+# Sees each trace before it is rewritten: which way, the context, the program.
+OnTrace = Callable[[str, int, Program], None]
+
 
 @dataclass(frozen=True)
 class Options:
@@ -70,6 +73,7 @@ def rewrite(
     passes: Sequence[Pass] = PASSES,
     after: Callable[[Pass, Program], None] = lambda _, program: None,
     timeline: Timeline | None = None,
+    on_trace: OnTrace = lambda *_: None,
 ) -> Program:
     """Traces `decoder` and runs `passes`: on a whole text, or where that cannot be split on a single step.
 
@@ -83,6 +87,7 @@ def rewrite(
         with stages.stage("trace") as stage:
             program = traced()
             stage.note = f"{len(program.graph.graph.nodes)} nodes{way}"
+        on_trace("single step" if way else "whole text", options.context, program)
         with stages.stage("rewrite") as stage:
             program = run_passes(program, options, passes, after)
             blocks = program.recognition.blocks
@@ -114,7 +119,12 @@ def rewrite(
 
 
 def rewrite_at_most(
-    decoder: nn.Module, options: Options, passes: Sequence[Pass] = PASSES, timeline: Timeline | None = None
+    decoder: nn.Module,
+    options: Options,
+    passes: Sequence[Pass] = PASSES,
+    after: Callable[[Pass, Program], None] = lambda _, program: None,
+    timeline: Timeline | None = None,
+    on_trace: OnTrace = lambda *_: None,
 ) -> tuple[Program, int]:
     """The program and its context: that of `options`, or a little less where the model's code holds only there.
 
@@ -122,12 +132,12 @@ def rewrite_at_most(
         Refused: neither is proven right.
     """
     try:
-        return rewrite(decoder, options, passes, timeline=timeline), options.context
+        return rewrite(decoder, options, passes, after, timeline, on_trace), options.context
     except Refused as refusal:
         if refusal.shorter is None or refusal.shorter < options.context // 2:
             raise
         shorter = dataclasses.replace(options, context=refusal.shorter)
-        return rewrite(decoder, shorter, passes, timeline=timeline), shorter.context
+        return rewrite(decoder, shorter, passes, after, timeline, on_trace), shorter.context
 
 
 def _past(decoder: nn.Module, context: int) -> Past | Refused:

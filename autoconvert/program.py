@@ -59,12 +59,30 @@ class NearMiss:
 
 
 @dataclass(frozen=True)
+class Recognised:
+    """A block that was found: `node` stands for the nodes `replaced`, of which `output` was the last.
+
+    All are names of nodes, those that were replaced in the graph before any block was.
+    """
+
+    pattern: str
+    block: str
+    node: str
+    output: str
+    replaced: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Recognition:
-    """What was found: matches by pattern and by kind of block, and for values that matched nothing the nearest."""
+    """What was found: matches by pattern and by kind of block, and for values that matched nothing the nearest.
+
+    `found` are the blocks that are still there at the end, in the graph's order.
+    """
 
     patterns: dict[str, int] = field(default_factory=dict)
     blocks: dict[str, int] = field(default_factory=dict)
     near_misses: tuple[NearMiss, ...] = ()
+    found: tuple[Recognised, ...] = ()
 
     def nearest(self, most: int) -> list[NearMiss]:
         """The near misses that came closest, each pattern and reason once."""

@@ -11,7 +11,10 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 Argument = Any
 
-_PROVENANCE = ("stack_trace", "nn_module_stack")
+# Where a node says which recognised block it belongs to.
+BLOCK = "block"
+
+_PROVENANCE = ("stack_trace", "nn_module_stack", BLOCK)
 
 
 def emit(graph: fx.Graph, target: Callable[..., Any], *args: Argument, like: fx.Node, **kwargs: Argument) -> fx.Node:

@@ -3,6 +3,8 @@
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import takewhile
+from typing import Any
 
 from torch import fx
 
@@ -11,8 +13,8 @@ from autoconvert.matching import Match, Matcher
 from autoconvert.ops.attention import attention_scores
 from autoconvert.passes.normalise import normalise
 from autoconvert.pattern import Pattern
-from autoconvert.program import NearMiss, Program, Recognition
-from autoconvert.rewriting import inline, named_arguments, replace, structure, traced
+from autoconvert.program import NearMiss, Program, Recognised, Recognition
+from autoconvert.rewriting import BLOCK, inline, named_arguments, replace, structure, traced
 
 # Sees the graph, the match, and the replacement, whose placeholders are the pattern's parameters.
 OnMatch = Callable[[fx.GraphModule, Match, fx.GraphModule], None]
@@ -24,8 +26,9 @@ def recognise(program: Program, patterns: Sequence[Pattern], on_match: OnMatch) 
     `on_match` sees each match before it is replaced. What has grown only in part is written out again.
     """
     graph = program.graph
+    given = {node.name for node in graph.graph.nodes}
     found: Counter[str] = Counter()
-    blocks: dict[fx.Node, str] = {}
+    blocks: dict[fx.Node, Recognised] = {}
     near_misses: dict[str, NearMiss] = {}
     replacements: dict[str, fx.GraphModule] = {}
     matchers = [Matcher(pattern, normalise(pattern.graph).graph) for pattern in patterns]
@@ -41,11 +44,14 @@ def recognise(program: Program, patterns: Sequence[Pattern], on_match: OnMatch) 
                     continue
                 replacement = _replacement(result, replacements)
                 on_match(graph, result, replacement)
+                # What stands for the block comes from the block, in this pass and after it.
+                node.meta["nn_module_stack"] = _stack_of(result)
+                node.meta[BLOCK] = _recognised(result, given)
                 with graph.graph.inserting_before(node):
                     new = inline(graph.graph, replacement.graph, dict(result.bound), like=node)
                 replace(node, new)
                 found[result.pattern.name] += 1
-                blocks[new] = result.pattern.block
+                blocks[new] = dataclasses.replace(new.meta[BLOCK], node=new.name)
                 matched = True
             if matched:
                 graph.graph.eliminate_dead_code()
@@ -54,11 +60,40 @@ def recognise(program: Program, patterns: Sequence[Pattern], on_match: OnMatch) 
     names = {node.name for node in alive}
     recognition = Recognition(
         patterns=dict(found),
-        blocks=dict(Counter(block for node, block in blocks.items() if node in alive)),
+        blocks=dict(Counter(block.block for node, block in blocks.items() if node in alive)),
         near_misses=tuple(miss for miss in near_misses.values() if miss.node in names),
+        found=tuple(
+            dataclasses.replace(blocks[node], replaced=tuple(n for n in blocks[node].replaced if n not in names))
+            for node in graph.graph.nodes
+            if node in blocks
+        ),
     )
     # What replacements compute beside their operation, as tables of another width, is the same for every layer.
     return dataclasses.replace(program, graph=normalise(graph), recognition=recognition)
+
+
+def _recognised(match: Match, given: set[str]) -> Recognised:
+    """What `match` replaces; a block that was found before and is part of it, by what that had replaced."""
+    replaced: list[str] = []
+    for node in match.region:
+        inner = node.meta.get(BLOCK)
+        replaced.extend([node.name] if inner is None else inner.replaced)
+    pattern, names = match.pattern, tuple(name for name in dict.fromkeys(replaced) if name in given)
+    return Recognised(pattern.name, pattern.block, "", match.output.name, names)
+
+
+def _stack_of(match: Match) -> dict[str, Any]:
+    """The module that has all of the block's weights: a feed-forward is not its last projection."""
+    readers = [node for node in match.region if any(map(_is_weight, node.all_input_nodes))]
+    stacks = [dict(node.meta.get("nn_module_stack") or {}) for node in (match.output, *readers)]
+    shared = takewhile(lambda key: all(key in stack for stack in stacks), stacks[0])
+    return {key: stacks[0][key] for key in shared}
+
+
+def _is_weight(node: fx.Node) -> bool:
+    while len(node.all_input_nodes) == 1:
+        (node,) = node.all_input_nodes
+    return bool(node.meta.get("is_weight"))
 
 
 def _write_out_parts(graph: fx.GraphModule) -> None:
@@ -68,6 +103,7 @@ def _write_out_parts(graph: fx.GraphModule) -> None:
         tensors = {name: value for name, value in given.items() if isinstance(value, fx.Node)}
         numbers = {name: value for name, value in given.items() if name not in tensors}
         values = {name: value.meta["val"] for name, value in tensors.items()}
+        node.meta.pop(BLOCK, None)
         body = traced(lambda **bound: attention_scores(**bound, **numbers), values)  # noqa: B023
         with graph.graph.inserting_before(node):
             replace(node, inline(graph.graph, body.graph, tensors, like=node))

@@ -14,23 +14,26 @@ _TOLERANCE = 2e-5
 
 
 class RegionCheck:
-    """Called with each match before it is replaced; regions of the same structure are executed once."""
+    """Called with each match before it is replaced; regions of the same structure are executed once.
+
+    `errors` has, by the name of each region's output, the largest difference relative to the largest number there.
+    """
 
     def __init__(self) -> None:
         self.executed = 0
-        self._seen: set[str] = set()
+        self.errors: dict[str, float] = {}
+        self._seen: dict[str, float] = {}
 
     def __call__(self, graph: fx.GraphModule, match: Match, replacement: fx.GraphModule) -> None:
         """Raises CheckFailed where the replacement gives other numbers than what it replaces."""
-        region = _region(match)
+        region = match.region
         key = f"{match.pattern.name} {match.scalars} {_structure(region, match)}"
-        if key in self._seen:
-            return
-        self._seen.add(key)
-        self.executed += 1
-        self._execute(fx.GraphModule(graph, _extract(region, match)), replacement, match)
+        if key not in self._seen:
+            self._seen[key] = self._execute(fx.GraphModule(graph, _extract(region, match)), replacement, match)
+            self.executed += 1
+        self.errors[match.output.name] = self._seen[key]
 
-    def _execute(self, region: fx.GraphModule, replacement: fx.GraphModule, match: Match) -> None:
+    def _execute(self, region: fx.GraphModule, replacement: fx.GraphModule, match: Match) -> float:
         generator = torch.Generator().manual_seed(0)
         # A number may pick an entry of any other value.
         sizes = [concrete(size, _LENGTH) for node in match.bound.values() for size in node.meta["val"].shape]
@@ -50,22 +53,8 @@ class RegionCheck:
                 f"replaces, at {source_line(match.output)}.",
                 hint="The pattern is wrong for these shapes: its guard must decline, or `becomes` change.",
             )
-
-
-def _region(match: Match) -> list[fx.Node]:
-    """The nodes between what the pattern's parameters bound and its output, in order."""
-    inputs = set(match.bound.values())
-    found: set[fx.Node] = set()
-    pending = [match.output]
-    while pending:
-        node = pending.pop()
-        if node in found or node in inputs:
-            continue
-        found.add(node)
-        # A size is a number here, wherever the model reads it from.
-        if not isinstance(node.meta.get("val"), torch.SymInt):
-            pending.extend(node.all_input_nodes)
-    return [node for node in match.output.graph.nodes if node in found]
+        both = expected.isfinite() & actual.isfinite()
+        return float((actual - expected)[both].abs().max()) / (scale or 1.0) if both.any() else 0.0
 
 
 def _structure(region: list[fx.Node], match: Match) -> str:

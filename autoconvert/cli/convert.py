@@ -97,6 +97,15 @@ def convert(
             "--quantize is then only linked. AUTOCONVERT_CACHE says where.",
         ),
     ] = True,
+    dump: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Also write what every pass made of the graph: text to compare, PyTorch code that runs, JSON for "
+            "Model Explorer, and GraphML. Compiles anew, for in the cache there is nothing to see; a refused model "
+            "is dumped up to where it was refused.",
+        ),
+    ] = None,
     verbose: Annotated[
         bool,
         typer.Option(
@@ -121,6 +130,7 @@ def convert(
       autoconvert demo                              the model that comes along
       autoconvert meta-llama/Llama-3.2-1B -o llama  from the hub, to ./llama
       autoconvert ./my-finetune --context 2048      from a folder
+      autoconvert demo --dump passes                and what each pass did, in ./passes
 
     \b
     What it would find and need, before it starts (see autoconvert plan --help):
@@ -165,6 +175,7 @@ def convert(
                     trust_remote_code=trust_remote_code,
                     allow_pickle=allow_pickle,
                     cache=cache,
+                    dump=dump,
                     display=display,
                 )
         for line in summary(bundle.report, bundle.files, verbose=verbose):

@@ -1,0 +1,168 @@
+"""The dump of a conversion: a snapshot after each pass, and `dump.json`, which says what there is."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from autoconvert.dump.model_explorer import graph_json
+from autoconvert.dump.places import Place, excerpts, without_paths
+from autoconvert.dump.snapshot import Photographer, Snapshot
+from autoconvert.errors import AutoconvertError, InputError
+from autoconvert.lowering.link import LinkedTensor
+from autoconvert.output import output_folder
+from autoconvert.pattern import Pattern
+from autoconvert.program import Program
+from autoconvert.report.report import CheckResult
+
+FORMAT = 1
+MANIFEST = "dump.json"
+TRACE = "trace"
+
+# By the ending of the file's name.
+WRITERS = {".json": graph_json}
+_FILE_OF_A_PASS = re.compile(r"\d\d-.+\.(txt|py|graphml|json)")
+
+
+@dataclass
+class Dump:
+    """Writes into `folder` as a conversion goes on; `sizes` are the bytes of the model's tensors by name.
+
+    `errors` are those of replaced regions by the name of their last node, filled by who measures them.
+    """
+
+    folder: Path
+    model: str
+    sizes: Mapping[str, int]
+    patterns: Mapping[str, Pattern]
+    errors: dict[str, float] = field(default_factory=dict)
+    context: int = 0
+    way: str = ""
+    passes: list[dict[str, Any]] = field(default_factory=list)
+    checks: list[CheckResult] = field(default_factory=list)
+    stored: list[dict[str, Any]] = field(default_factory=list)
+    _places: set[Place] = field(default_factory=set)
+    _files: list[Path] = field(default_factory=list)
+    _last: Snapshot | None = None
+
+    def traced(self, way: str, context: int, program: Program) -> None:
+        """A new trace: what another way left is gone."""
+        for file in self._files:
+            file.unlink()
+        self.way, self.context, self.passes, self._files, self._last = way, context, [], [], None
+        self._places.clear()
+        self._take = Photographer(self.sizes, self.errors)
+        self.after(TRACE, program)
+
+    def after(self, name: str, program: Program) -> None:
+        """What the pass `name` made; files are written where it changed something."""
+        snapshot = self._take(program)
+        last, self._last = self._last, snapshot
+        stem = None
+        if last is None or _lines(last) != _lines(snapshot):
+            stem = f"{len(self.passes):02}-{re.sub(r'[^a-z0-9_]+', '-', name)}"
+            for ending, written in WRITERS.items():
+                self._files.append(self.folder / f"{stem}{ending}")
+                self._files[-1].write_text(written(stem, snapshot), encoding="utf-8")
+        self._places.update(entry.place for entry in snapshot.entries if entry.place)
+        self.passes.append(
+            {
+                "index": len(self.passes),
+                "name": name,
+                "file": stem,
+                "nodes": len(snapshot.entries),
+                "operations": snapshot.operations,
+                "blocks": program.recognition.blocks,
+                "matches": self._matches(last, snapshot),
+            }
+        )
+
+    def refused(self, error: AutoconvertError) -> None:
+        """Where a conversion ended."""
+        at = f"after {self.passes[-1]['name']}" if self.passes else TRACE
+        self.checks.append(CheckResult(at, False, "\n".join(filter(None, (error.message, error.hint)))))
+
+    def linked(self, tensors: tuple[LinkedTensor, ...]) -> None:
+        """How the weights are stored in the end."""
+        found: dict[tuple[str, str], int] = {}
+        for tensor in tensors:
+            module = tensor.sources[0].rpartition(".")[0]
+            found[module, tensor.dtype] = found.get((module, tensor.dtype), 0) + tensor.size
+        self.stored = [{"module": module, "dtype": dtype, "bytes": size} for (module, dtype), size in found.items()]
+
+    def finish(self) -> dict[str, Path]:
+        """Writes the manifest; gives every file by its name, the manifest last."""
+        manifest = {
+            "format": FORMAT,
+            "model": self.model,
+            "context": self.context,
+            "way": self.way,
+            "passes": self.passes,
+            "checks": [
+                {"name": check.name, "passed": check.passed, "detail": without_paths(check.detail)}
+                for check in self.checks
+            ],
+            "bytes": self.stored,
+            "sources": excerpts(self._places | {_place(pattern) for pattern in self._used()}),
+        }
+        path = self.folder / MANIFEST
+        path.write_text(json.dumps(manifest, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        return {file.name: file for file in [*self._files, path]}
+
+    def _matches(self, last: Snapshot | None, snapshot: Snapshot) -> list[dict[str, Any]]:
+        """The blocks that this pass has found, each with the names that its nodes have in the last snapshot."""
+        if last is None or last.program.recognition.found or not snapshot.program.recognition.found:
+            return []
+        before = {entry.node_name: entry.name for entry in last.entries}
+        after = {entry.node_name: entry.name for entry in snapshot.entries}
+        return [
+            {
+                "pattern": found.pattern,
+                "block": found.block,
+                "source": str(_place(self.patterns[found.pattern])),
+                "node": after.get(found.node, ""),
+                "replaced": [before[name] for name in found.replaced if name in before],
+            }
+            for found in snapshot.program.recognition.found
+        ]
+
+    def _used(self) -> list[Pattern]:
+        names = {match["pattern"] for each in self.passes for match in each["matches"]}
+        return [pattern for name, pattern in self.patterns.items() if name in names]
+
+
+def _place(pattern: Pattern) -> Place:
+    file, _, line = pattern.source.rpartition(":")
+    return Place(file, int(line))
+
+
+def _lines(snapshot: Snapshot) -> list[object]:
+    return [(e.name, e.arguments, e.types, e.results, e.detail, e.pattern) for e in snapshot.entries]
+
+
+@contextmanager
+def dump_to(folder: Path, model: str, sizes: Mapping[str, int], patterns: Mapping[str, Pattern]) -> Iterator[Dump]:
+    """A dump that lies in `folder` when the block ends, be it with a failure; an older dump there is replaced.
+
+    Raises:
+        InputError: `folder` holds other things than a dump.
+        MachineError: it cannot be made or written to.
+    """
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).exists():
+        raise InputError(f"{folder} is not empty and holds no dump.", hint="Name a new folder after --dump.")
+    with output_folder(folder, "--dump") as (temporary, publish):
+        dump = Dump(temporary, model, sizes, patterns)
+        try:
+            yield dump
+        except AutoconvertError as error:
+            dump.refused(error)
+            raise
+        finally:
+            files = dump.finish()
+            for old in folder.iterdir():
+                if _FILE_OF_A_PASS.fullmatch(old.name) and old.name not in files:
+                    old.unlink()
+            publish(files)

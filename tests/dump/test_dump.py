@@ -1,0 +1,165 @@
+"""A dump: a snapshot for each pass that changed something, a manifest, and what stays from pass to pass."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from autoconvert.check.region import RegionCheck
+from autoconvert.dump.dump import dump_to
+from autoconvert.errors import InputError, Refused
+from autoconvert.patterns import PATTERNS
+from autoconvert.pipeline import PASSES, Options, rewrite, signatures
+from tests.models import CONTEXT, Decoder, merged, tiny_llama
+
+
+@dataclass(frozen=True)
+class Read:
+    """A dump as somebody reads it."""
+
+    folder: Path
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        manifest: dict[str, Any] = json.loads((self.folder / "dump.json").read_text())
+        return manifest
+
+    def the_pass(self, name: str) -> dict[str, Any]:
+        (found,) = [each for each in self.manifest["passes"] if each["name"] == name]
+        assert isinstance(found, dict)
+        return found
+
+    def nodes(self, name: str) -> dict[str, dict[str, Any]]:
+        text = (self.folder / f"{self.the_pass(name)['file']}.json").read_text()
+        return {node["id"]: node for node in json.loads(text)["graphs"][0]["nodes"]}
+
+    def attributes(self, name: str, node: str) -> dict[str, str]:
+        return {attr["key"]: attr["value"] for attr in self.nodes(name)[node]["attrs"]}
+
+
+def dump_of(module: nn.Module, folder: Path) -> Read:
+    """As a conversion dumps: each pass, then the signatures."""
+    sizes = {name: tensor.nbytes for name, tensor in module.state_dict().items()}
+    with dump_to(folder, "tiny", sizes, {pattern.name: pattern for pattern in PATTERNS}) as dump:
+        regions = RegionCheck()
+        dump.errors = regions.errors
+        program = rewrite(
+            module,
+            Options(CONTEXT, PATTERNS, regions),
+            after=lambda step, program: dump.after(step.name, program),
+            on_trace=dump.traced,
+        )
+        for name, part in signatures(program, [4]).items():
+            dump.after(name, part)
+    return Read(folder)
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Read]:
+    yield dump_of(tiny_llama(num_hidden_layers=3), tmp_path_factory.mktemp("llama"))
+
+
+def test_every_pass_is_listed_in_order_and_only_what_changed_has_files(llama: Read) -> None:
+    passes = llama.manifest["passes"]
+    assert [each["name"] for each in passes] == ["trace", *(p.name for p in PASSES), "prefill_4", "decode"]
+    assert [each["index"] for each in passes] == list(range(len(passes)))
+    assert llama.the_pass("recognise")["file"] == "03-recognise"
+    assert llama.the_pass("move histories")["file"] is None
+    files = {each["file"] for each in passes if each["file"]}
+    assert {path.name for path in llama.folder.glob("*.json")} == {"dump.json", *(f"{file}.json" for file in files)}
+
+
+def test_what_a_pass_leaves_alone_keeps_its_name(llama: Read) -> None:
+    before, after = llama.nodes("normalise"), llama.nodes("decode")
+    name = "model_layers_1_self_attn_q_proj_linear"
+    assert before[name]["namespace"] == after[name]["namespace"] == "model/layers/1/self_attn/q_proj"
+    assert before[name]["label"] == after[name]["label"] == "linear"
+
+
+def test_matches_name_the_nodes_before_and_after(llama: Read) -> None:
+    before, after = llama.nodes("normalise"), llama.nodes("recognise")
+    matches = llama.the_pass("recognise")["matches"]
+    assert {match["block"] for match in matches} == {"norm", "rotary", "attention", "feed_forward"}
+    assert len(matches) == 7 + 6 + 3 + 3
+    for match in matches:
+        assert match["node"] in after and match["node"] not in before
+        assert set(match["replaced"]) <= before.keys() - after.keys()
+        assert match["source"].startswith("patterns/")
+    assert all(not each["matches"] for each in llama.manifest["passes"] if each["name"] != "recognise")
+
+
+def test_a_block_belongs_to_the_module_that_has_its_weights(llama: Read) -> None:
+    (node,) = [
+        node for node in llama.nodes("recognise").values() if node["id"] == "model_layers_2_mlp_gated_feed_forward"
+    ]
+    assert node["namespace"] == "model/layers/2/mlp"
+
+
+def test_nodes_say_what_they_cost_and_come_from(llama: Read) -> None:
+    linear = llama.attributes("decode", "model_layers_0_self_attn_k_proj_linear")
+    assert (linear["multiply-adds"], linear["bytes"]) == (str(32 * 16), str(4 * 32 * 16))
+    assert (linear["shape"], linear["dtype"]) == ("[1, 1, 16]", "f32")
+    assert linear["source"].startswith("transformers/models/llama/modeling_llama.py:")
+    attention = llama.attributes("decode", "model_layers_0_self_attn_cached_attention")
+    assert (attention["block"], attention["pattern"]) == ("attention", "attention.shared")
+    assert int(attention["multiply-adds"]) == 2 * 4 * 8 * CONTEXT
+    assert float(attention["error"]) < 1e-6
+
+
+def test_sizes_are_symbols_until_the_signatures(llama: Read) -> None:
+    assert llama.attributes("make stateful", "lm_head_linear")["shape"] == "[1, s, 97]"
+    assert llama.attributes("prefill_4", "model_layers_0_mlp_gated_feed_forward")["shape"] == "[1, 4, 32]"
+
+
+def test_the_lines_that_nodes_name_are_there(llama: Read) -> None:
+    sources = llama.manifest["sources"]
+    for name in ("trace", "decode"):
+        for node in llama.nodes(name):
+            file, _, line = llama.attributes(name, node).get("source", "").rpartition(":")
+            if file:
+                assert any(first <= int(line) <= first + text.count("\n") for first, text in sources[file])
+
+
+def hides_by_token(decoder: Decoder, x: Tensor) -> Tensor:
+    query, key, value = decoder.heads(x)
+    return merged((query @ key.transpose(2, 3)).softmax(-1) @ value)
+
+
+def test_a_refused_model_leaves_the_dump_up_to_there(tmp_path: Path) -> None:
+    with pytest.raises(Refused):
+        dump_of(Decoder(attend=hides_by_token), tmp_path / "dump")
+    dump = Read(tmp_path / "dump")
+    last = dump.manifest["passes"][-1]["name"]
+    assert last != "decode" and dump.nodes("trace")
+    (check,) = dump.manifest["checks"]
+    assert not check["passed"] and check["name"] == f"after {last}"
+    assert str(Path(__file__).parents[2]) not in check["detail"] and "tests/models.py:" in check["detail"]
+
+
+def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "diary.txt").write_text("dear")
+    with pytest.raises(InputError, match="holds no dump"):
+        dump_of(tiny_llama(), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["diary.txt"]
+
+
+def test_a_dump_takes_the_place_of_an_older_one(tmp_path: Path) -> None:
+    for file in ("dump.json", "07-no-longer-there.txt", "index.html"):
+        (tmp_path / file).write_text("old")
+    dump = dump_of(tiny_llama(num_hidden_layers=1), tmp_path)
+    assert dump.manifest["format"] == 1
+    assert not (tmp_path / "07-no-longer-there.txt").exists()
+    assert (tmp_path / "index.html").exists()
+
+
+def test_names_differ_where_modules_do_not(tmp_path: Path) -> None:
+    def thrice(decoder: Decoder, x: Tensor) -> Tensor:
+        return torch.tanh(torch.tanh(torch.tanh(x)))
+
+    nodes = dump_of(Decoder(mix=thrice), tmp_path / "dump").nodes("trace")
+    assert {"tanh", "tanh_1", "tanh_2"} <= nodes.keys()
