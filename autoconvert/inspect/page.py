@@ -20,6 +20,7 @@ SCRIPTS = (
     "difference.js",
     "folding.js",
     "elements.js",
+    "measures.js",
     "strip.js",
     "graph.js",
     "code.js",

@@ -93,9 +93,10 @@ def _decoder(layers: int, recognised: bool, length: str = "s") -> list[dict[str,
             reads = [last, weight] if part in ("rms_norm", "mul_2") else [last]
             nodes.append(_node(name, operation, f"{module}.norm", reads, f"f32[1, {length}, 8]", line=41, **known))
             last = name
+        costs = {"multiply-adds": "80"}
         for number in range(74):
             name = f"{prefix}_mlp_relu_{number}" if number else f"{prefix}_mlp_relu"
-            nodes.append(_node(name, "relu", f"{module}.mlp", [last], f"f32[1, {length}, 8]", line=42))
+            nodes.append(_node(name, "relu", f"{module}.mlp", [last], f"f32[1, {length}, 8]", line=42, **costs))
             last = name
     return nodes
 

@@ -3,6 +3,7 @@
 import shutil
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
@@ -132,7 +133,7 @@ def test_arrows_go_from_pass_to_pass_and_from_node_to_node(page: Page) -> None:
 
 
 def test_only_rows_in_sight_are_elements(page: Page) -> None:
-    page.click("text=unchanged nodes too")
+    page.click("text=unchanged too")
     page.click("text=open all")
     assert page.locator(".space").evaluate("space => space.offsetHeight") > 22 * 1298
     assert page.locator(".row").count() < 100
@@ -154,6 +155,24 @@ def test_weights_are_bars_by_layer_and_dtype(page: Page) -> None:
     expect(page.locator(".key").first).to_contain_text("int8 16.0 MB, 95.2 %")
     page.locator(".part").first.hover()
     expect(page.locator(".tip")).to_have_text("mlp · int8 · 1.0 MB")
+
+
+def test_a_figure_may_stand_in_place_of_the_type_summed_over_modules(page: Page) -> None:
+    page.select_option("select", "multiply-adds")
+    expect(page.locator('.row[data-path="model.layers.0"] .measured').first).to_have_text("5.9 k")
+    expect(page.locator('.row[data-path="model.layers"] .measured').first).to_have_text("94.7 k")
+    expect(page.locator(".row.fold .measured").first).to_have_text("88.8 k")
+
+
+def test_a_model_that_could_not_be_traced_has_its_refusal_alone(browser: Browser, tmp_path: Path) -> None:
+    refusal = {"name": "trace", "passed": False, "detail": "The code branches on the values of tokens."}
+    folder = write_dump(tmp_path, layers=1, passes=[], checks=[refusal], bytes=[], context=0, way="")
+    (folder / "index.html").write_text(page_text(read_dump(folder)), encoding="utf-8")
+    page = browser.new_page()
+    page.goto((folder / "index.html").as_uri())
+    expect(page.locator(".check.failed")).to_contain_text("branches on the values of tokens")
+    expect(page.locator(".head")).to_contain_text("1 of 1 failed")
+    page.close()
 
 
 def test_checks_say_what_they_compared(page: Page) -> None:

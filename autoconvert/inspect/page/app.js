@@ -22,7 +22,14 @@ function hashOf(state, data) {
 
 function start(data) {
   const at = (selector) => document.querySelector(selector);
-  const page = { data, state: stateFrom(location.hash, data), everything: false, go };
+  const page = { data, state: stateFrom(location.hash, data), everything: false, figure: "type", go };
+  at("h1").append(element("span.product", {}, "autoconvert"), data.model, element("span.quiet", {}, told(data)));
+  if (!data.passes.length) {
+    // A model that could not be traced has checks alone.
+    at("main").dataset.view = "checks";
+    at(".search").hidden = true;
+    return drawChecks(page, at(".view"));
+  }
   const graph = graphView(page, at(".view"));
   const search = searchBox(page, at(".search"));
   let shown = {};
@@ -64,15 +71,17 @@ function start(data) {
     t: () => at(".theme").click(),
   };
   document.addEventListener("keydown", (event) => {
-    if (event.target.matches("input[type=search]") || event.ctrlKey || event.metaKey || event.altKey || !keys[event.key]) return;
+    const scrolls = event.target.closest("aside, .bars, .checks") && /^Arrow(Up|Down)$/.test(event.key);
+    if (event.target.matches("input[type=search], select") || scrolls || event.ctrlKey || event.metaKey || event.altKey || !keys[event.key]) return;
     event.preventDefault();
     keys[event.key]();
   });
   addEventListener("popstate", () => { page.state = stateFrom(location.hash, data); draw(); });
 
-  at("h1").append(element("span.product", {}, "autoconvert"), data.model, element("span.quiet", {}, `${plural(data.context, "position")}, ${data.way === "single step" ? "traced as a single step" : "traced as a whole text"}`));
   draw();
 }
+
+const told = ({ context, way }) => context ? `${plural(context, "position")}, ${way === "single step" ? "traced as a single step" : "traced as a whole text"}` : "";
 
 /** Dark or light as the system has it, until the button says otherwise. */
 function themed() {

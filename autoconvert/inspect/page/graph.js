@@ -41,8 +41,17 @@ function graphView(page, place) {
         : plural(compared.after.nodes.length, "node")),
       ...counts,
       element("span.stretch"),
-      compared.before ? element("label.toggle", {}, all, "unchanged nodes too") : "",
+      figures(),
+      compared.before ? element("label.toggle", {}, all, "unchanged too") : "",
       link("open all", () => toggleAll(true)), link("close all", () => toggleAll(false)));
+  }
+
+  function figures() {
+    const known = Object.keys(FIGURES).filter((name) => !FIGURES[name] || figureOf(tree, 0, name) || figureOf(tree, 1, name));
+    if (!known.includes(page.figure)) page.figure = "type";
+    const select = element("select", { "aria-label": "At the end of a row", onchange: () => { page.figure = select.value; layout(); } },
+      known.map((name) => element("option", { selected: name === page.figure }, name)));
+    return known.length > 1 ? select : "";
   }
 
   function toggleAll(state) {
@@ -91,7 +100,7 @@ function graphView(page, place) {
     const changes = kind === "module" ? item.changes : kind === "fold" ? item.like.changes : {};
     const cell = (side) => counts[side]
       ? element("span.cell", { style: indent(depth) }, element("span.arrow", {}, isOpen ? "▾" : "▸"), element("span.name", {}, name),
-          element("span.count", {}, grouped(counts[side])))
+          element("span.count", {}, grouped(counts[side])), end(item, side))
       : element("span.cell");
     const badges = element("span.badges", {}, STATUSES.filter((s) => changes[s] && s !== "rewired").map((status) =>
       element(`span.${status}`, {}, `${MARKS[status]}${grouped(changes[status])}`)));
@@ -99,7 +108,7 @@ function graphView(page, place) {
       role: "treeitem", "aria-level": depth + 1, "aria-expanded": String(Boolean(isOpen)), onclick: toggle, "data-path": item.path.join("."),
       title: kind === "module" ? moduleText(item.path) : kind === "gap" ? null
         : `the same operations, shapes and changes as in ${moduleText(item.like.path)}`,
-    }, ...(compared.before ? [cell(0), cell(1)] : [cell(1)]), isOpen ? "" : badges);
+    }, ...(compared.before ? [cell(0), cell(1)] : [cell(1)]), isOpen || page.figure !== "type" ? "" : badges);
   }
 
   function nodeCell(node, side, item, depth) {
@@ -115,8 +124,12 @@ function graphView(page, place) {
       onmouseenter: () => { hovered = [node.name, side]; mark(); },
       onmouseleave: () => { hovered = null; mark(); },
     }, element("span.mark", { "aria-label": status }, MARKS[status]), element("span.op", {}, ...name),
-      element("span.arguments", {}, argumentsText(node, sidesOf()[side])), element("span.type", {}, typeText(node)));
+      element("span.arguments", {}, argumentsText(node, sidesOf()[side])), end(item, side) ?? element("span.type", {}, typeText(node)));
   }
+
+  /** A figure where one was chosen instead of the type. */
+  const end = (item, side) => (page.figure === "type" ? null
+    : measured(item, side, page.figure, Math.max(figureOf(tree, 0, page.figure), figureOf(tree, 1, page.figure))));
 
   /** Colours what belongs to the node under the pointer or the chosen one. */
   function mark() {
