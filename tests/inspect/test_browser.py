@@ -196,9 +196,10 @@ def test_text_has_contrast_in_both_themes(page: Page, theme: str) -> None:
 
 # The pairs of roles that stand on each other and whose contrast is less than WCAG 2 asks of text, 4.5.
 _CONTRASTS = """() => {
-  const style = getComputedStyle(document.documentElement);
+  const probe = document.body.appendChild(document.createElement("i"));
   const light = (role) => {
-    const parts = style.getPropertyValue(role).match(/[0-9a-f]{2}/gi).map((part) => parseInt(part, 16) / 255);
+    probe.style.color = `var(${role})`;
+    const parts = getComputedStyle(probe).color.match(/\\d+/g).map((part) => part / 255);
     const [r, g, b] = parts.map((part) => (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4));
     return 0.2126 * r + 0.7152 * g + 0.0722 * b + 0.05;
   };

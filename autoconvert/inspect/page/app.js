@@ -16,7 +16,13 @@ function stateFrom(hash, data) {
 }
 
 function hashOf(state, data) {
-  const parts = { pass: data.passes[state.pass].name, node: state.node, side: state.node && state.side === 0 ? "before" : null, pattern: state.pattern, view: state.view === "graph" ? null : state.view };
+  const parts = {
+    pass: data.passes[state.pass].name,
+    node: state.node,
+    side: state.node && state.side === 0 ? "before" : null,
+    pattern: state.pattern,
+    view: state.view === "graph" ? null : state.view,
+  };
   return `#${new URLSearchParams(Object.entries(parts).filter(([, value]) => value))}`;
 }
 
@@ -56,14 +62,28 @@ function start(data) {
 
   function drawViews() {
     const failed = data.checks.some((check) => !check.passed);
-    at(".views").replaceChildren(...VIEWS.map((view) => element(`button${view === "checks" && failed ? ".failed" : ""}`, {
-      type: "button", role: "tab", "aria-selected": String(view === page.state.view), "data-view": view, onclick: () => go({ view }),
-    }, view === "checks" && failed ? "checks: failed" : view)));
+    at(".views").replaceChildren(
+      ...VIEWS.map((view) =>
+        element(
+          `button${view === "checks" && failed ? ".failed" : ""}`,
+          {
+            type: "button",
+            role: "tab",
+            "aria-selected": String(view === page.state.view),
+            "data-view": view,
+            onclick: () => go({ view }),
+          },
+          view === "checks" && failed ? "checks: failed" : view,
+        ),
+      ),
+    );
   }
 
   const keys = {
     ArrowLeft: () => page.state.pass > 0 && go({ pass: page.state.pass - 1, node: null, pattern: null, view: "graph" }),
-    ArrowRight: () => page.state.pass < data.passes.length - 1 && go({ pass: page.state.pass + 1, node: null, pattern: null, view: "graph" }),
+    ArrowRight: () =>
+      page.state.pass < data.passes.length - 1 &&
+      go({ pass: page.state.pass + 1, node: null, pattern: null, view: "graph" }),
     ArrowDown: () => page.state.view === "graph" && graph.step(1),
     ArrowUp: () => page.state.view === "graph" && graph.step(-1),
     Escape: () => go({ node: null, pattern: null }),
@@ -72,33 +92,52 @@ function start(data) {
   };
   document.addEventListener("keydown", (event) => {
     const scrolls = event.target.closest("aside, .bars, .checks") && /^Arrow(Up|Down)$/.test(event.key);
-    if (event.target.matches("input[type=search], select") || scrolls || event.ctrlKey || event.metaKey || event.altKey || !keys[event.key]) return;
+    if (
+      event.target.matches("input[type=search], select") ||
+      scrolls ||
+      event.ctrlKey ||
+      event.metaKey ||
+      event.altKey ||
+      !keys[event.key]
+    )
+      return;
     event.preventDefault();
     keys[event.key]();
   });
-  addEventListener("popstate", () => { page.state = stateFrom(location.hash, data); draw(); });
+  addEventListener("popstate", () => {
+    page.state = stateFrom(location.hash, data);
+    draw();
+  });
 
   draw();
 }
 
-const told = ({ context, way }) => context ? `${plural(context, "position")}, ${way === "single step" ? "traced as a single step" : "traced as a whole text"}` : "";
-
 /** Dark or light as the system has it, until the button says otherwise. */
 function themed() {
-  const button = document.querySelector(".theme"), system = matchMedia("(prefers-color-scheme: dark)");
+  const button = document.querySelector(".theme"),
+    system = matchMedia("(prefers-color-scheme: dark)");
   const current = () => document.documentElement.dataset.theme ?? (system.matches ? "dark" : "light");
   const show = () => {
     const other = THEMES.find((theme) => theme !== current());
     button.textContent = other;
     button.setAttribute("aria-label", `Switch to the ${other} theme`);
   };
-  button.addEventListener("click", () => { document.documentElement.dataset.theme = THEMES.find((theme) => theme !== current()); show(); });
+  button.addEventListener("click", () => {
+    document.documentElement.dataset.theme = THEMES.find((theme) => theme !== current());
+    show();
+  });
   system.addEventListener("change", show);
   show();
 }
 
 themed();
-readData(document.getElementById("data").textContent).then(start).catch((error) => {
-  document.querySelector("main").replaceChildren(element("p.empty", {}, `This page cannot be shown: ${error.message}. A browser of 2023 or later is needed.`));
-  throw error;
-});
+readData(document.getElementById("data").textContent)
+  .then(start)
+  .catch((error) => {
+    document
+      .querySelector("main")
+      .replaceChildren(
+        element("p.empty", {}, `This page cannot be shown: ${error.message}. A browser of 2024 or later is needed.`),
+      );
+    throw error;
+  });

@@ -8,7 +8,12 @@ async function readData(text) {
 
 function indexed(data) {
   const nodes = data.nodes.map(([name, operation, module, inputs, attributes, types], number) => ({
-    number, name, operation, inputs, attributes, types,
+    number,
+    name,
+    operation,
+    inputs,
+    attributes,
+    types,
     path: module ? module.split("/") : [],
     isInput: operation === "input" || operation === "constant",
   }));

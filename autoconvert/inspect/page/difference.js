@@ -26,13 +26,19 @@ function differenceTree({ before, after, matches }) {
 
 function moduleTree(left, right) {
   const make = (name, parent) => ({
-    name, parent, kind: "module", path: parent ? [...parent.path, name] : [], modules: new Map(), sides: [[], []],
+    name,
+    parent,
+    kind: "module",
+    path: parent ? [...parent.path, name] : [],
+    modules: new Map(),
+    sides: [[], []],
   });
   const root = make("", null);
-  const at = (path) => path.reduce((module, name) => {
-    if (!module.modules.has(name)) module.modules.set(name, make(name, module));
-    return module.modules.get(name);
-  }, root);
+  const at = (path) =>
+    path.reduce((module, name) => {
+      if (!module.modules.has(name)) module.modules.set(name, make(name, module));
+      return module.modules.get(name);
+    }, root);
   [left, right].forEach((graph, side) => {
     const seen = new Set();
     // Inputs stand first in a graph and would order the modules as parameters are.
@@ -58,7 +64,8 @@ function finish(module, left, right, replaced) {
   const anchors = increasing(a.filter((item) => inRight.has(key(item))).map((item) => [item, inRight.get(key(item))]));
   const items = [];
   const placed = new Set();
-  let i = 0, j = 0;
+  let i = 0,
+    j = 0;
   const gap = (stopLeft, stopRight) => {
     const only = (list, start, stop, others) =>
       list.slice(start, stop).filter((item) => !placed.has(key(item)) && !others(item));
@@ -88,7 +95,8 @@ function finish(module, left, right, replaced) {
     if (item.kind === "module") finish(item, left, right, replaced);
     for (const side of [0, 1]) module.count[side] += item.kind === "module" ? item.count[side] : +!!item.sides[side];
     for (const status of STATUSES)
-      module.changes[status] += item.kind === "module" ? item.changes[status] : item.statuses.filter((s) => s === status).length;
+      module.changes[status] +=
+        item.kind === "module" ? item.changes[status] : item.statuses.filter((s) => s === status).length;
   }
   module.differs = module.changes.removed + module.changes.added + module.changes.changed > 0;
 }
@@ -113,14 +121,22 @@ function row(left, right) {
   const same = left && right && left.name === right.name;
   const both = same ? statusOf(left, right) : null;
   const statuses = same ? [both] : [left && "removed", right && "added"].filter(Boolean);
-  return { kind: "row", sides: [left, right], same: Boolean(same), statuses, marks: same ? [both, both] : ["removed", "added"] };
+  return {
+    kind: "row",
+    sides: [left, right],
+    same: Boolean(same),
+    statuses,
+    marks: same ? [both, both] : ["removed", "added"],
+  };
 }
 
 /** The longest part of `pairs` whose second numbers increase. */
 function increasing(pairs) {
-  const tails = [], previous = new Map();
+  const tails = [],
+    previous = new Map();
   for (const pair of pairs) {
-    let low = 0, high = tails.length;
+    let low = 0,
+      high = tails.length;
     while (low < high) {
       const middle = (low + high) >> 1;
       if (tails[middle][1] < pair[1]) low = middle + 1;

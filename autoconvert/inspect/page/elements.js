@@ -30,9 +30,11 @@ function link(text, onclick, properties = {}) {
 }
 
 function table(rows) {
-  return element("dl.facts", {}, rows.filter(([, value]) => value).flatMap(([name, value]) => [
-    element("dt", {}, name), element("dd", {}, value),
-  ]));
+  return element(
+    "dl.facts",
+    {},
+    rows.filter(([, value]) => value).flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]),
+  );
 }
 
 function section(title, ...children) {

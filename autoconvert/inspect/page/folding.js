@@ -17,14 +17,16 @@ function signature(module, left, right, top = module.path) {
     .map((item) =>
       item.kind === "module"
         ? `${item.name}(${signature(item, left, right, top)})`
-        : `${item.statuses}:${of(item.sides[0], left)}>${of(item.sides[1], right)}`)
+        : `${item.statuses}:${of(item.sides[0], left)}>${of(item.sides[1], right)}`,
+    )
     .join("\n");
 }
 
-/** The items of a module, with runs of numbered ones that are like an earlier one as { kind: "fold", like, modules }. */
+/** The items of a module; a run of numbered ones like an earlier one is { kind: "fold", like, modules }. */
 function folded(module, left, right) {
   if (module.folded) return module.folded;
-  const seen = new Map(), found = [];
+  const seen = new Map(),
+    found = [];
   for (const item of module.items) {
     if (item.kind !== "module" || !/^\d+$/.test(item.name)) {
       found.push(item);
@@ -43,27 +45,40 @@ function folded(module, left, right) {
 }
 
 // So many rows around a change stay in sight; what lies further away is one line from so many rows on.
-const CONTEXT = 2, LEAST_GAP = 4;
+const CONTEXT = 2,
+  LEAST_GAP = 4;
 
 const isCalm = (item) =>
-  item.kind === "row" ? item.statuses.every((status) => status === "kept" || status === "rewired")
-  : item.kind === "fold" ? !item.like.differs : !item.differs;
+  item.kind === "row"
+    ? item.statuses.every((status) => status === "kept" || status === "rewired")
+    : item.kind === "fold"
+      ? !item.like.differs
+      : !item.differs;
 
 const nodesIn = (item, side = 1) =>
-  item.kind === "row" ? +!!item.sides[side] : item.kind === "module" ? item.count[side]
-  : (item.modules ?? item.items).reduce((sum, each) => sum + nodesIn(each, side), 0);
+  item.kind === "row"
+    ? +!!item.sides[side]
+    : item.kind === "module"
+      ? item.count[side]
+      : (item.modules ?? item.items).reduce((sum, each) => sum + nodesIn(each, side), 0);
 
 /** The items of a module, with long runs where nothing changed as { kind: "gap", items }. */
 function withGaps(module, left, right) {
   if (module.gapped) return module.gapped;
-  const items = folded(module, left, right), found = [];
+  const items = folded(module, left, right),
+    found = [];
   for (let start = 0; start < items.length;) {
     let stop = start;
     while (stop < items.length && isCalm(items[stop])) stop += 1;
-    const first = start + (start > 0 ? CONTEXT : 0), last = stop - (stop < items.length ? CONTEXT : 0);
+    const first = start + (start > 0 ? CONTEXT : 0),
+      last = stop - (stop < items.length ? CONTEXT : 0);
     if (last - first >= LEAST_GAP) {
       const hidden = items.slice(first, last);
-      found.push(...items.slice(start, first), { kind: "gap", items: hidden, path: [...module.path, `gap ${first}`] }, ...items.slice(last, stop));
+      found.push(
+        ...items.slice(start, first),
+        { kind: "gap", items: hidden, path: [...module.path, `gap ${first}`] },
+        ...items.slice(last, stop),
+      );
     } else found.push(...items.slice(start, stop));
     if (stop < items.length) found.push(items[stop]);
     start = stop + 1;
@@ -73,7 +88,8 @@ function withGaps(module, left, right) {
 
 /** The rows that are shown. `open(item, byDefault)` decides what is; with `everything` unchanged nodes are too. */
 function visibleRows(root, left, right, open, everything) {
-  const compared = root.differs, rows = [];
+  const compared = root.differs,
+    rows = [];
   const visit = (items, depth) => {
     for (const item of items) {
       if (item.kind === "row") rows.push({ kind: "row", depth, item });

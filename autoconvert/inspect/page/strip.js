@@ -6,16 +6,29 @@ function drawStrip(page, strip, times) {
     const unchanged = index > 0 && !pass.file;
     const stage = data.stages.find(({ name }) => name === pass.name);
     const before = index ? data.graph(pass.before).nodes.length : pass.nodes;
-    const more = [pass.matches.length ? plural(pass.matches.length, "block") : "", stage ? secondsText(stage.seconds) : ""].filter(Boolean);
-    return element("li", {},
-      element(`button.step${unchanged ? ".unchanged" : ""}${pass.signature ? ".signature" : ""}`, {
-        type: "button", "data-pass": pass.name, "aria-current": index === state.pass ? "step" : null,
-        onclick: () => page.go({ pass: index, node: null, pattern: null, view: "graph" }),
-        title: unchanged ? `${pass.name}: changed nothing` : null,
-      },
-      element("span.name", {}, pass.name),
-      unchanged ? null : element("span.counts", {}, index ? `${grouped(before)} → ${grouped(pass.nodes)}` : grouped(pass.nodes)),
-      unchanged ? null : element("span.more", {}, more.join(" · ") || change(pass.nodes - before))));
+    const more = [
+      pass.matches.length ? plural(pass.matches.length, "block") : "",
+      stage ? secondsText(stage.seconds) : "",
+    ].filter(Boolean);
+    return element(
+      "li",
+      {},
+      element(
+        `button.step${unchanged ? ".unchanged" : ""}${pass.signature ? ".signature" : ""}`,
+        {
+          type: "button",
+          "data-pass": pass.name,
+          "aria-current": index === state.pass ? "step" : null,
+          onclick: () => page.go({ pass: index, node: null, pattern: null, view: "graph" }),
+          title: unchanged ? `${pass.name}: changed nothing` : null,
+        },
+        element("span.name", {}, pass.name),
+        unchanged
+          ? null
+          : element("span.counts", {}, index ? `${grouped(before)} → ${grouped(pass.nodes)}` : grouped(pass.nodes)),
+        unchanged ? null : element("span.more", {}, more.join(" · ") || change(pass.nodes - before)),
+      ),
+    );
   });
   strip.replaceChildren(...steps);
   strip.querySelector("[aria-current]").scrollIntoView({ block: "nearest", inline: "nearest" });
@@ -26,7 +39,18 @@ const change = (count) => (count ? `${count < 0 ? "−" : "+"}${plural(Math.abs(
 
 function drawTimes(stages, place) {
   const total = stages.reduce((sum, stage) => sum + stage.seconds, 0);
-  place.append(...stages.map(({ name, seconds, note }) =>
-    element("span.stage", { style: `flex-grow:${Math.max(seconds, total / 50)}`, title: [`${name}: ${secondsText(seconds)}`, note].filter(Boolean).join(", ") },
-      `${name} `, element("b", {}, secondsText(seconds)))), element("span.total", {}, `${secondsText(total)} in all`));
+  place.append(
+    ...stages.map(({ name, seconds, note }) =>
+      element(
+        "span.stage",
+        {
+          style: `flex-grow:${Math.max(seconds, total / 50)}`,
+          title: [`${name}: ${secondsText(seconds)}`, note].filter(Boolean).join(", "),
+        },
+        `${name} `,
+        element("b", {}, secondsText(seconds)),
+      ),
+    ),
+    element("span.total", {}, `${secondsText(total)} in all`),
+  );
 }

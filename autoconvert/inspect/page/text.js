@@ -5,7 +5,11 @@ const grouped = (number) => String(number).replace(/\B(?=(\d{3})+$)/g, "\u2009")
 const kindText = (kind) => kind.replaceAll("_", "-");
 
 function bytesText(bytes) {
-  for (const [unit, factor] of [["GB", 1e9], ["MB", 1e6], ["kB", 1e3]])
+  for (const [unit, factor] of [
+    ["GB", 1e9],
+    ["MB", 1e6],
+    ["kB", 1e3],
+  ])
     if (bytes >= factor) return `${(bytes / factor).toFixed(1)} ${unit}`;
   return plural(bytes, "byte");
 }
@@ -38,3 +42,9 @@ function argumentsText(node, graph) {
     return other ? nameWithin(other, node.path) : whole;
   });
 }
+
+/** How the model was traced, and for how long a conversation. */
+const told = ({ context, way }) =>
+  context
+    ? `${plural(context, "position")}, ${way === "single step" ? "traced as a single step" : "traced as a whole text"}`
+    : "";
