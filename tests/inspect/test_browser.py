@@ -194,6 +194,23 @@ def test_text_has_contrast_in_both_themes(page: Page, theme: str) -> None:
     assert page.evaluate(_CONTRASTS) == []
 
 
+def test_every_node_of_both_graphs_stands_once_in_the_tree(page: Page) -> None:
+    assert page.evaluate(_NODES_NOT_ONCE) == []
+
+
+# The passes in whose tree a node of the graph before or after is missing, or stands twice.
+_NODES_NOT_ONCE = """async () => {
+  const data = await readData(document.getElementById("data").textContent);
+  const standing = (module, side) => module.items.flatMap((item) =>
+    item.kind === "module" ? standing(item, side) : item.sides[side] ? [item.sides[side].name] : []);
+  return data.passes.filter((pass) => {
+    const compared = comparison(data, pass), tree = differenceTree(compared);
+    const graphs = [compared.before ?? compared.after, compared.after];
+    return graphs.some((graph, side) =>
+      JSON.stringify(standing(tree, side).sort()) !== JSON.stringify([...graph.byName.keys()].sort()));
+  }).map((pass) => pass.name);
+}"""
+
 # The pairs of roles that stand on each other and whose contrast is less than WCAG 2 asks of text, 4.5.
 _CONTRASTS = """() => {
   const probe = document.body.appendChild(document.createElement("i"));

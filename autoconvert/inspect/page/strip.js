@@ -26,7 +26,9 @@ function drawStrip(page, strip, times) {
         unchanged
           ? null
           : element("span.counts", {}, index ? `${grouped(before)} → ${grouped(pass.nodes)}` : grouped(pass.nodes)),
-        unchanged ? null : element("span.more", {}, more.join(" · ") || change(pass.nodes - before)),
+        unchanged
+          ? null
+          : element("span.more", {}, more.join(" · ") || (index ? change(pass.nodes - before) : "nodes")),
       ),
     );
   });
