@@ -1,7 +1,8 @@
 """How a rewrite makes nodes: every new node knows its value's shape and the source line it came from."""
 
+import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, fx
@@ -96,7 +97,7 @@ def _key(sizes: tuple[int | torch.SymInt, ...]) -> tuple[str, ...]:
     return tuple(str(size) for size in sizes)
 
 
-def is_symbolic(size: int | torch.SymInt) -> bool:
+def is_symbolic(size: int | torch.SymInt) -> TypeGuard[torch.SymInt]:
     return isinstance(size, torch.SymInt)
 
 
@@ -126,6 +127,19 @@ def where(node: fx.Node) -> str:
     place = f"{operation} in {path}" if path else operation
     line = source_line(node)
     return f"{place} ({line})" if line else place
+
+
+def module_path(node: fx.Node) -> str | None:
+    """The module that computed a node, as the model names it: `model.layers.0.mlp`, "" for the model as a whole.
+
+    None for what was not computed in the model.
+    """
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    path = str(stack[-1][0]) if stack else ""
+    if path != "decoder" and not path.startswith("decoder."):
+        return None
+    # A module that is called a second time is a path with a number after this sign.
+    return re.sub(r"@\d+", "", path).removeprefix("decoder").removeprefix(".")
 
 
 def source_line(node: fx.Node) -> str:

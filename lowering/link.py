@@ -19,6 +19,7 @@ import numpy.typing as npt
 from autoconvert.lowering import flatbuffer
 from autoconvert.lowering.constants import Constant, ZeroPoints, bind_weights, set_scales
 from autoconvert.lowering.external_buffers import externalise_graph_constants, lay_out
+from autoconvert.lowering.provenance import name_operations
 from autoconvert.lowering.quantize import Encoding, Scheme
 from autoconvert.lowering.streamed_file import StreamedFile
 from autoconvert.lowering.tiles import TensorStore, check_shapes, encoded_tiles
@@ -94,6 +95,7 @@ def link(
     """
     model = flatbuffer.merge([flatbuffer.read_model(graph) for graph in graphs])
     constants = bind_weights(model, weights, scheme)
+    name_operations(model, weights)
     check_shapes(constants, store)
     tables = externalise_graph_constants(model)
     zero_points = ZeroPoints()

@@ -17,6 +17,7 @@ from autoconvert import ops
 from autoconvert.expansion import expand_nodes
 from autoconvert.lowering import lookup, repetition, sorting
 from autoconvert.lowering.experts import expert_linear
+from autoconvert.lowering.provenance import locate
 from autoconvert.ops.attention import attend
 from autoconvert.ops.semantic import Body
 from autoconvert.passes.normalise import normalise
@@ -26,13 +27,15 @@ from autoconvert.program import Program
 def lower(name: str, program: Program) -> bytes:
     """The flatbuffer of one signature `name`; inputs and outputs keep the names that they have in the graph.
 
-    Tokens and positions are int32, weights are float32 inputs by the names in `program.weights`.
+    Tokens and positions are int32, weights are float32 inputs by the names in `program.weights`. Operations are named
+    by the modules that they come from.
     """
     # Importing litert_torch takes seconds and brings jax, which only lowering needs.
     with quiet():
         from autoconvert.lowering.litert_private import convert
 
         graph = expand(program.graph)
+        locate(graph.graph)
         inputs = {str(node.target): node.meta["val"] for node in graph.graph.find_nodes(op="placeholder")}
         return convert(name, graph.eval(), inputs)
 

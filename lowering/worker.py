@@ -20,9 +20,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from autoconvert.errors import AutoconvertError
 from autoconvert.lowering.litert import lower, quiet
 from autoconvert.program import Program
+from autoconvert.rewriting import module_path
 
 Shapes = dict[str, tuple[tuple[int, ...], torch.dtype]]
-Task = tuple[str, fx.GraphModule, Shapes]
+Modules = list[str | None]
+Task = tuple[str, fx.GraphModule, Shapes, Modules]
 
 
 class Worker:
@@ -37,7 +39,8 @@ class Worker:
             str(node.target): (tuple(node.meta["val"].shape), node.meta["val"].dtype)
             for node in program.graph.graph.find_nodes(op="placeholder")
         }
-        return self._thread.submit(self._exchange, (name, program.graph, shapes))
+        modules = [module_path(node) for node in _calls(program.graph)]
+        return self._thread.submit(self._exchange, (name, program.graph, shapes, modules))
 
     def _exchange(self, task: Task) -> bytes:
         assert self._process.stdin is not None and self._process.stdout is not None
@@ -79,6 +82,18 @@ def start_worker() -> Iterator[Worker]:
             thread.shutdown(cancel_futures=True)
 
 
+def with_modules(graph: fx.GraphModule, modules: Modules) -> fx.GraphModule:
+    """Gives every call the module that it comes from, which a graph loses as well."""
+    for node, path in zip(_calls(graph), modules, strict=True):
+        if path is not None:
+            node.meta["nn_module_stack"] = {"": (f"decoder.{path}".removesuffix("."), "")}
+    return graph
+
+
+def _calls(graph: fx.GraphModule) -> list[fx.Node]:
+    return [node for node in graph.graph.nodes if node.op == "call_function"]
+
+
 def with_values(graph: fx.GraphModule, shapes: Shapes) -> fx.GraphModule:
     """Gives every node its fake value, which a graph loses on the way between processes."""
     with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
@@ -100,11 +115,11 @@ def _serve(requests: BinaryIO, results: BinaryIO) -> None:
         import litert_torch  # noqa: F401  registers the operations that graphs name
     while True:
         try:
-            name, graph, shapes = pickle.load(requests)
+            name, graph, shapes, modules = pickle.load(requests)
         except EOFError:
             return
         try:
-            result: bytes | BaseException = lower(name, Program(with_values(graph, shapes)))
+            result: bytes | BaseException = lower(name, Program(with_modules(with_values(graph, shapes), modules)))
         except Exception as error:
             result = error
         pickle.dump(result, results)

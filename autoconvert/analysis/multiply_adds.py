@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 from torch._ops import OpOverload
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from autoconvert import ops
@@ -14,8 +14,15 @@ from autoconvert.rewriting import concrete, structure
 
 aten = torch.ops.aten
 
+
+def _a_matrix_a_row(x: Tensor, weight: Tensor, expert: Tensor, width: int) -> Tensor:
+    """As expert_linear, with products that are the same whichever experts there are."""
+    return x @ weight[:width].t()
+
+
 _BODIES: dict[Any, Callable[..., Any]] = {
     **ops.BODIES,
+    ops.expert_linear: _a_matrix_a_row,
     # What it becomes on a processor is one operation, of which PyTorch's counter knows nothing.
     aten.scaled_dot_product_attention.default: aten._scaled_dot_product_attention_math.default,
 }
@@ -24,7 +31,8 @@ _BODIES: dict[Any, Callable[..., Any]] = {
 class MultiplyAdds:
     """Counts the multiply-adds of matrix products and convolutions, for a sequence of `length` positions.
 
-    Other arithmetic is not counted. Nodes of the same operation and shapes are counted once.
+    Other arithmetic is not counted, nor what only the numbers decide. Nodes of the same operation and shapes are
+    counted once.
     """
 
     def __init__(self, length: int = 1) -> None:
@@ -47,8 +55,12 @@ class MultiplyAdds:
         counter = FlopCounterMode(display=False)
         with FakeTensorMode(), torch.no_grad():
             args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: self._value(n.meta["val"]))
-            with counter:
-                function(*args, **kwargs)
+            try:
+                with counter:
+                    function(*args, **kwargs)
+            except (DataDependentOutputException, DynamicOutputShapeException):
+                # What it multiplies is for the numbers to say, not for shapes.
+                return 0
         return counter.get_total_flops() // 2
 
     def _value(self, value: Any) -> Any:

@@ -1,6 +1,6 @@
 """The command line: `autoconvert MODEL` converts, `plan MODEL` foretells it, `run FILE` answers; one file a command.
 
-`patterns` lists the building blocks that are known.
+`inspect DIR` shows a dump, `patterns` lists the building blocks that are known.
 """
 
 import signal
@@ -11,12 +11,18 @@ from types import FrameType
 import typer
 
 from autoconvert.cli.convert import app as convert_app
+from autoconvert.cli.inspect import app as inspect_app
 from autoconvert.cli.patterns import app as patterns_app
 from autoconvert.cli.plan import app as plan_app
 from autoconvert.cli.run import app as run_app
 
 # A first word that is none of these is a model to convert.
-COMMANDS: dict[str, typer.Typer] = {"patterns": patterns_app, "plan": plan_app, "run": run_app}
+COMMANDS: dict[str, typer.Typer] = {
+    "inspect": inspect_app,
+    "patterns": patterns_app,
+    "plan": plan_app,
+    "run": run_app,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

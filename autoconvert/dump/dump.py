@@ -8,9 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save
+from torch import Tensor
+
+from autoconvert.dump.code import CONSTANTS, code
+from autoconvert.dump.graphml import graphml
 from autoconvert.dump.model_explorer import graph_json
 from autoconvert.dump.places import Place, excerpts, without_paths
 from autoconvert.dump.snapshot import Photographer, Snapshot
+from autoconvert.dump.text import text
 from autoconvert.errors import AutoconvertError, InputError
 from autoconvert.lowering.link import LinkedTensor
 from autoconvert.output import output_folder
@@ -22,9 +28,7 @@ FORMAT = 1
 MANIFEST = "dump.json"
 TRACE = "trace"
 
-# By the ending of the file's name.
-WRITERS = {".json": graph_json}
-_FILE_OF_A_PASS = re.compile(r"\d\d-.+\.(txt|py|graphml|json)")
+_FILE = re.compile(rf"\d\d-.+\.(txt|py|graphml|json)|{re.escape(CONSTANTS)}")
 
 
 @dataclass
@@ -46,6 +50,7 @@ class Dump:
     stored: list[dict[str, Any]] = field(default_factory=list)
     _places: set[Place] = field(default_factory=set)
     _files: list[Path] = field(default_factory=list)
+    _constants: dict[str, Tensor] = field(default_factory=dict)
     _last: Snapshot | None = None
 
     def traced(self, way: str, context: int, program: Program) -> None:
@@ -54,6 +59,7 @@ class Dump:
             file.unlink()
         self.way, self.context, self.passes, self._files, self._last = way, context, [], [], None
         self._places.clear()
+        self._constants.clear()
         self._take = Photographer(self.sizes, self.errors)
         self.after(TRACE, program)
 
@@ -64,9 +70,10 @@ class Dump:
         stem = None
         if last is None or _lines(last) != _lines(snapshot):
             stem = f"{len(self.passes):02}-{re.sub(r'[^a-z0-9_]+', '-', name)}"
-            for ending, written in WRITERS.items():
-                self._files.append(self.folder / f"{stem}{ending}")
-                self._files[-1].write_text(written(stem, snapshot), encoding="utf-8")
+            self._write(f"{stem}.txt", text(stem, snapshot))
+            self._write(f"{stem}.py", code(stem, snapshot, self._constants))
+            self._write(f"{stem}.graphml", graphml(stem, snapshot))
+            self._write(f"{stem}.json", graph_json(stem, snapshot))
         self._places.update(entry.place for entry in snapshot.entries if entry.place)
         self.passes.append(
             {
@@ -108,9 +115,15 @@ class Dump:
             "bytes": self.stored,
             "sources": excerpts(self._places | {_place(pattern) for pattern in self._used()}),
         }
-        path = self.folder / MANIFEST
-        path.write_text(json.dumps(manifest, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-        return {file.name: file for file in [*self._files, path]}
+        if self._constants:
+            self._files.append(self.folder / CONSTANTS)
+            self._files[-1].write_bytes(save(self._constants))
+        self._write(MANIFEST, json.dumps(manifest, ensure_ascii=False, indent=1) + "\n")
+        return {file.name: file for file in self._files}
+
+    def _write(self, name: str, content: str) -> None:
+        self._files.append(self.folder / name)
+        self._files[-1].write_text(content, encoding="utf-8")
 
     def _matches(self, last: Snapshot | None, snapshot: Snapshot) -> list[dict[str, Any]]:
         """The blocks that this pass has found, each with the names that its nodes have in the last snapshot."""
@@ -163,6 +176,6 @@ def dump_to(folder: Path, model: str, sizes: Mapping[str, int], patterns: Mappin
         finally:
             files = dump.finish()
             for old in folder.iterdir():
-                if _FILE_OF_A_PASS.fullmatch(old.name) and old.name not in files:
+                if _FILE.fullmatch(old.name) and old.name not in files:
                     old.unlink()
             publish(files)

@@ -11,9 +11,9 @@ import torch
 from torch import fx
 
 import autoconvert
+from autoconvert.rewriting import module_path
 
 _FRAME = re.compile(r'File "(.+?)", line (\d+)')
-_ROOT = "decoder"
 _PACKAGE = Path(autoconvert.__file__).parent
 _NOT_THE_MODEL = (str(Path(torch.__file__).parent), str(_PACKAGE))
 # As many lines of code around one that a node names.
@@ -32,13 +32,8 @@ class Place:
 
 
 def module_of(node: fx.Node) -> str:
-    """The path of the module that computed the node, as the model names it: `model.layers.0.mlp`, or ""."""
-    stack = list((node.meta.get("nn_module_stack") or {}).values())
-    path = str(stack[-1][0]) if stack else ""
-    if path != _ROOT and not path.startswith(f"{_ROOT}."):
-        return ""
-    # A module that is called a second time is a path with a number after this sign.
-    return re.sub(r"@\d+", "", path).removeprefix(_ROOT).removeprefix(".")
+    """The path of the module that computed the node; "" for the model as a whole, and for what none did."""
+    return module_path(node) or ""
 
 
 def place_of(node: fx.Node) -> Place | None:

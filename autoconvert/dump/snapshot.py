@@ -110,7 +110,7 @@ class Photographer:
                     inputs=_inputs(node, names),
                     types=types_of(node.meta.get("val"), symbols),
                     results=results.get(node, ()),
-                    detail=_detail(node, weight, program.graph),
+                    detail=_detail(node, weight, program),
                     place=place_of(node),
                     pattern=block.pattern if block else "",
                     block=block.block if block else "",
@@ -186,9 +186,9 @@ def dtype_text(dtype: torch.dtype) -> str:
 
 
 def digest(value: Tensor) -> str:
-    """Short, and equal for equal numbers."""
+    """Short, and equal for equal numbers of one type and shape."""
     content = value.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-    return hashlib.sha256(content).hexdigest()[:12]
+    return hashlib.sha256(f"{value.dtype}{list(value.shape)}".encode() + content).hexdigest()[:12]
 
 
 def graph_text(graph: fx.Graph, indent: str = "") -> list[str]:
@@ -246,16 +246,50 @@ def _module(node: fx.Node, weight: Weight | None, owners: Mapping[fx.Node, str])
     return owners.get(node, module_of(node)) if node.op in ("placeholder", "get_attr") else module_of(node)
 
 
-def _detail(node: fx.Node, weight: Weight | None, owner: fx.GraphModule) -> str:
+def _detail(node: fx.Node, weight: Weight | None, program: Program) -> str:
     if weight is not None:
-        sources = ", ".join(weight.sources)
-        return f"weight {sources}" if weight.program is None else f"weight computed from {sources}"
+        return f"weight {expression(weight)}"
+    if node.op == "placeholder":
+        return next((f"state: {state.kind}" for state in program.states if state.name == node.target), "")
     if node.op == "get_attr":
-        value = getattr(owner, str(node.target), None)
-        if isinstance(value, fx.GraphModule):
-            return "graph"
-        if isinstance(value, Tensor):
-            return str(value.tolist()) if value.numel() <= _SHORT else f"sha256 {digest(value)}"
+        value = getattr(program.graph, str(node.target), None)
+        return _contents(value) if isinstance(value, Tensor) else _digest_of_module(value)
     if node.op == "call_module":
-        return type(owner.get_submodule(str(node.target))).__name__
+        return _digest_of_module(program.graph.get_submodule(str(node.target)))
     return ""
+
+
+def expression(weight: Weight) -> str:
+    """A weight by the names of the tensors that it is computed from: `add(model.norm.weight, 1.0)`."""
+    if weight.program is None:
+        return weight.sources[0]
+    told: dict[fx.Node, str] = {}
+    sources = iter(weight.sources)
+    for node in weight.program.graph.nodes:
+        if node.op == "placeholder":
+            told[node] = next(sources)
+        elif node.op == "get_attr":
+            told[node] = _contents(getattr(weight.program, str(node.target)))
+        elif node.op == "output":
+            (result,) = node.all_input_nodes
+            return told[result]
+        else:
+            told[node] = f"{operation_of(node)}({arguments_of(node, told, {}, sign='')})"
+    raise AssertionError("a graph ends in its output")
+
+
+def _contents(value: Tensor) -> str:
+    return str(value.tolist()) if value.numel() <= _SHORT else f"sha256 {digest(value)}"
+
+
+def _digest_of_module(module: Any) -> str:
+    """Its class, and the same for modules that compute the same."""
+    parts = [type(module).__name__]
+    for part in module.modules() if isinstance(module, torch.nn.Module) else ():
+        if isinstance(part, fx.GraphModule):
+            parts += graph_text(part.graph)
+            parts += [f"{name} {digest(value)}" for name, value in part.named_buffers(recurse=False)]
+        else:
+            parts.append(type(part).__name__)
+            parts.append(str({name: value for name, value in vars(part).items() if name in ("states", "rows")}))
+    return f"{parts[0]} sha256 {hashlib.sha256(chr(10).join(parts).encode()).hexdigest()[:12]}"

@@ -6,6 +6,12 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from multiply_adds import Product, growth, products
 
+from autoconvert.analysis.multiply_adds import MultiplyAdds
+from autoconvert.lowering.flatbuffer import read_model
+from autoconvert.lowering.litert import lower
+from autoconvert.pipeline import signatures
+from tests.models import rewrite, tiny_llama
+
 OPERATOR = schema.BuiltinOperator
 CONVOLUTIONS = (OPERATOR.CONV_2D, OPERATOR.DEPTHWISE_CONV_2D)
 CODES = (OPERATOR.FULLY_CONNECTED, OPERATOR.BATCH_MATMUL, *CONVOLUTIONS, OPERATOR.RESHAPE)
@@ -99,3 +105,10 @@ def test_work_that_grows_faster_than_the_context_is_found() -> None:
     before, after = Product("BATCH_MATMUL", 100, True), Product("BATCH_MATMUL", 400, True)
     assert not growth([before], [after], 2).only_in_attention
     assert not growth([before], [after, after], 2).only_in_attention
+
+
+def test_a_graph_is_said_to_multiply_as_often_as_its_flatbuffer_does() -> None:
+    decode = signatures(rewrite(tiny_llama()), [4])["decode"]
+    count = MultiplyAdds()
+    total = sum(count(node, decode.graph) for node in decode.graph.graph.nodes)
+    assert total == sum(product.multiply_adds for product in products(read_model(lower("decode", decode)), "decode"))

@@ -1,62 +1,19 @@
 """A dump: a snapshot for each pass that changed something, a manifest, and what stays from pass to pass."""
 
-import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from autoconvert.check.region import RegionCheck
-from autoconvert.dump.dump import dump_to
 from autoconvert.errors import InputError, Refused
-from autoconvert.patterns import PATTERNS
-from autoconvert.pipeline import PASSES, Options, rewrite, signatures
+from autoconvert.pipeline import PASSES
+from tests.dump.dumped import Read, dump_of
 from tests.models import CONTEXT, Decoder, merged, tiny_llama
-
-
-@dataclass(frozen=True)
-class Read:
-    """A dump as somebody reads it."""
-
-    folder: Path
-
-    @property
-    def manifest(self) -> dict[str, Any]:
-        manifest: dict[str, Any] = json.loads((self.folder / "dump.json").read_text())
-        return manifest
-
-    def the_pass(self, name: str) -> dict[str, Any]:
-        (found,) = [each for each in self.manifest["passes"] if each["name"] == name]
-        assert isinstance(found, dict)
-        return found
-
-    def nodes(self, name: str) -> dict[str, dict[str, Any]]:
-        text = (self.folder / f"{self.the_pass(name)['file']}.json").read_text()
-        return {node["id"]: node for node in json.loads(text)["graphs"][0]["nodes"]}
-
-    def attributes(self, name: str, node: str) -> dict[str, str]:
-        return {attr["key"]: attr["value"] for attr in self.nodes(name)[node]["attrs"]}
-
-
-def dump_of(module: nn.Module, folder: Path) -> Read:
-    """As a conversion dumps: each pass, then the signatures."""
-    sizes = {name: tensor.nbytes for name, tensor in module.state_dict().items()}
-    with dump_to(folder, "tiny", sizes, {pattern.name: pattern for pattern in PATTERNS}) as dump:
-        regions = RegionCheck()
-        dump.errors = regions.errors
-        program = rewrite(
-            module,
-            Options(CONTEXT, PATTERNS, regions),
-            after=lambda step, program: dump.after(step.name, program),
-            on_trace=dump.traced,
-        )
-        for name, part in signatures(program, [4]).items():
-            dump.after(name, part)
-    return Read(folder)
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +27,9 @@ def test_every_pass_is_listed_in_order_and_only_what_changed_has_files(llama: Re
     assert [each["index"] for each in passes] == list(range(len(passes)))
     assert llama.the_pass("recognise")["file"] == "03-recognise"
     assert llama.the_pass("move histories")["file"] is None
-    files = {each["file"] for each in passes if each["file"]}
-    assert {path.name for path in llama.folder.glob("*.json")} == {"dump.json", *(f"{file}.json" for file in files)}
+    stems = [each["file"] for each in passes if each["file"]]
+    files = {f"{stem}.{ending}" for stem in stems for ending in ("txt", "py", "graphml", "json")}
+    assert {path.name for path in llama.folder.iterdir()} == {"dump.json", "constants.safetensors", *files}
 
 
 def test_what_a_pass_leaves_alone_keeps_its_name(llama: Read) -> None:
@@ -163,3 +121,19 @@ def test_names_differ_where_modules_do_not(tmp_path: Path) -> None:
 
     nodes = dump_of(Decoder(mix=thrice), tmp_path / "dump").nodes("trace")
     assert {"tanh", "tanh_1", "tanh_2"} <= nodes.keys()
+
+
+def test_two_runs_write_the_same_bytes(tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from tests.dump.dumped import dump_of; "
+        "from tests.models import tiny_llama; dump_of(tiny_llama(), Path(sys.argv[1]))"
+    )
+    runs = [
+        subprocess.Popen([sys.executable, "-c", script, tmp_path / seed], env=os.environ | {"PYTHONHASHSEED": seed})
+        for seed in ("1", "2")
+    ]
+    assert [run.wait() for run in runs] == [0, 0]
+    first, second = ({path.name: path.read_bytes() for path in (tmp_path / seed).iterdir()} for seed in ("1", "2"))
+    assert first == second and len(first) > 20
+    here = str(Path(__file__).parents[2]).encode()
+    assert not any(here in content for content in first.values())

@@ -1,0 +1,62 @@
+"""`autoconvert inspect DIR`: a dump as a page."""
+
+import webbrowser
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from autoconvert.cli.failures import explained
+from autoconvert.readable import readable_size
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.command(no_args_is_help=True)
+def inspect(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that autoconvert MODEL --dump DIR wrote.")],
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The report.json of the same conversion: adds how long the stages took."),
+    ] = None,
+    no_open: Annotated[bool, typer.Option("--no-open", help="Only write the page, do not open it.")] = False,
+    model_explorer: Annotated[
+        bool,
+        typer.Option("--model-explorer", help="Open the graphs in ai-edge-model-explorer instead of the browser."),
+    ] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show the traceback of a failure.")] = False,
+) -> None:
+    """Writes DIR/index.html, which shows what each pass did to the graph, and opens it.
+
+    The page is one file without a network: it can be mailed. A pass a step, before and after side by side,
+    every node with the line of the model's code that it comes from, every block with its pattern, the checks,
+    and what the weights take.
+
+    \b
+    Examples:
+      autoconvert demo -o demo --dump passes             converts, and writes what each pass made
+      autoconvert inspect passes                         looks at it
+      autoconvert inspect passes --report demo/report.json --no-open
+
+    \b
+    Exit codes:
+      0    done
+      1    a bug in autoconvert
+      2    DIR holds no dump, one of another version, or a damaged one; or Model Explorer is not installed
+      5    the page cannot be written
+    """
+    with explained(verbose=verbose):
+        from autoconvert.inspect.dump import read_dump
+        from autoconvert.inspect.explorer import open_model_explorer
+        from autoconvert.inspect.page import page
+        from autoconvert.inspect.times import read_times
+
+        dump = read_dump(folder)
+        stages = read_times(report) if report else ()
+        path = folder / "index.html"
+        path.write_text(page(dump, stages), encoding="utf-8")
+        typer.echo(f"{path}  {readable_size(path.stat().st_size)}")
+        if model_explorer:
+            open_model_explorer(folder, dump)
+        elif not no_open:
+            webbrowser.open(path.absolute().as_uri())

@@ -1,0 +1,202 @@
+"""The code of a snapshot: PyTorch that runs, a statement a node, each value by the name that it has everywhere."""
+
+import operator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch._ops import OpOverload
+
+from autoconvert import ops
+from autoconvert.dump.naming import identifier
+from autoconvert.dump.snapshot import Entry, Snapshot, arguments_of, digest, size_text, symbols_of
+from autoconvert.recurrences.recurrence import CarriedRecurrence, Recurrence
+from autoconvert.recurrences.running_sum import RunningSum
+from autoconvert.rewriting import is_symbolic
+
+# The file beside the code in which constants lie, by their digests.
+CONSTANTS = "constants.safetensors"
+
+_SHORT = 8
+_INDENT = " " * 8
+# What counts up, and what says which of some things.
+_COUNTS, _CHOICES = ("positions", "input_pos"), ("tokens",)
+
+_HEAD = '''"""{title}
+
+Run it to see the shapes of what it gives: python {name}.py
+"""
+
+import operator
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, fx, nn
+
+from autoconvert import ops
+from autoconvert.recurrences.recurrence import CarriedRecurrence, Recurrence
+from autoconvert.recurrences.running_sum import RunningSum
+
+aten = torch.ops.aten
+_file = Path(__file__).with_name("{constants}")
+constants = load_file(_file) if _file.exists() else {{}}
+'''
+
+_TAIL = """
+if __name__ == "__main__":
+    with torch.no_grad():
+        results = Graph()(**inputs())
+    for name, value in results.items():
+        print(name, tuple(value.shape), value.dtype)
+"""
+
+
+def code(name: str, snapshot: Snapshot, constants: dict[str, Tensor]) -> str:
+    """A file called `name` with a module `Graph` and its `inputs`; larger constants are added to `constants`."""
+    program = snapshot.program
+    by_node = {entry.node_name: entry for entry in snapshot.entries}
+    names = {node: by_node[node.name].name for node in program.graph.graph.nodes if node.name in by_node}
+    writer = _Writer(constants)
+    expression = writer.module(program.graph, names, lambda node: _comment(by_node.get(node.name)), "Graph")
+    assert expression == "Graph()"
+    head = _HEAD.format(title=f"The graph after pass {name}.", name=name, constants=CONSTANTS)
+    return "\n".join([head, *writer.classes, *_inputs(snapshot), _TAIL])
+
+
+@dataclass
+class _Writer:
+    """Writes modules as classes; `constants` takes their larger numbers."""
+
+    constants: dict[str, Tensor]
+    classes: list[str] = field(default_factory=list)
+
+    def module(
+        self,
+        module: nn.Module,
+        names: Mapping[fx.Node, str] | None = None,
+        comment: Callable[[fx.Node], str] = lambda _: "",
+        called: str = "",
+    ) -> str:
+        """The expression that makes `module`; classes that it needs are written before."""
+        if isinstance(module, RunningSum):
+            return f"RunningSum({module.states[0][0]})"
+        if isinstance(module, CarriedRecurrence):
+            return f"CarriedRecurrence({self.module(module.recurrence)})"
+        if isinstance(module, Recurrence):
+            # A shift register is recognised by its graph.
+            step = f"fx.symbolic_trace({self.module(module.step)})"
+            return f"Recurrence({step}, {module.states!r}, {module.rows!r})"
+        assert isinstance(module, fx.GraphModule), f"{type(module).__name__} has no code"
+        nodes = list(module.graph.nodes)
+        names = names or {node: identifier(node.name) for node in nodes}
+        symbols = symbols_of(module.graph)
+        parts, statements = [], []
+        for node in nodes:
+            if node.op in ("get_attr", "call_module"):
+                parts.append(f"{_INDENT}self.{names[node]} = {self._part(module, node)}")
+            if node.op not in ("placeholder", "output"):
+                statements.append(f"{_INDENT}{_statement(node, names, symbols)}{comment(node)}")
+        parameters = "".join(f", {names[node]}: Tensor" for node in nodes if node.op == "placeholder")
+        called = called or f"Step{len(self.classes)}"
+        lines = [
+            f"\nclass {called}(nn.Module):",
+            *(["    def __init__(self) -> None:", f"{_INDENT}super().__init__()", *parts, ""] if parts else []),
+            f"    def forward(self{parameters}):",
+            *_sizes(module.graph, names, symbols),
+            *statements,
+            f"{_INDENT}return {arguments_of(module.graph.output_node(), names, {}, sign='')}",
+            "",
+        ]
+        self.classes.append("\n".join(lines))
+        return f"{called}()"
+
+    def _part(self, owner: fx.GraphModule, node: fx.Node) -> str:
+        if node.op == "call_module":
+            return self.module(owner.get_submodule(str(node.target)))
+        value = getattr(owner, str(node.target))
+        if isinstance(value, nn.Module):
+            return self.module(value)
+        return f"nn.Buffer({self._constant(value)})"
+
+    def _constant(self, value: Tensor) -> str:
+        if value.numel() <= _SHORT and value.dtype.is_floating_point and bool(value.isfinite().all()):
+            return f"torch.tensor({value.tolist()}, dtype={value.dtype})"
+        if value.is_complex():
+            return f"torch.view_as_complex({self._constant(torch.view_as_real(value))})"
+        key = digest(value)
+        self.constants[key] = value.detach().contiguous().clone()
+        return f'constants["{key}"]'
+
+
+def _statement(node: fx.Node, names: Mapping[fx.Node, str], symbols: Mapping[Any, str]) -> str:
+    if node.op == "get_attr":
+        return f"{names[node]} = self.{names[node]}"
+    arguments = arguments_of(node, names, symbols, sign="")
+    if node.target is operator.getitem:
+        return f"{names[node]} = {names[node.args[0]]}[{node.args[1]!r}]"  # type: ignore[index]
+    function = f"self.{names[node]}" if node.op == "call_module" else _function(node.target)
+    return f"{names[node]} = {function}({arguments})"
+
+
+def _function(target: Any) -> str:
+    if isinstance(target, OpOverload):
+        namespace, name = target.namespace, target._opname
+        if getattr(ops, name, None) is target:
+            return f"ops.{name}"
+        start = "aten" if namespace == "aten" else f"torch.ops.{namespace}"
+        return f"{start}.{name}.{target._overloadname}"
+    module = str(target.__module__).removeprefix("_")
+    return f"{module}.{target.__qualname__}" if module != "builtins" else str(target.__qualname__)
+
+
+def _sizes(graph: fx.Graph, names: Mapping[fx.Node, str], symbols: Mapping[Any, str]) -> Iterator[str]:
+    """Statements for the sizes that arguments name, each read from an input that has it."""
+    literals: list[Any] = []
+    for node in graph.nodes:
+        fx.node.map_aggregate((node.args, node.kwargs), literals.append)
+    if not any(type(each) is torch.SymInt for each in literals):
+        return
+    missing = dict(symbols)
+    for node in graph.find_nodes(op="placeholder"):
+        value = node.meta.get("val")
+        for axis, size in enumerate(value.shape if isinstance(value, Tensor) else ()):
+            symbol = size.node.expr if is_symbolic(size) else None
+            if symbol in missing:
+                yield f"{_INDENT}{missing.pop(symbol)} = {names[node]}.shape[{axis}]"
+
+
+def _inputs(snapshot: Snapshot) -> Iterator[str]:
+    """The function that makes an input for every parameter."""
+    graph = snapshot.program.graph.graph
+    by_node = {entry.node_name: entry for entry in snapshot.entries}
+    symbols = symbols_of(graph)
+    lengths = ", ".join(f"{name}: int = 7" for name in symbols.values())
+    yield f"\ndef inputs({lengths}) -> dict[str, Tensor]:"
+    yield '    """Random numbers in the shape of every input; states are empty and positions count from zero."""'
+    yield "    torch.manual_seed(0)"
+    yield "    return {"
+    for node in graph.find_nodes(op="placeholder"):
+        entry, value = by_node[node.name], node.meta["val"]
+        shape = "".join(f"{size_text(size, symbols)}, " for size in value.shape)
+        yield f'        "{entry.name}": {_input(str(node.target), entry, f"({shape.strip()})", value.dtype)},'
+    yield "    }\n"
+
+
+def _input(name: str, entry: Entry, shape: str, dtype: torch.dtype) -> str:
+    if name in _COUNTS:
+        return f"torch.ones({shape}, dtype={dtype}).cumsum(-1, dtype={dtype}) - 1"
+    if name in _CHOICES:
+        return f"torch.randint(0, 2, {shape}, dtype={dtype})"
+    if entry.detail.startswith("state") or not dtype.is_floating_point:
+        return f"torch.zeros({shape}, dtype={dtype})"
+    return f"0.1 * torch.randn({shape}, dtype={dtype})"
+
+
+def _comment(entry: Entry | None) -> str:
+    if entry is None:
+        return ""
+    told = [", ".join(map(str, entry.types)), entry.module.replace(".", "/"), str(entry.place or "").split("/")[-1]]
+    return f"  # {'  '.join(filter(None, told))}"

@@ -1,0 +1,49 @@
+"""The text of a snapshot: a line a node, in the graph's order, identical layers folded; made to be compared."""
+
+from collections.abc import Iterator, Sequence
+
+from autoconvert.dump.folding import Alike, Item, Layer, fold, numbers
+from autoconvert.dump.snapshot import Entry, Snapshot
+
+
+def text(name: str, snapshot: Snapshot) -> str:
+    """`%name = operation(arguments) : type → result   # module  file:line  pattern` for every node."""
+    return "".join(f"{line}\n" for line in [f"# {name}", "", *_lines(fold(snapshot.entries))])
+
+
+def _lines(items: Sequence[Item], indent: str = "") -> Iterator[str]:
+    for item in items:
+        if isinstance(item, Entry):
+            yield indent + line(item)
+        elif isinstance(item, Layer):
+            yield f"{indent}{_path(item.module)}:"
+            yield from _lines(fold(item.entries, item.module), f"{indent}  ")
+        else:
+            yield from (indent + each for each in _alike(item))
+
+
+def line(entry: Entry) -> str:
+    """One node, its provenance after the sign of a comment."""
+    types = ", ".join(map(str, entry.types))
+    parts = [f"%{entry.name} = {entry.operation}({entry.arguments})"]
+    parts += [f" : {types}"] if types else []
+    parts += [f" → {', '.join(entry.results)}"] if entry.results else []
+    origin = [
+        _path(entry.module),
+        str(entry.place or "").split("/")[-1],
+        entry.detail,
+        f"[{entry.pattern}]" if entry.pattern else "",
+    ]
+    told = "  ".join(filter(None, origin))
+    return "".join(parts) + (f"   # {told}" if told else "")
+
+
+def _alike(alike: Alike) -> Iterator[str]:
+    several = "s" if len(alike.indices) > 1 else ""
+    yield f"{_path(alike.layer.path)}: layer{several} {numbers(alike.indices)} like layer {alike.layer.index}"
+    for theirs, ours in alike.reads:
+        yield f"  %{ours} where that reads %{theirs}"
+
+
+def _path(module: str) -> str:
+    return module.replace(".", "/")

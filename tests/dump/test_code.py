@@ -1,0 +1,79 @@
+"""The code of a dump runs, and computes what the graph does."""
+
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from autoconvert.dump.code import CONSTANTS, code
+from autoconvert.dump.snapshot import Photographer
+from autoconvert.pipeline import signatures
+from autoconvert.program import Program
+from tests.dump.dumped import dump_of
+from tests.models import WIDTH, rewrite, tiny_llama, traced
+from tests.recurrences.test_running_sum import CountingFromTokens
+from tests.source.tiny import CONFIGS, build
+from tests.tracing.test_one_step import Recurrent, convolving, decaying
+
+
+def module_of(program: Program, folder: Path) -> ModuleType:
+    constants: dict[str, Tensor] = {}
+    written = code("code", Photographer({}, {})(program), constants)
+    save_file(constants, folder / CONSTANTS)
+    module = ModuleType("code")
+    module.__file__ = str(folder / "code.py")
+    exec(compile(written, module.__file__, "exec"), vars(module))
+    return module
+
+
+def assert_computes_the_same(program: Program, folder: Path) -> None:
+    module = module_of(program, folder)
+    inputs: dict[str, Tensor] = module.inputs()
+    with torch.no_grad():
+        written = module.Graph()(**inputs)
+        expected = program.graph(*inputs.values())
+    assert written.keys() == expected.keys()
+    for name, value in expected.items():
+        assert value.dtype == written[name].dtype
+        torch.testing.assert_close(written[name], value, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("name", ["gemma3", "gpt2", "mixtral"])
+def test_code_gives_what_the_graph_gives(name: str, tmp_path: Path) -> None:
+    module = build(CONFIGS[name]).eval()
+    assert_computes_the_same(traced(module), tmp_path)
+    program = rewrite(module)
+    assert_computes_the_same(program, tmp_path)
+    for part in signatures(program, [4]).values():
+        assert_computes_the_same(part, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [lambda: Recurrent(decaying, WIDTH), lambda: Recurrent(convolving, WIDTH, 2), CountingFromTokens],
+    ids=["recurrence", "shift register", "running sum"],
+)
+def test_code_of_recurrences_gives_what_they_give(module: Any, tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    def compare(step: Any, program: Program) -> None:
+        if step.name in ("steps to sequence", "carry recurrences"):
+            assert_computes_the_same(program, tmp_path)
+            seen.append(step.name)
+
+    made: nn.Module = module()
+    rewrite(made, after=compare)
+    assert "carry recurrences" in seen
+
+
+def test_a_file_of_a_dump_runs_by_itself(tmp_path: Path) -> None:
+    dump_of(tiny_llama(num_hidden_layers=1), tmp_path)
+    run = [sys.executable, str(tmp_path / "09-make-stateful.py")]
+    said = subprocess.run(run, capture_output=True, text=True, check=True).stdout
+    assert "logits (1, 7, 97) torch.float32" in said

@@ -1,0 +1,120 @@
+"""Dumps as a conversion writes them, of a decoder of any number of layers, without one."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+SOURCE = "transformers/models/plain/modeling_plain.py"
+NORM = ("mul", "mean", "add", "rsqrt", "mul_1", "mul_2")
+
+
+def write_dump(folder: Path, layers: int = 3, **changes: Any) -> Path:
+    """A trace, a pass that recognises norms, one that changes nothing, and two signatures; 81 nodes a layer."""
+    folder.mkdir(parents=True, exist_ok=True)
+    graphs = {
+        "00-trace": _decoder(layers, recognised=False),
+        "01-recognise": _decoder(layers, recognised=True),
+        "03-prefill_16": _decoder(layers, recognised=True, length="16"),
+        "04-decode": _decoder(layers, recognised=True, length="1"),
+    }
+    for stem, nodes in graphs.items():
+        text = json.dumps({"graphs": [{"id": stem, "nodes": nodes}]})
+        (folder / f"{stem}.json").write_text(text, encoding="utf-8")
+    matches = [
+        {
+            "pattern": "rms_norm",
+            "block": "norm",
+            "source": "patterns/norms.py:2",
+            "node": f"model_layers_{layer}_norm_rms_norm",
+            "replaced": [f"model_layers_{layer}_norm_{part}" for part in NORM],
+        }
+        for layer in range(layers)
+    ]
+    found = {"norm": layers}
+    manifest = {
+        "format": 1,
+        "model": "a <b>plain</b> decoder",
+        "context": 64,
+        "way": "whole text",
+        "passes": [
+            _pass(0, "trace", "00-trace", graphs["00-trace"], {}, []),
+            _pass(1, "recognise", "01-recognise", graphs["01-recognise"], found, matches),
+            _pass(2, "carry sums", None, graphs["01-recognise"], found, []),
+            _pass(3, "prefill_16", "03-prefill_16", graphs["03-prefill_16"], found, []),
+            _pass(4, "decode", "04-decode", graphs["04-decode"], found, []),
+        ],
+        "checks": [
+            {"name": "graph", "passed": True, "detail": "logits within 4.8e-06 σ"},
+            {"name": "file", "passed": True, "detail": "logits within 4.4e-06 σ"},
+        ],
+        "bytes": [
+            {"module": f"model.layers.{layer}.mlp", "dtype": dtype, "bytes": size}
+            for layer in range(layers)
+            for dtype, size in (("int8", 1_000_000), ("float32", 50_000))
+        ],
+        "sources": {
+            SOURCE: [[40, "def forward(self, x):\n    x = self.norm(x)\n    return self.mlp(x)"]],
+            "patterns/norms.py": [[1, "\ndef _rms(x, weight, eps):\n    return x * torch.rsqrt(…) * weight"]],
+        },
+    } | changes
+    (folder / "dump.json").write_text(json.dumps(manifest), encoding="utf-8")
+    return folder
+
+
+def _pass(
+    index: int, name: str, file: str | None, nodes: list[dict[str, Any]], blocks: dict[str, int], matches: list[Any]
+) -> dict[str, Any]:
+    operations = dict(Counter(node["label"] for node in nodes if node["label"] != "input"))
+    return {
+        "index": index,
+        "name": name,
+        "file": file,
+        "nodes": len(nodes),
+        "operations": operations,
+        "blocks": blocks,
+        "matches": matches,
+    }
+
+
+def _decoder(layers: int, recognised: bool, length: str = "s") -> list[dict[str, Any]]:
+    nodes = [_node("tokens", "input", "", [], f"i64[1, {length}]")]
+    last = "model_embedding"
+    nodes.append(_node(last, "embedding", "model", ["tokens"], f"f32[1, {length}, 8]", line=40))
+    for layer in range(layers):
+        module = f"model.layers.{layer}"
+        prefix = module.replace(".", "_")
+        weight = f"{prefix}_norm_weight"
+        nodes.append(_node(weight, "input", f"{module}.norm", [], "f32[8]", detail=f"weight {module}.norm.weight"))
+        for part in ("rms_norm",) if recognised else NORM:
+            name = f"{prefix}_norm_{part}"
+            known = {"pattern": "rms_norm", "block": "norm"} if recognised else {}
+            operation = "rms_norm" if recognised else part.split("_")[0]
+            reads = [last, weight] if part in ("rms_norm", "mul_2") else [last]
+            nodes.append(_node(name, operation, f"{module}.norm", reads, f"f32[1, {length}, 8]", line=41, **known))
+            last = name
+        costs = {"multiply-adds": "80"}
+        for number in range(74):
+            name = f"{prefix}_mlp_relu_{number}" if number else f"{prefix}_mlp_relu"
+            nodes.append(_node(name, "relu", f"{module}.mlp", [last], f"f32[1, {length}, 8]", line=42, **costs))
+            last = name
+    return nodes
+
+
+def _node(
+    name: str, operation: str, module: str, reads: list[str], kind: str, line: int = 0, **known: str
+) -> dict[str, Any]:
+    attributes = {"arguments": ", ".join(f"%{each}" for each in reads)} | known
+    if line:
+        attributes["source"] = f"{SOURCE}:{line}"
+    return {
+        "id": name,
+        "label": operation,
+        "namespace": module.replace(".", "/"),
+        "incomingEdges": [
+            {"sourceNodeId": each, "sourceNodeOutputId": "0", "targetNodeInputId": str(index)}
+            for index, each in enumerate(reads)
+        ],
+        "attrs": [{"key": key, "value": value} for key, value in attributes.items() if value],
+        "outputsMetadata": [{"id": "0", "attrs": [{"key": "tensor_shape", "value": kind}]}],
+    }

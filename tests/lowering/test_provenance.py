@@ -1,0 +1,55 @@
+"""Every operation of a file says which module of the model it comes from."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+from autoconvert.convert import convert
+from autoconvert.lowering.flatbuffer import operator_name, read_model
+from autoconvert.lowering.litert import lower
+from autoconvert.lowering.provenance import modules_of_operations
+from autoconvert.lowering.worker import start_worker
+from autoconvert.pipeline import signatures
+from tests.models import Decoder, rewrite, tiny_llama
+from tests.source.tiny import CONFIGS, build
+
+
+@pytest.mark.parametrize(
+    "module",
+    [tiny_llama, Decoder, lambda: build(CONFIGS["mixtral"]).eval()],
+    ids=["llama", "operations of the model as a whole", "experts"],
+)
+def test_every_operation_names_a_module_or_is_the_frames_own(module: type[nn.Module], tmp_path: Path) -> None:
+    made = module()
+    bundle = convert(made, tmp_path, context=32, prefill=(4,), formats=("tflite",), verify="off", cache=False)
+    model = read_model(bundle.files["tflite"].read_bytes())
+    modules = {name for name, _ in made.named_modules()}
+    found = Counter(path for _, path in modules_of_operations(model))
+    assert found.total() == sum(len(subgraph.operators) for subgraph in model.subgraphs)
+    assert found.keys() - {None} <= modules
+    # What is the frame's is little: masks and positions.
+    assert found[None] < found.total() / 10
+    names = [tensor.name for subgraph in model.subgraphs for tensor in subgraph.tensors]
+    assert len(set(names)) == len(names)
+
+
+def test_a_product_belongs_to_the_module_that_has_its_matrix(tmp_path: Path) -> None:
+    bundle = convert(tiny_llama(), tmp_path, context=32, prefill=(4,), formats=("tflite",), verify="off", cache=False)
+    model = read_model(bundle.files["tflite"].read_bytes())
+    products = Counter(
+        path
+        for operator, path in modules_of_operations(model)
+        if operator_name(model, operator) == "FULLY_CONNECTED" and path is not None and ".0." in path
+    )
+    assert {path.removeprefix("model.layers.0.") for path in products} == {
+        *(f"self_attn.{name}_proj" for name in "qkvo"),
+        *(f"mlp.{name}_proj" for name in ("gate", "up", "down")),
+    }
+
+
+def test_the_other_process_lowers_to_the_same_bytes() -> None:
+    part = signatures(rewrite(tiny_llama()), [4])["decode"]
+    with start_worker() as worker:
+        assert worker.lower("decode", part).result() == lower("decode", part)
