@@ -154,6 +154,10 @@ def convert(
       autoconvert run demo/model.litertlm --prompt "In the beginning"
 
     \b
+    What each pass did to the graph, as a page (see autoconvert inspect --help):
+      autoconvert inspect passes
+
+    \b
     The folder holds model.litertlm (or model.tflite) and report.json afterwards.
     Nothing appears in it unless everything went well. Exit codes:
       0    done
