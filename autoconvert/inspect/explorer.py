@@ -1,7 +1,9 @@
 """The same graphs in Model Explorer, where it is installed."""
 
+import json
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from autoconvert.errors import InputError
 from autoconvert.inspect.dump import Dump
@@ -20,4 +22,9 @@ def open_model_explorer(folder: Path, dump: Dump) -> None:
             "Model Explorer is not installed.",
             hint="pip install ai-edge-model-explorer, or leave --model-explorer out: the page needs nothing more.",
         ) from None
-    explorer.visualize(model_paths=[str(folder / f"{stem}.json") for stem in dump.graphs])
+    # It takes ten files at most, but any number of graphs in one, and only with a label beside them.
+    graphs = [graph for stem in dump.graphs for graph in json.loads((folder / f"{stem}.json").read_bytes())["graphs"]]
+    with TemporaryDirectory() as temporary:
+        collection = Path(temporary) / "passes.json"
+        collection.write_text(json.dumps({"label": dump.model, "graphs": graphs}), encoding="utf-8")
+        explorer.visualize(model_paths=[str(collection)])

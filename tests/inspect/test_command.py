@@ -5,6 +5,7 @@ import sys
 import webbrowser
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -76,16 +77,17 @@ def test_without_model_explorer_it_says_what_to_install(tmp_path: Path, monkeypa
 def test_model_explorer_is_given_the_graph_after_each_pass(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened: list[str]
 ) -> None:
-    shown: list[str] = []
-    explorer = SimpleNamespace(visualize=lambda model_paths: shown.extend(model_paths))
-    monkeypatch.setitem(sys.modules, "model_explorer", explorer)
+    shown: list[dict[str, Any]] = []
+
+    def visualize(model_paths: list[str]) -> None:
+        shown.extend(json.loads(Path(path).read_text("utf-8")) for path in model_paths)
+
+    monkeypatch.setitem(sys.modules, "model_explorer", SimpleNamespace(visualize=visualize))
     result = inspect(write_dump(tmp_path), "--model-explorer")
     assert result.exit_code == 0, result.output
-    assert [Path(path).name for path in shown] == [
-        "00-trace.json",
-        "01-recognise.json",
-        "03-prefill_16.json",
-        "04-decode.json",
-    ]
-    assert all(json.loads(Path(path).read_text("utf-8"))["graphs"] for path in shown)
+    (collection,) = shown
+    # Without a label its page says that it does not know the format.
+    assert collection["label"] == "a <b>plain</b> decoder"
+    assert [graph["id"] for graph in collection["graphs"]] == ["00-trace", "01-recognise", "03-prefill_16", "04-decode"]
+    assert all(graph["nodes"] for graph in collection["graphs"])
     assert opened == []
