@@ -14,7 +14,7 @@ from autoconvert.dump.naming import identifier
 from autoconvert.dump.snapshot import Entry, Snapshot, arguments_of, digest, size_text, symbols_of
 from autoconvert.recurrences.recurrence import CarriedRecurrence, Recurrence
 from autoconvert.recurrences.running_sum import RunningSum
-from autoconvert.rewriting import is_symbolic
+from autoconvert.rewriting import shape
 
 # The file beside the code in which constants lie, by their digests.
 CONSTANTS = "constants.safetensors"
@@ -161,9 +161,8 @@ def _sizes(graph: fx.Graph, names: Mapping[fx.Node, str], symbols: Mapping[Any, 
         return
     missing = dict(symbols)
     for node in graph.find_nodes(op="placeholder"):
-        value = node.meta.get("val")
-        for axis, size in enumerate(value.shape if isinstance(value, Tensor) else ()):
-            symbol = size.node.expr if is_symbolic(size) else None
+        for axis, size in enumerate(shape(node)):
+            symbol = size.node.expr if isinstance(size, torch.SymInt) else None
             if symbol in missing:
                 yield f"{_INDENT}{missing.pop(symbol)} = {names[node]}.shape[{axis}]"
 
@@ -180,19 +179,19 @@ def _inputs(snapshot: Snapshot) -> Iterator[str]:
     yield "    return {"
     for node in graph.find_nodes(op="placeholder"):
         entry, value = by_node[node.name], node.meta["val"]
-        shape = "".join(f"{size_text(size, symbols)}, " for size in value.shape)
-        yield f'        "{entry.name}": {_input(str(node.target), entry, f"({shape.strip()})", value.dtype)},'
+        sizes = "".join(f"{size_text(size, symbols)}, " for size in value.shape)
+        yield f'        "{entry.name}": {_input(str(node.target), entry, f"({sizes.strip()})", value.dtype)},'
     yield "    }\n"
 
 
-def _input(name: str, entry: Entry, shape: str, dtype: torch.dtype) -> str:
+def _input(name: str, entry: Entry, sizes: str, dtype: torch.dtype) -> str:
     if name in _COUNTS:
-        return f"torch.ones({shape}, dtype={dtype}).cumsum(-1, dtype={dtype}) - 1"
+        return f"torch.ones({sizes}, dtype={dtype}).cumsum(-1, dtype={dtype}) - 1"
     if name in _CHOICES:
-        return f"torch.randint(0, 2, {shape}, dtype={dtype})"
+        return f"torch.randint(0, 2, {sizes}, dtype={dtype})"
     if entry.detail.startswith("state") or not dtype.is_floating_point:
-        return f"torch.zeros({shape}, dtype={dtype})"
-    return f"0.1 * torch.randn({shape}, dtype={dtype})"
+        return f"torch.zeros({sizes}, dtype={dtype})"
+    return f"0.1 * torch.randn({sizes}, dtype={dtype})"
 
 
 def _comment(entry: Entry | None) -> str:
