@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from autoconvert.dump.naming import identifier
 from autoconvert.dump.snapshot import Entry
 
+_GIVEN = ("input", "constant")
 _NAME = re.compile(r"%(\w+)")
 
 
@@ -72,11 +73,16 @@ def _in_order(
     layers: Mapping[tuple[str, int], Layer],
     alike: Mapping[tuple[str, int], Alike],
 ) -> Iterator[Item]:
+    """Single entries where they are, and a layer where its computation begins: its weights come long before."""
     shown: set[object] = set()
+    begins = {key: next((e for e in layer.entries if e.operation not in _GIVEN), None) for key, layer in layers.items()}
     for entry in entries:
         key = layer_of.get(entry.name)
-        item = entry if key is None else alike.get(key, layers[key])
-        if key is None or id(item) not in shown:
+        if key is None:
+            yield entry
+            continue
+        item = alike.get(key, layers[key])
+        if begins[key] in (entry, None) and id(item) not in shown:
             shown.add(id(item))
             yield item
 
