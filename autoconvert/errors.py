@@ -26,14 +26,15 @@ class InputError(AutoconvertError):
 class Refused(AutoconvertError):
     """The model needs something that the compiler cannot prove right yet.
 
-    `shorter` is a context, in positions, at which it may.
+    `shorter` is a context, in positions, at which it may; `at` is the name of the node in the graph, where it is one.
     """
 
     exit_code = 3
 
-    def __init__(self, message: str, *, hint: str = "", shorter: int | None = None) -> None:
+    def __init__(self, message: str, *, hint: str = "", shorter: int | None = None, at: str = "") -> None:
         super().__init__(message, hint=hint)
         self.shorter = shorter
+        self.at = at
 
 
 class Inseparable(Refused):

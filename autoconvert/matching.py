@@ -66,6 +66,16 @@ class _Binding:
         return _Binding(dict(self.nodes), dict(self.scalars), dict(self.sizes))
 
 
+@dataclass(frozen=True)
+class _Miss:
+    """How far an attempt came: what matched, and what came where which operation was expected."""
+
+    matched: int = 0
+    found: Any = None
+    reason: str = ""
+    covered: tuple[fx.Node, ...] = ()
+
+
 class Matcher:
     """Matches one normalised pattern graph; keeps the nearest miss of each attempt."""
 
@@ -73,7 +83,7 @@ class Matcher:
         self._pattern = pattern
         self._output: fx.Node = next(iter(reversed(graph.nodes))).args[0]
         self._operations = sum(node.op == "call_function" for node in graph.nodes)
-        self._deepest: tuple[int, str] = (0, "")
+        self._deepest = _Miss()
 
     @property
     def anchor(self) -> Any:
@@ -82,13 +92,27 @@ class Matcher:
 
     def match(self, node: fx.Node) -> Match | NearMiss:
         """Tries the pattern with its output at `node`."""
-        self._deepest = (0, "")
+        self._deepest = _Miss()
         for binding in self._unify(self._output, node, _Binding()):
             match = self._accepted(node, binding)
             if isinstance(match, Match):
                 return match
-            self._deepest = (self._operations, match)
-        return NearMiss(self._pattern.name, node.name, self._deepest[0], self._operations, self._deepest[1])
+            self._deepest = _Miss(self._operations, None, match, _covered(binding))
+        return self._near_miss(node)
+
+    def _near_miss(self, node: fx.Node) -> NearMiss:
+        miss = self._deepest
+        place = where(miss.found) if isinstance(miss.found, fx.Node) else "" if miss.found is None else str(miss.found)
+        return NearMiss(
+            pattern=self._pattern.name,
+            node=node.name,
+            matched=miss.matched,
+            of=self._operations,
+            reason=miss.reason,
+            place=place,
+            differs=miss.found.name if isinstance(miss.found, fx.Node) else "",
+            covered=tuple(n.name for n in miss.covered),
+        )
 
     def _accepted(self, node: fx.Node, binding: _Binding) -> Match | str:
         bound = {str(p.target): m for p, m in binding.nodes.items() if p.op == "placeholder"}
@@ -179,10 +203,14 @@ class Matcher:
         yield binding
 
     def _miss(self, binding: _Binding, p: fx.Node, m: Any, reason: str) -> None:
-        matched = sum(node.op == "call_function" for node in binding.nodes)
-        if matched > self._deepest[0]:
-            place = where(m) if isinstance(m, fx.Node) else str(m)
-            self._deepest = (matched, f"{place}: {reason}")
+        covered = _covered(binding)
+        if len(covered) > self._deepest.matched:
+            self._deepest = _Miss(len(covered), m, reason, covered)
+
+
+def _covered(binding: _Binding) -> tuple[fx.Node, ...]:
+    """The nodes of the model that operations of the pattern are bound to."""
+    return tuple(m for p, m in binding.nodes.items() if p.op == "call_function")
 
 
 def _operand_orders(p: fx.Node, m: fx.Node) -> Iterator[list[tuple[Any, Any, str]]]:

@@ -117,7 +117,8 @@ def rewrite(
         if isinstance(step, Program):
             return step
         hint = "\n".join(filter(None, (whole.hint, step.hint)))
-        raise Refused(f"{whole.message}\nToken by token: {step.message}", hint=hint, shorter=whole.shorter) from step
+        message = f"{whole.message}\nToken by token: {step.message}"
+        raise Refused(message, hint=hint, shorter=whole.shorter, at=whole.at) from step
 
 
 def rewrite_at_most(
@@ -158,7 +159,7 @@ def run_passes(
     """Runs `passes` in order; `after` sees the program after each.
 
     Raises:
-        Refused: a pass could not prove its rewrite; the hint ends with the nearest patterns that declined.
+        Refused: a pass could not prove its rewrite; the hint ends with the nearest pattern that declined.
     """
     for step in passes:
         try:
@@ -170,8 +171,9 @@ def run_passes(
 
 
 def _with_near_misses(refusal: Refused, program: Program) -> Refused:
-    nearest = "\n".join(f"Nearest: {miss}" for miss in program.recognition.nearest(3))
-    return type(refusal)(refusal.message, hint="\n".join(filter(None, (refusal.hint, nearest))))
+    nearest = "\n".join(f"Nearest: {miss}" for miss in program.recognition.nearest(1))
+    hint = "\n".join(filter(None, (refusal.hint, nearest)))
+    return type(refusal)(refusal.message, hint=hint, shorter=refusal.shorter, at=refusal.at)
 
 
 def signatures(program: Program, lengths: Sequence[int]) -> dict[str, Program]:

@@ -46,16 +46,29 @@ class State:
 
 @dataclass(frozen=True)
 class NearMiss:
-    """A pattern that began to match: how many of its operations did, and why the next one did not."""
+    """A pattern that began to match: how many of its operations did, and why the next one did not.
+
+    `node` is where its output would be, `covered` are the nodes that matched, and `differs` is the one that did not:
+    names of nodes. `place` says where in the model that is. Both are "" where all matched and the guard declined.
+    """
 
     pattern: str
     node: str
     matched: int
     of: int
     reason: str
+    place: str = ""
+    differs: str = ""
+    covered: tuple[str, ...] = ()
+
+    @property
+    def is_declined(self) -> bool:
+        """Whether the guard said no, all operations being there."""
+        return self.matched == self.of and not self.place
 
     def __str__(self) -> str:
-        return f"pattern {self.pattern} matched {self.matched} of {self.of} operations: {self.reason}"
+        place = f"{self.place}: " if self.place else ""
+        return f"pattern {self.pattern} matched {self.matched} of {self.of} operations: {place}{self.reason}"
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,7 @@ def bind_positions(program: Program, context: int) -> Program:
             raise Inseparable(
                 f"{where(users[0])} uses a mask over the whole sequence outside a recognised attention.",
                 hint="No pattern recognised the attention around it; see the nearest pattern's reason above.",
+                at=users[0].name,
             )
         elif users:
             _bind_constant(graph, node, table)

@@ -151,11 +151,11 @@ def test_near_miss_counts_what_matched_and_says_where_it_ended() -> None:
     found = match(norm, {"x": X, "eps": 0.1}, lambda x: x * (x.abs().mean(-1, True) + 0.1).rsqrt(), x=X)
     assert isinstance(found, NearMiss)
     assert (found.matched, found.of) == (4, 5)
-    assert found.reason == "abs: the pattern expects mul"
+    assert (found.place, found.reason) == ("abs", "the pattern expects mul")
 
 
 def test_a_reason_of_the_guard_counts_as_everything_matched() -> None:
     made = Pattern("declined", "block", scaled, scaled, {"x": X, "k": 2.0}, guard=lambda x, k: f"k is {k}")
     graph = normalised(scaled, {"x": X, "k": 5.0})
     found = Matcher(made, normalise(made.graph).graph).match(graph.graph.output_node().all_input_nodes[0])
-    assert found == NearMiss("declined", "relu", 2, 2, "k is 5.0")
+    assert found == NearMiss("declined", "relu", 2, 2, "k is 5.0", covered=("relu", "mul"))

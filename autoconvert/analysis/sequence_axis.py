@@ -72,6 +72,7 @@ def check_separate(graph: fx.Graph) -> dict[fx.Node, Layout]:
             raise Inseparable(
                 f"{where(node)} cannot be split into chunks: {layout}.",
                 hint="A stateful block must cover it: a pattern that recognises the block it belongs to.",
+                at=node.name,
             )
         if layout is not None:
             layouts[node] = layout

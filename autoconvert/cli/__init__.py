@@ -1,6 +1,7 @@
 """The command line: `autoconvert MODEL` converts, `plan MODEL` foretells it, `run FILE` answers; one file a command.
 
-`inspect DIR` shows a dump, `patterns` lists the building blocks that are known.
+`inspect DIR` shows a dump, `patterns` lists the building blocks that are known, `explain MODEL` says which of them are
+in a model.
 """
 
 import signal
@@ -11,6 +12,7 @@ from types import FrameType
 import typer
 
 from autoconvert.cli.convert import app as convert_app
+from autoconvert.cli.explain import app as explain_app
 from autoconvert.cli.inspect import app as inspect_app
 from autoconvert.cli.patterns import app as patterns_app
 from autoconvert.cli.plan import app as plan_app
@@ -18,6 +20,7 @@ from autoconvert.cli.run import app as run_app
 
 # A first word that is none of these is a model to convert.
 COMMANDS: dict[str, typer.Typer] = {
+    "explain": explain_app,
     "inspect": inspect_app,
     "patterns": patterns_app,
     "plan": plan_app,

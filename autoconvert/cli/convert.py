@@ -146,6 +146,10 @@ def convert(
       autoconvert plan meta-llama/Llama-3.2-1B
 
     \b
+    What was recognised in a model, and what was not (see autoconvert explain --help):
+      autoconvert explain ./my-model
+
+    \b
     With a block that autoconvert does not know (see autoconvert patterns --help):
       autoconvert ./my-model --patterns my_blocks.py
 
@@ -170,7 +174,7 @@ def convert(
     """
     lengths = None if prefill is None else lengths_in(prefill)
     names = formats_in(formats)
-    with explained(verbose=verbose):
+    with explained(verbose=verbose, model=model):
         silence_python()
         with captured_stderr():
             from autoconvert.convert import convert as convert_model

@@ -2,6 +2,7 @@
 
 import errno
 import platform
+import shlex
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from autoconvert.errors import AutoconvertError, MachineError
+from autoconvert.errors import AutoconvertError, MachineError, Refused
 
 INTERRUPTED = 130
 BUG = 1
@@ -30,10 +31,11 @@ _MACHINE = {
 
 
 @contextmanager
-def explained(*, verbose: bool) -> Iterator[None]:
+def explained(*, verbose: bool, model: str = "") -> Iterator[None]:
     """Turns whatever goes wrong inside into a message on stderr and the end of the command.
 
-    With `verbose` the traceback comes first, also where the failure is not a bug.
+    With `verbose` the traceback comes first, also where the failure is not a bug. Where a block of `model` is not
+    covered, the last line names the command that says more.
     """
     try:
         yield
@@ -53,6 +55,8 @@ def explained(*, verbose: bool) -> Iterator[None]:
         _say("error", failure.message)
         if failure.hint:
             _say("hint", failure.hint, style="cyan")
+        if model and isinstance(failure, Refused) and failure.at:
+            _say("more", f"autoconvert explain {shlex.quote(model)}", style="cyan")
         raise typer.Exit(failure.exit_code) from None
 
 

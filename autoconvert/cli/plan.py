@@ -48,7 +48,7 @@ def plan(
     """
     lengths = None if prefill is None else lengths_in(prefill)
     names = formats_in(formats)
-    with explained(verbose=verbose):
+    with explained(verbose=verbose, model=model):
         silence_python()
         with captured_stderr():
             from autoconvert.library import in_order, libraries

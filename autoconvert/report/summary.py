@@ -77,7 +77,8 @@ def _section(title: str, lines: Iterable[str]) -> Iterator[Text]:
 
 def _near_miss(miss: Mapping[str, Any]) -> str:
     matched = f"{miss['matched']} of {miss['of']} operations"
-    return f"{miss['pattern']} at {miss['node']}, {matched}: {miss['reason']}"
+    place = f"{miss['place']}: " if miss["place"] else ""
+    return f"{miss['pattern']} at {miss['node']}, {matched}: {place}{miss['reason']}"
 
 
 def _signature(signature: Mapping[str, Any]) -> str:

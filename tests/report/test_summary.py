@@ -20,7 +20,9 @@ REPORT = Report(
     },
     blocks={"attention": 2, "feed_forward": 3},
     patterns={"attention.native.grouped": 2},
-    near_misses=[{"pattern": "rms_norm", "node": "mean_1", "matched": 3, "of": 6, "reason": "eps is a tensor"}],
+    near_misses=[
+        {"pattern": "rms_norm", "node": "mean_1", "matched": 3, "of": 6, "reason": "eps is a tensor", "place": ""}
+    ],
     layers=2,
     signatures=[{"name": "decode", "inputs": ["tokens", "kv_cache_k_0"], "outputs": ["logits", "kv_cache_k_0"]}],
     states=[],

@@ -1,0 +1,351 @@
+"""Plain blocks: parts of a graph that look like building blocks, and that no pattern has recognised.
+
+What a block looks like is said by the data flow alone: statistics of the last axis that scale what they were taken
+from are a norm, products of two projections are a gated feed-forward, products with tables of positions are a rotary
+embedding, and what compares all positions with all is attention.
+"""
+
+import operator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import networkx as nx
+import torch
+from torch import Tensor, fx
+
+from autoconvert.analysis.axis_rules import axes
+from autoconvert.analysis.binding_times import Time, binding_times
+from autoconvert.rewriting import is_symbolic, shape
+
+aten = torch.ops.aten
+
+_STATISTICS = {
+    aten.mean.dim,
+    aten.sum.dim_IntList,
+    aten.var.correction,
+    aten.std.correction,
+    aten.linalg_vector_norm.default,
+    aten.norm.ScalarOpt_dim,
+}
+_ROOTS = {aten.sqrt.default, aten.rsqrt.default, aten.std.correction, *(op for op in _STATISTICS if "norm" in str(op))}
+_POWERS = {aten.pow.Tensor_Scalar}
+_PRODUCTS = {aten.linear.default, aten.matmul.default, aten.mm.default, aten.bmm.default, aten.addmm.default}
+# Operations that move entries and change none.
+_MOVES = {
+    operator.getitem,
+    aten.reshape.default,
+    aten.view.default,
+    aten.expand.default,
+    aten.repeat.default,
+    aten.unsqueeze.default,
+    aten.squeeze.dim,
+    aten.squeeze.dims,
+    aten.transpose.int,
+    aten.permute.default,
+    aten.slice.Tensor,
+    aten.select.int,
+    aten.split.Tensor,
+    aten.split_with_sizes.default,
+    aten.chunk.default,
+    aten.unbind.int,
+    aten.cat.default,
+    aten.stack.default,
+    aten.flip.default,
+    aten.roll.default,
+    aten.clone.default,
+}
+_CUTS = {
+    aten.split.Tensor,
+    aten.split_with_sizes.default,
+    aten.chunk.default,
+    aten.slice.Tensor,
+    aten.unbind.int,
+    aten.select.int,
+}
+
+
+@dataclass(frozen=True)
+class PlainBlock:
+    """A part of a graph with one result: its `nodes` in order, and what they take that tokens or weights decide."""
+
+    kind: str
+    nodes: tuple[fx.Node, ...]
+    output: fx.Node
+
+    @property
+    def inputs(self) -> list[fx.Node]:
+        """The values that come from elsewhere, in the order of their use; lengths are none."""
+        inside = set(self.nodes)
+        found = (n for node in self.nodes for n in node.all_input_nodes if n not in inside and _is_tensor(n))
+        return list(dict.fromkeys(found))
+
+
+def plain_blocks(graph: fx.Graph) -> list[PlainBlock]:
+    """The blocks in `graph`, in its order, each operation in one of them at most; a larger one goes first."""
+    flow = _Flow(graph)
+    finders = (_attentions, _feed_forwards, _rotaries, _norms)
+    found = [block for finder in finders for block in finder(flow)]
+    taken: set[fx.Node] = set()
+    kept = []
+    for block in sorted(found, key=lambda block: -len(block.nodes)):
+        if taken.isdisjoint(block.nodes):
+            taken.update(block.nodes)
+            kept.append(block)
+    return sorted(kept, key=lambda block: flow.order[block.nodes[0]])
+
+
+def block_at(graph: fx.Graph, node: fx.Node) -> PlainBlock:
+    """The smallest part around `node` whose result and inputs have as many entries for each position as tokens."""
+    lengths = {str(size) for size in _token_sizes(graph)}
+
+    def is_odd(each: fx.Node) -> bool:
+        return any(is_symbolic(size) and str(size) not in lengths for size in shape(each))
+
+    inside = {node}
+    pending = [node]
+    while pending:
+        current = pending.pop()
+        near = [n for n in current.all_input_nodes if is_odd(n) and n.op == "call_function"]
+        near += [user for user in current.users if is_odd(current) and user.op == "call_function"]
+        for each in near:
+            if each not in inside and _is_tensor(each):
+                inside.add(each)
+                pending.append(each)
+    ordered = tuple(n for n in graph.nodes if n in inside)
+    return PlainBlock("unknown", ordered, ordered[-1])
+
+
+class _Flow:
+    """Which values depend on tokens, and through which single values all that they depend on has come."""
+
+    def __init__(self, graph: fx.Graph) -> None:
+        self.graph = graph
+        self.times = binding_times(graph)
+        self.order = {node: index for index, node in enumerate(graph.nodes)}
+        self.nodes = [n for n in graph.nodes if n.op == "call_function" and self.is_token(n)]
+
+    def is_token(self, node: fx.Node) -> bool:
+        return self.times.get(node) is Time.TOKEN and (
+            _is_tensor(node) or isinstance(node.meta.get("val"), list | tuple)
+        )
+
+    def operands(self, node: fx.Node) -> list[fx.Node]:
+        """The operands that tokens decide."""
+        return [n for n in node.all_input_nodes if self.is_token(n)]
+
+    def users(self, node: fx.Node) -> list[fx.Node]:
+        return [user for user in node.users if user.op == "call_function" and self.is_token(user)]
+
+    @cached_property
+    def _edges(self) -> "nx.DiGraph[fx.Node | str]":
+        edges: nx.DiGraph[fx.Node | str] = nx.DiGraph()
+        for node in self.nodes:
+            for operand in self.operands(node):
+                edges.add_edge(operand, node)
+        for node in [n for n in edges if edges.in_degree(n) == 0]:
+            edges.add_edge("start", node)
+        return edges
+
+    @cached_property
+    def _dominators(self) -> dict[Any, Any]:
+        return nx.immediate_dominators(self._edges, "start") if self._edges else {}
+
+    def entry(self, node: fx.Node) -> fx.Node | None:
+        """The last value that all ways from the tokens to `node` pass."""
+        found = self._dominators.get(node)
+        return found if isinstance(found, fx.Node) else None
+
+    def between(self, entry: fx.Node, output: fx.Node) -> list[fx.Node]:
+        """What computes `output` from `entry`, in order."""
+        found: set[fx.Node] = set()
+        pending = [output]
+        while pending:
+            node = pending.pop()
+            if node not in found and node is not entry:
+                found.add(node)
+                pending.extend(self.operands(node))
+        return sorted(found, key=self.order.__getitem__)
+
+    def before(self, node: fx.Node, through: Iterable[fx.Node]) -> list[fx.Node]:
+        """Those of `through` that `node` is computed from by others of them."""
+        inside, found, pending = set(through), set(), [node]
+        while pending:
+            for operand in pending.pop().all_input_nodes:
+                if operand in inside and operand not in found:
+                    found.add(operand)
+                    pending.append(operand)
+        return sorted(found, key=self.order.__getitem__)
+
+
+def _norms(flow: _Flow) -> Iterator[PlainBlock]:
+    """Statistics of the last axis, with a root in them or a weight behind, that scale what they were taken from."""
+    narrow: set[fx.Node] = set()
+    scaled: dict[fx.Node, list[fx.Node]] = {}
+    for node in flow.nodes:
+        operands = flow.operands(node)
+        if _is_statistic(node):
+            narrow.add(node)
+        elif operands and (_is_pointwise(node) or node.target in _MOVES):
+            inside = [operand for operand in operands if operand in narrow]
+            if len(inside) == len(operands):
+                narrow.add(node)
+            elif inside and _is_pointwise(node):
+                scaled[node] = flow.before(node, narrow)
+    for node, statistics in scaled.items():
+        entry = flow.entry(node)
+        while entry is not None and entry in scaled:
+            entry = flow.entry(entry)
+        nodes = flow.between(entry, node) if entry is not None else []
+        output = _with_weights(flow, node)
+        has_root = any(map(_is_root, statistics))
+        if nodes and all(_is_simple(n) or _is_statistic(n) for n in nodes) and (has_root or output is not node):
+            yield PlainBlock("norm", (*nodes, *_way(node, output)), output)
+
+
+def _with_weights(flow: _Flow, node: fx.Node) -> fx.Node:
+    """What comes of `node` by weights for each channel."""
+    while len(node.users) == 1:
+        (user,) = flow.users(node) or [node]
+        others = [n for n in user.all_input_nodes if n is not node]
+        are_weights = others and all(flow.times[n] is Time.WEIGHT and shape(n)[-1:] == shape(user)[-1:] for n in others)
+        if user is node or not _is_pointwise(user) or not are_weights:
+            break
+        node = user
+    return node
+
+
+def _way(first: fx.Node, last: fx.Node) -> list[fx.Node]:
+    found = []
+    while first is not last:
+        (first,) = first.users
+        found.append(first)
+    return found
+
+
+def _feed_forwards(flow: _Flow) -> Iterator[PlainBlock]:
+    """A product of two projections of one value, projected again."""
+    found: dict[fx.Node, fx.Node] = {}
+    for node in flow.nodes:
+        if node.target is not aten.mul.Tensor or len(flow.operands(node)) != 2:
+            continue
+        entry, output = flow.entry(node), _next_product(flow, node)
+        if entry is not None and output is not None and _is_gated(flow, node, entry):
+            found[output] = entry
+    for output, entry in found.items():
+        yield PlainBlock("feed_forward", tuple(flow.between(entry, output)), output)
+
+
+def _is_gated(flow: _Flow, node: fx.Node, entry: fx.Node) -> bool:
+    nodes = flow.between(entry, node)
+    products = [n for n in nodes if _is_projection(flow, n)]
+    rest = [n for n in nodes if n not in products]
+    two = len(products) > 1 or (len(products) == 1 and any(n.target in _CUTS for n in rest))
+    return two and all(map(_is_simple, rest)) and all(flow.operands(n) == [entry] for n in products)
+
+
+def _next_product(flow: _Flow, node: fx.Node) -> fx.Node | None:
+    """The projection of `node`, entry by entry changed on the way."""
+    while True:
+        users = flow.users(node)
+        if len(users) != 1:
+            return None
+        if _is_projection(flow, users[0]):
+            return users[0]
+        if not _is_simple(users[0]) or len(flow.operands(users[0])) != 1:
+            return None
+        (node,) = users
+
+
+def _is_projection(flow: _Flow, node: fx.Node) -> bool:
+    return node.target in _PRODUCTS and len(flow.operands(node)) == 1
+
+
+def _rotaries(flow: _Flow) -> Iterator[PlainBlock]:
+    """Two products or more with tables of positions, of parts of one value, put together."""
+    found: dict[fx.Node, fx.Node] = {}
+    for node in flow.nodes:
+        if _is_turn(flow, node) and (region := _joined(flow, node)) is not None:
+            found[region[1]] = region[0]
+    for output, entry in found.items():
+        nodes = flow.between(entry, output)
+        if sum(_is_turn(flow, n) for n in nodes) > 1:
+            yield PlainBlock("rotary", tuple(nodes), output)
+
+
+def _is_turn(flow: _Flow, node: fx.Node) -> bool:
+    return node.target is aten.mul.Tensor and any(_is_table(flow, n) for n in node.all_input_nodes)
+
+
+def _is_table(flow: _Flow, node: fx.Node) -> bool:
+    """A row of numbers for each position."""
+    value = node.meta.get("val")
+    is_float = isinstance(value, Tensor) and value.is_floating_point()
+    return is_float and flow.times[node] is Time.POSITION and len(axes(node)) == 1
+
+
+def _joined(flow: _Flow, node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
+    """The value that all operands come from, and the last one before something else than their parts is needed."""
+    region = None
+    while True:
+        operands = flow.operands(node)
+        if len(operands) > 1:
+            entry = flow.entry(node)
+            if entry is None or not all(map(_is_simple, flow.between(entry, node))):
+                return region
+            if region is not None and entry is not region[0]:
+                return region
+            region = (entry, node)
+        elif region is not None and node.target not in _MOVES:
+            return region
+        users = [user for user in flow.users(node) if _is_simple(user)]
+        if len(users) != 1 or len(flow.users(node)) != 1:
+            return region
+        (node,) = users
+
+
+def _attentions(flow: _Flow) -> Iterator[PlainBlock]:
+    """What has a value for every two positions, up to where each position has one of its own again."""
+    pairs = {node for node in flow.nodes if len(axes(node)) > 1}
+    links: nx.Graph[fx.Node] = nx.Graph()
+    links.add_nodes_from(pairs)
+    links.add_edges_from((n, node) for node in pairs for n in flow.operands(node) if n in pairs)
+    for part in nx.connected_components(links):
+        ends = {user for node in part for user in flow.users(node)} - part
+        nodes = tuple(sorted(part | ends, key=flow.order.__getitem__))
+        yield PlainBlock("attention", nodes, nodes[-1])
+
+
+def _is_tensor(node: fx.Node) -> bool:
+    return isinstance(node.meta.get("val"), Tensor)
+
+
+def _is_pointwise(node: fx.Node) -> bool:
+    return torch.Tag.pointwise in getattr(node.target, "tags", ())
+
+
+def _is_simple(node: fx.Node) -> bool:
+    return _is_pointwise(node) or node.target in _MOVES
+
+
+def _is_statistic(node: fx.Node) -> bool:
+    """Over the last axis alone."""
+    if node.target not in _STATISTICS:
+        return False
+    source = node.all_input_nodes[0]
+    kept, whole = shape(node), shape(source)
+    return [str(n) for n in kept if n != 1] == [str(n) for n in whole[:-1] if n != 1] and whole[-1] != 1
+
+
+def _is_root(node: fx.Node) -> bool:
+    if node.target in _POWERS:
+        exponent = node.args[1]
+        return isinstance(exponent, float) and not exponent.is_integer()
+    return node.target in _ROOTS
+
+
+def _token_sizes(graph: fx.Graph) -> list[Any]:
+    """The lengths of the inputs that are no weights."""
+    inputs = (node for node in graph.find_nodes(op="placeholder") if not node.meta.get("is_weight"))
+    return [size for node in inputs for size in shape(node) if is_symbolic(size)]

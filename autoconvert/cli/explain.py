@@ -1,0 +1,65 @@
+"""`autoconvert explain MODEL`: which blocks were recognised, which were not, and why."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from autoconvert.cli.failures import explained
+from autoconvert.cli.quiet import captured_stderr, silence_python
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.command(no_args_is_help=True)
+def explain(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A folder, an id of the Hugging Face hub, or demo.")],
+    context: Annotated[int | None, typer.Option(metavar="N", help="As for converting.")] = None,
+    patterns: Annotated[
+        list[Path] | None, typer.Option("--patterns", metavar="FILE.py", help="As for converting.")
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A branch, tag or commit of a hub model.")
+    ] = None,
+    token: Annotated[str | None, typer.Option(metavar="TOKEN", help="For gated and private hub models.")] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show the traceback of a failure.")] = False,
+) -> None:
+    """Says what was recognised in a model, and by which pattern; what was not, and why; and what is missing.
+
+    No weight is read: of a hub model only the configuration, the tokenizer and the headers of the weights are
+    downloaded. Layers that are alike are told once, as in model.layers.0–15.mlp.
+
+    Of each block that no pattern recognised it shows the line of the model's code, the pattern that came nearest,
+    the first operation that differs from it, or the reason why the pattern declined. Such a block stays plain
+    operations, which is right but slower; where one must be recognised and is not, the model is refused.
+
+    \b
+    autoconvert explain meta-llama/Llama-3.2-1B
+    autoconvert explain ./my-model --patterns blocks.py     with patterns of your own
+
+    Exit codes are those of converting: 0 where the model is covered, 3 where it is refused.
+    """
+    with explained(verbose=verbose):
+        silence_python()
+        with captured_stderr():
+            from autoconvert.explain import explain as explain_model
+            from autoconvert.library import in_order, libraries
+            from autoconvert.report.explained import explained_model
+            from autoconvert.settings import choose
+            from autoconvert.source.source import plan_source
+
+            known = in_order(libraries(patterns or ()))
+            source = plan_source(model, revision=revision, token=token, trust_remote_code=trust_remote_code)
+            settings = choose(
+                source.config, context=context, prefill=None, quantize="int8", formats=("litertlm",), verify="quick"
+            )
+            explanation = explain_model(source, settings, known)
+        console = Console(highlight=False)
+        for line in explained_model(explanation, model):
+            console.print(line, soft_wrap=True)
+        if explanation.refusal is not None:
+            raise typer.Exit(explanation.refusal.exit_code)
