@@ -14,6 +14,7 @@ from autoconvert.dump.dump import Dump
 from autoconvert.lowering.litert import lower
 from autoconvert.lowering.tokenizer import TokenizerSpec
 from autoconvert.lowering.worker import start_worker
+from autoconvert.memory import give_back
 from autoconvert.passes.recognise import OnMatch
 from autoconvert.pattern import Pattern
 from autoconvert.patterns import PATTERNS
@@ -116,6 +117,7 @@ class _Compilation:
                 for name, part in parts.items():
                     self.dump.after(name, part)
             lowered = {name: lower_later(name, part) for name, part in parts.items()}
+            give_back()
             if regions is not None:
                 checks.append(CheckResult("rewrites", True, f"{regions.executed} distinct regions executed"))
                 checks.append(self._check_graph(program))

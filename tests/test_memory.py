@@ -1,0 +1,19 @@
+import subprocess
+import sys
+
+_FREES_ALL_BUT_THE_LAST = """
+import psutil, torch
+from autoconvert.memory import give_back
+
+pieces = [torch.empty(1000) for _ in range(50_000)]
+kept = pieces.pop()
+pieces.clear()
+before = psutil.Process().memory_info().rss
+give_back()
+print(before - psutil.Process().memory_info().rss)
+"""
+
+
+def test_what_is_free_goes_back_to_the_system() -> None:
+    run = subprocess.run([sys.executable, "-c", _FREES_ALL_BUT_THE_LAST], check=True, capture_output=True, text=True)
+    assert int(run.stdout) > 100 << 20
