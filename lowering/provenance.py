@@ -20,7 +20,8 @@ _END = b";"
 def locate(graph: fx.Graph) -> None:
     """Names each node's module, and nothing else, where the converter looks for a location."""
     for node in graph.nodes:
-        path = module_path(node)
+        # A table belongs to who reads it: what made it is lost on the way to another process.
+        path = module_path(next(iter(node.users), node) if node.op == "get_attr" else node)
         told = FRAME if path is None else path.replace(".", "/") or ROOT
         node.meta["nn_module_stack"] = {"": ("", told)}
 
