@@ -313,8 +313,22 @@ def _attentions(flow: _Flow) -> Iterator[PlainBlock]:
     links.add_edges_from((n, node) for node in pairs for n in flow.operands(node) if n in pairs)
     for part in nx.connected_components(links):
         ends = {user for node in part for user in flow.users(node)} - part
-        nodes = tuple(sorted(part | ends, key=flow.order.__getitem__))
+        nodes = tuple(sorted(part | ends | _on_the_way(flow, part, ends), key=flow.order.__getitem__))
         yield PlainBlock("attention", nodes, nodes[-1])
+
+
+def _on_the_way(flow: _Flow, part: set[fx.Node], ends: set[fx.Node]) -> set[fx.Node]:
+    """What is computed from `ends` and goes back into `part` or them, as the sums that scores are divided by."""
+    last = max(flow.order[node] for node in part | ends)
+    after = set(ends)
+    for node in flow.nodes:
+        if flow.order[node] < last and node not in part and any(operand in after for operand in flow.operands(node)):
+            after.add(node)
+    found: set[fx.Node] = set()
+    for node in reversed(flow.nodes):
+        if node in after and any(user in part | ends | found for user in flow.users(node)):
+            found.add(node)
+    return found
 
 
 def _is_tensor(node: fx.Node) -> bool:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from autoconvert.cli.failures import explained
 from autoconvert.cli.quiet import captured_stderr, silence_python
@@ -18,6 +19,14 @@ def explain(
     context: Annotated[int | None, typer.Option(metavar="N", help="As for converting.")] = None,
     patterns: Annotated[
         list[Path] | None, typer.Option("--patterns", metavar="FILE.py", help="As for converting.")
+    ] = None,
+    scaffold: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.py",
+            help="Also write the beginning of a pattern for what is missing, or else for the first block that was not "
+            "recognised. What the block becomes is for you to finish.",
+        ),
     ] = None,
     revision: Annotated[
         str | None, typer.Option(metavar="NAME", help="A branch, tag or commit of a hub model.")
@@ -39,6 +48,7 @@ def explain(
 
     \b
     autoconvert explain meta-llama/Llama-3.2-1B
+    autoconvert explain ./my-model --scaffold blocks.py     writes the beginning of a pattern
     autoconvert explain ./my-model --patterns blocks.py     with patterns of your own
 
     Exit codes are those of converting: 0 where the model is covered, 3 where it is refused.
@@ -49,6 +59,7 @@ def explain(
             from autoconvert.explain import explain as explain_model
             from autoconvert.library import in_order, libraries
             from autoconvert.report.explained import explained_model
+            from autoconvert.scaffold import write_scaffold
             from autoconvert.settings import choose
             from autoconvert.source.source import plan_source
 
@@ -61,5 +72,7 @@ def explain(
         console = Console(highlight=False)
         for line in explained_model(explanation, model):
             console.print(line, soft_wrap=True)
+        if scaffold is not None:
+            console.print(Text(f"wrote {write_scaffold(explanation, scaffold)}"), soft_wrap=True)
         if explanation.refusal is not None:
             raise typer.Exit(explanation.refusal.exit_code)

@@ -1,0 +1,268 @@
+"""A scaffold: the beginning of a pattern file, written from a part of a model's graph that no pattern recognised."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import fx
+
+from autoconvert.analysis.plain_blocks import PlainBlock
+from autoconvert.dump.naming import identifier
+from autoconvert.dump.places import place_of
+from autoconvert.errors import InputError
+from autoconvert.explain import Explanation
+from autoconvert.matching import Match, Matcher
+from autoconvert.passes.normalise import normalise
+from autoconvert.pattern import Pattern
+from autoconvert.program import Program
+from autoconvert.rewriting import concrete, overload, shape
+
+aten = torch.ops.aten
+
+_INFIX = {aten.add.Tensor: "+", aten.sub.Tensor: "-", aten.mul.Tensor: "*", aten.div.Tensor: "/"}
+_NO_PARAMETERS = {0.0, 1.0, -1.0, 2.0, 0.5}
+_FILE = '''"""The {block} at {place}, in the form that autoconvert recognises."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from autoconvert import ops
+from autoconvert.pattern import Pattern
+
+
+def matches({parameters}) -> Tensor:
+{statements}
+    return {result}
+
+
+def becomes({parameters}) -> Tensor:
+    # TODO: must give the same numbers. autoconvert/ops says what each operation computes.
+{becomes}
+
+
+PATTERNS = (
+    Pattern(
+        name="{name}",
+        block="{block}",
+        matches=matches,
+        becomes=becomes,
+        example={{
+            {example},
+        }},
+    ),
+)
+'''
+
+
+def write_scaffold(explanation: Explanation, path: Path) -> Path:
+    """Writes the beginning of a pattern for the `region` of `explanation` to `path`, which must not exist yet.
+
+    Raises:
+        InputError: there is such a file, or nothing to write a pattern for.
+    """
+    if explanation.region is None or explanation.program is None:
+        raise InputError(
+            "There is no block to write a pattern for.",
+            hint="Everything that looks like one is recognised, or the model was refused before it came to blocks.",
+        )
+    place = place_of(explanation.region.output)
+    text = scaffold(explanation.region, explanation.program, str(place or explanation.model))
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError as error:
+        raise InputError(f"{path} is there already.", hint="Name a file that is not.") from error
+    return path
+
+
+def scaffold(block: PlainBlock, program: Program, place: str) -> str:
+    """Python code of a pattern whose `matches` is `block` of `program`, written at `place`; `becomes` is a proposal.
+
+    Raises:
+        InputError: no code that matches the block could be written.
+    """
+    for function in (_readable, _literal):
+        text = _Writer(block, program, function).file(place)
+        if _finds(text, block):
+            return text
+    raise InputError(
+        f"No pattern could be written for {place}: its operations are not those of a function of single values.",
+        hint="Write one by hand; docs/patterns.md shows how.",
+    )
+
+
+def _finds(text: str, block: PlainBlock) -> bool:
+    """Whether the pattern in `text` is found where it was taken from."""
+    names: dict[str, Any] = {}
+    try:
+        exec(compile(text, "<scaffold>", "exec"), names)
+        pattern: Pattern = names["PATTERNS"][0]
+        matcher = Matcher(pattern, normalise(pattern.graph).graph)
+    # Whatever a form of the code ends in, another form may do.
+    except Exception:
+        return False
+    return matcher.anchor == block.output.target and isinstance(matcher.match(block.output), Match)
+
+
+class _Writer:
+    def __init__(self, block: PlainBlock, program: Program, function: Callable[[fx.Node], str]) -> None:
+        self._block = block
+        self._function = function
+        sizes = {size for node in (*block.inputs, *block.nodes) for size in shape(node) if isinstance(size, int)}
+        self._length = next(number for number in range(5, 1000, 2) if number not in sizes)
+        self._numbers: dict[str, float] = {}
+        self._names: dict[fx.Node, str] = {}
+        for node in block.inputs:
+            self._name(node, _role(node, block, program))
+
+    def _name(self, node: fx.Node, wanted: str) -> None:
+        taken = {*self._names.values(), *self._numbers, "ops", "torch"}
+        count = 1
+        name = wanted
+        while name in taken:
+            count += 1
+            name = f"{wanted}_{count}"
+        self._names[node] = name
+
+    def file(self, place: str) -> str:
+        statements = []
+        for node in self._block.nodes:
+            code = self._call(node)
+            self._name(node, identifier(re.sub(r"_\d+$", "", node.name)))
+            statements.append(f"    {self._names[node]} = {code}")
+        inputs = self._block.inputs
+        names = [self._names[node] for node in inputs]
+        example = [f'"{self._names[node]}": {self._example(node)}' for node in inputs]
+        example += [f'"{name}": {value!r}' for name, value in self._numbers.items()]
+        return _FILE.format(
+            block=self._block.kind,
+            place=place,
+            name=f"{self._block.kind}.mine",
+            parameters=", ".join([f"{name}: Tensor" for name in names] + [f"{name}: float" for name in self._numbers]),
+            statements="\n".join(statements),
+            result=self._names[self._block.output],
+            becomes=f"    {_proposal(self._block.kind, names, list(self._numbers))}",
+            example=",\n            ".join(example),
+        )
+
+    def _example(self, node: fx.Node) -> str:
+        sizes = self._sizes(node)
+        value = node.meta["val"]
+        if value.is_floating_point():
+            return repr(sizes)
+        return f"torch.zeros({sizes}, dtype={value.dtype})"
+
+    def _sizes(self, node: fx.Node) -> tuple[int, ...]:
+        return tuple(concrete(size, self._length) for size in shape(node))
+
+    def _call(self, node: fx.Node) -> str:
+        schema = overload(node)._schema if hasattr(node.target, "_schema") else None
+        kinds = [str(argument.real_type) for argument in schema.arguments] if schema else []
+        given = [self._value(value, node, "SymInt" in kind) for value, kind in zip(node.args, kinds, strict=False)]
+        if schema is None:
+            given = [self._value(value, node, False) for value in node.args]
+        if node.target in _INFIX and len(given) == 2 and not node.kwargs:
+            return f"{given[0]} {_INFIX[node.target]} {given[1]}"
+        named = [f"{name}={self._value(value, node, False)}" for name, value in node.kwargs.items()]
+        return f"{self._function(node)}({', '.join([*given, *named])})"
+
+    def _value(self, value: Any, node: fx.Node, is_size: bool) -> str:
+        if isinstance(value, fx.Node) and value in self._names:
+            return self._names[value]
+        if isinstance(value, fx.Node):
+            return self._size(concrete(value.meta["val"], self._length))
+        if isinstance(value, list | tuple):
+            return f"[{', '.join(self._value(each, node, is_size) for each in value)}]"
+        if isinstance(value, bool) or value is None:
+            return repr(value)
+        if isinstance(value, int):
+            return self._size(value) if is_size else repr(value)
+        if isinstance(value, float) and value not in _NO_PARAMETERS and abs(value) < float("inf"):
+            return self._number(value, node)
+        return f'float("{value}")' if value in (float("inf"), float("-inf")) else str(value)
+
+    def _size(self, size: int) -> str:
+        """As a size of a parameter, so that it holds for other models too."""
+        # Widths are cut and merged more often than heads, and may be as many.
+        for axis in range(-1, -5, -1):
+            for node in self._block.inputs:
+                sizes = self._sizes(node)
+                if size > 1 and -axis <= len(sizes) and sizes[axis] == size:
+                    return f"{self._names[node]}.shape[{axis}]"
+        return repr(size)
+
+    def _number(self, value: float, node: fx.Node) -> str:
+        is_eps = 0 < value < 1e-2 and node.target is not aten.mul.Tensor
+        wanted = "eps" if is_eps else "scale" if node.target is aten.mul.Tensor else "number"
+        name, count = wanted, 1
+        while name in self._numbers or name in self._names.values():
+            count += 1
+            name = f"{wanted}_{count}"
+        self._numbers[name] = value
+        return name
+
+
+def _readable(node: fx.Node) -> str:
+    name = str(node.target).split(".")[1] if "." in str(node.target) else str(node.target)
+    if hasattr(F, name) and not hasattr(torch, name):
+        return f"F.{name}"
+    return f"F.{name}" if name == "linear" else f"torch.{name}" if hasattr(torch, name) else _literal(node)
+
+
+def _literal(node: fx.Node) -> str:
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return str(getattr(node.target, "__name__", node.target))
+    namespace, name = node.target.namespace, node.target._opname
+    return f"torch.ops.{namespace}.{name}.{node.target._overloadname}"
+
+
+def _role(node: fx.Node, block: PlainBlock, program: Program) -> str:
+    """What a value is called: by the module's attribute, or by what the block does with it."""
+    weight = _chain(node)[-1]
+    if weight.meta.get("is_weight"):
+        sources = program.weights[str(weight.target)].sources if str(weight.target) in program.weights else ()
+        path = (sources[0] if sources else str(weight.target)).split(".")
+        own = path[-1] if path[-1] not in ("weight", "bias") or len(path) < 2 or block.kind == "norm" else path[-2]
+        return identifier(f"{own}_bias" if path[-1] == "bias" and own != "bias" else own)
+    length = sum(isinstance(size, torch.SymInt) for size in shape(node))
+    if block.kind == "attention":
+        products = [n for n in block.nodes if node in n.all_input_nodes and n.target in (aten.matmul.default,)]
+        if length > 1 or not products:
+            return "mask"
+        return _in_product(node, products[0], block)
+    made = [n.target for n in _chain(node)]
+    names = {aten.cos.default: "cos", aten.sin.default: "sin"}
+    return next((name for operation, name in names.items() if operation in made), "x")
+
+
+def _chain(node: fx.Node) -> list[fx.Node]:
+    """The node, and those before it as long as there is one alone."""
+    found = [node]
+    while len(found[-1].all_input_nodes) == 1:
+        found.extend(found[-1].all_input_nodes)
+    return found
+
+
+def _in_product(node: fx.Node, product: fx.Node, block: PlainBlock) -> str:
+    if product is block.output:
+        return "value"
+    return "query" if product.args[0] is node else "key"
+
+
+def _proposal(kind: str, tensors: list[str], numbers: list[str]) -> str:
+    """The operation that a block of this kind most likely is; where the parts do not fit it, nothing."""
+    eps = next((name for name in numbers if name.startswith("eps")), "1e-6")
+    if kind == "norm" and len(tensors) in (1, 2):
+        return f"return ops.rms_norm({tensors[0]}, {tensors[1] if len(tensors) == 2 else None}, {eps})"
+    if kind == "attention" and {"query", "key", "value"} <= set(tensors):
+        scale = next((name for name in numbers if name.startswith("scale")), "1.0")
+        return f"return ops.attention(query, key, value, {'mask' if 'mask' in tensors else None}, {scale}, False)"
+    if kind == "feed_forward" and len(tensors) == 4:
+        return f'return ops.gated_feed_forward({", ".join(tensors)}, None, None, None, "silu")'
+    if kind == "rotary" and {"x", "cos", "sin"} == set(tensors):
+        return "return ops.rotary(x, cos, sin)"
+    return 'raise NotImplementedError("TODO: call the operation that this block is")'
