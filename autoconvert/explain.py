@@ -26,6 +26,8 @@ from autoconvert.tracing.one_step import OFFSET
 
 # A near miss that is no part of anything that looks like a block is told from this share of its operations on.
 _SHARE = 0.5
+# What a pattern of so few operations says of a block of another kind is chance.
+_CHANCE = 2
 _AROUND = 2
 
 
@@ -165,17 +167,18 @@ def _explained(
     if at is not None:
         wanted = next((block for block in blocks if at in block.nodes), None) or block_at(graph, at)
     rest = [block for block in blocks if block is not wanted]
-    declined = [search.declined(block) for block in rest]
-    missing = None
-    if refusal is not None:
-        missing = _missing(refusal, at, search.declined(wanted) if wanted is not None else None)
+    first = [wanted] if wanted is not None else []
+    declined = _folded([search.declined(block) for block in (*first, *rest)])
+    # Other layers are refused for the same.
+    block = declined.pop(0) if first else None
+    missing = _missing(refusal, at, block) if refusal is not None else None
     region = wanted if refusal is not None else next(iter(rest), None)
     return Explanation(
         model=model,
         context=context,
         way="single step" if _is_step(program) else "whole text",
         found=tuple(_found(program, search.nodes, known)),
-        declined=tuple(_folded([*declined, *search.near_misses([*rest, *([wanted] if wanted else [])])])),
+        declined=(*declined, *_folded(search.near_misses([*first, *rest]))),
         missing=missing,
         refusal=refusal,
         program=program,
@@ -212,7 +215,9 @@ class _Search:
             is_here = miss.is_declined or miss.differs in inside
             return is_kind, is_here, miss.matched / miss.of, miss.node == block.output.name
 
-        near = list(self._near(block))
+        near = [
+            miss for miss in self._near(block) if miss.of > _CHANCE or block.kind in self._patterns[miss.pattern].block
+        ]
         best = sorted(near, key=nearness, reverse=True)[:1]
         parts = [miss for miss in near if miss.is_declined and miss.pattern not in {each.pattern for each in best}]
         return Declined(
@@ -231,7 +236,7 @@ class _Search:
         told = []
         for miss in self._seen:
             covered = [self.nodes.get(name) for name in miss.covered]
-            near = miss.is_declined or miss.matched >= _SHARE * miss.of
+            near = miss.of > _CHANCE and (miss.is_declined or miss.matched >= _SHARE * miss.of)
             if near and inside.isdisjoint(miss.covered) and all(n is not None and _is_plain(n) for n in covered):
                 nodes = [n for n in covered if n is not None]
                 if times[self.nodes[miss.node]] is Time.TOKEN:
@@ -331,13 +336,15 @@ def _source(pattern: Pattern) -> str:
     return f"{relative(file)}:{line}"
 
 
-def _folded(declined: Iterable[Declined]) -> Iterable[Declined]:
+def _folded(declined: Iterable[Declined]) -> list[Declined]:
     """What is the same in all layers, once."""
     alike: dict[tuple[object, ...], list[Declined]] = {}
     for each in declined:
-        nearest = [(near.pattern, near.matched, near.operation, near.line) for near in each.nearest]
-        key = (each.kind, each.line, each.operations, *nearest)
-        alike.setdefault(key, []).append(each)
-    for group in alike.values():
-        modules = folded(module for each in group for module in each.modules)
-        yield dataclasses.replace(group[0], count=len(group), modules=modules)
+        nearest = [(near.pattern, near.matched, near.reason) for near in each.nearest]
+        alike.setdefault((each.kind, each.line, each.operations, *nearest), []).append(each)
+    return [
+        dataclasses.replace(
+            group[0], count=len(group), modules=folded(module for each in group for module in each.modules)
+        )
+        for group in alike.values()
+    ]

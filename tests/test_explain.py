@@ -109,7 +109,7 @@ def test_attention_that_is_refused_is_told_as_a_whole() -> None:
     missing = explanation.missing
     assert missing is not None and missing.block is not None and missing.line is not None
     assert missing.block.kind == "attention"
-    assert missing.block.operations == ("matmul", "mul", "sigmoid", "mul", "sum", "div", "matmul")
+    assert missing.block.operations == ("matmul", "mul", "sigmoid", "mul", "sum", "add", "div", "matmul")
     assert missing.block.nearest[0].reason.startswith("the pattern expects softmax")
     assert "self.attend(self, x)" in dict(missing.excerpt)[int(missing.line.place.rpartition(":")[2])]
     assert explanation.refusal is not None and explanation.refusal.exit_code == 3

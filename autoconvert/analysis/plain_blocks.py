@@ -32,6 +32,7 @@ _STATISTICS = {
 _ROOTS = {aten.sqrt.default, aten.rsqrt.default, aten.std.correction, *(op for op in _STATISTICS if "norm" in str(op))}
 _POWERS = {aten.pow.Tensor_Scalar}
 _PRODUCTS = {aten.linear.default, aten.matmul.default, aten.mm.default, aten.bmm.default, aten.addmm.default}
+_SCALES = {aten.mul.Tensor, aten.add.Tensor, aten.div.Tensor, aten.sub.Tensor}
 # Operations that move entries and change none.
 _MOVES = {
     operator.getitem,
@@ -56,6 +57,7 @@ _MOVES = {
     aten.roll.default,
     aten.clone.default,
 }
+_AXES = {aten.reshape.default, aten.unsqueeze.default, aten.squeeze.dim, aten.squeeze.dims}
 _CUTS = {
     aten.split.Tensor,
     aten.split_with_sizes.default,
@@ -205,15 +207,17 @@ def _norms(flow: _Flow) -> Iterator[PlainBlock]:
 
 
 def _with_weights(flow: _Flow, node: fx.Node) -> fx.Node:
-    """What comes of `node` by weights for each channel."""
+    """What comes of `node` by weights for each channel; numbers may be between."""
+    weighted = node
     while len(node.users) == 1:
         (user,) = flow.users(node) or [node]
         others = [n for n in user.all_input_nodes if n is not node]
-        are_weights = others and all(flow.times[n] is Time.WEIGHT and shape(n)[-1:] == shape(user)[-1:] for n in others)
-        if user is node or not _is_pointwise(user) or not are_weights:
+        are_weights = all(flow.times[n] is Time.WEIGHT and shape(n)[-1:] == shape(user)[-1:] for n in others)
+        if user is node or user.target not in _SCALES or not are_weights:
             break
         node = user
-    return node
+        weighted = node if others else weighted
+    return weighted
 
 
 def _way(first: fx.Node, last: fx.Node) -> list[fx.Node]:
@@ -266,12 +270,24 @@ def _rotaries(flow: _Flow) -> Iterator[PlainBlock]:
     """Two products or more with tables of positions, of parts of one value, put together."""
     found: dict[fx.Node, fx.Node] = {}
     for node in flow.nodes:
+        if node.target is aten.matmul.default and any(_is_table(flow, n) for n in node.all_input_nodes):
+            yield PlainBlock("rotary", _with_moves(flow, node), _with_moves(flow, node)[-1])
         if _is_turn(flow, node) and (region := _joined(flow, node)) is not None:
             found[region[1]] = region[0]
     for output, entry in found.items():
         nodes = flow.between(entry, output)
         if sum(_is_turn(flow, n) for n in nodes) > 1:
             yield PlainBlock("rotary", tuple(nodes), output)
+
+
+def _with_moves(flow: _Flow, node: fx.Node) -> tuple[fx.Node, ...]:
+    """A product with what puts its axes in place just before and after."""
+    nodes = [node]
+    while len(flow.operands(nodes[0])) == 1 and flow.operands(nodes[0])[0].target in _AXES:
+        nodes.insert(0, flow.operands(nodes[0])[0])
+    while len(nodes[-1].users) == 1 and flow.users(nodes[-1]) and flow.users(nodes[-1])[0].target in _AXES:
+        nodes.append(flow.users(nodes[-1])[0])
+    return tuple(nodes)
 
 
 def _is_turn(flow: _Flow, node: fx.Node) -> bool:
