@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -10,7 +11,6 @@ from autoconvert.check.graph import check_graph
 from autoconvert.check.parity import reference_of
 from autoconvert.check.region import RegionCheck
 from autoconvert.compiled import Compiled
-from autoconvert.dump.dump import Dump
 from autoconvert.lowering.litert import lower
 from autoconvert.lowering.tokenizer import TokenizerSpec
 from autoconvert.lowering.worker import start_worker
@@ -26,6 +26,9 @@ from autoconvert.report.report import CheckResult
 from autoconvert.settings import Settings, at_context, for_unrolled
 from autoconvert.source.accounting import require
 from autoconvert.source.source import Source
+
+if TYPE_CHECKING:
+    from autoconvert.dump.dump import Dump
 
 # From this size of checkpoint on, in bytes, a second process pays for its start.
 _LARGE_MODEL = 300 << 20
@@ -48,7 +51,7 @@ def compile_model(
     timeline: Timeline,
     stages: Stages,
     patterns: Sequence[Pattern] = PATTERNS,
-    dump: Dump | None = None,
+    dump: "Dump | None" = None,
 ) -> Compiled:
     """Traces, rewrites and lowers the module of `source`, and checks the graph with its weights.
 
@@ -69,7 +72,7 @@ def rewrite_within(
     passes: Sequence[Pass] = PASSES,
     timeline: Timeline | None = None,
     patterns: Sequence[Pattern] = PATTERNS,
-    dump: Dump | None = None,
+    dump: "Dump | None" = None,
 ) -> tuple[Program, Settings]:
     """The rewritten program, and the settings that suit it where a person left them open; `dump` is told each pass.
 
@@ -98,7 +101,7 @@ class _Compilation:
     timeline: Timeline
     stages: Stages
     patterns: Sequence[Pattern]
-    dump: Dump | None
+    dump: "Dump | None"
 
     def run(self) -> Compiled:
         checks = []

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -16,13 +17,13 @@ from autoconvert.check.deployment import check_bundle_file, check_linked_file
 from autoconvert.check.parity import reference_of
 from autoconvert.compile import Stages, compile_model
 from autoconvert.compiled import Compiled
-from autoconvert.dump.dump import Dump, dump_to
 from autoconvert.errors import InputError
 from autoconvert.library import Library, in_order, libraries
 from autoconvert.lowering.link import Linked, link
 from autoconvert.lowering.litertlm import write_bundle
 from autoconvert.lowering.metadata import build_executor_metadata, build_llm_metadata
 from autoconvert.lowering.tokenizer import TokenizerSpec, read_tokenizer
+from autoconvert.memory import give_back
 from autoconvert.needs import needs_of, refuse_what_cannot_fit
 from autoconvert.output import output_folder
 from autoconvert.pattern import Pattern
@@ -32,6 +33,9 @@ from autoconvert.report.report import CheckResult, Report, make_report, write_re
 from autoconvert.settings import Settings, choose
 from autoconvert.source.accounting import account
 from autoconvert.source.source import Source, load_source
+
+if TYPE_CHECKING:
+    from autoconvert.dump.dump import Dump
 
 # Above this size the file and the bundle are run only by `--verify full`: the engine takes gigabytes.
 _QUICK_FILE = 300 << 20
@@ -94,6 +98,8 @@ def convert(
             source.config, context=context, prefill=prefill, quantize=quantize, formats=formats, verify=verify
         )
         tokenizer = _tokenizer(source) if "litertlm" in settings.formats else None
+        # Reading a tokenizer takes many times what stays of it.
+        give_back()
     target = Path(output) if output is not None else Path(source.name)
     refuse_what_cannot_fit(needs_of(source, settings), target)
     with _dump_of(source, dump, outside) as dumped, output_folder(target) as (folder, publish):
@@ -109,9 +115,12 @@ def convert(
 
 def _dump_of(
     source: Source, folder: str | Path | None, outside: Sequence[Library]
-) -> AbstractContextManager[Dump | None]:
+) -> "AbstractContextManager[Dump | None]":
     if folder is None:
         return nullcontext()
+    # What writes dumps takes half a second to import.
+    from autoconvert.dump.dump import dump_to
+
     sizes = {name: tensor.nbytes for name, tensor in source.module.state_dict().items()}
     return dump_to(Path(folder), source.name, sizes, {pattern.name: pattern for pattern in in_order(outside)})
 
@@ -123,7 +132,7 @@ def _compiled(
     stages: Stages,
     key: str | None,
     outside: Sequence[Library],
-    dump: Dump | None,
+    dump: "Dump | None",
 ) -> Compiled:
     """What `source` compiles to, from the cache if it has that and nobody wants to see how."""
     if key is not None and dump is None and (kept := load_compiled(key)) is not None:
@@ -155,7 +164,7 @@ class _Conversion:
     tokenizer: TokenizerSpec | None
     timeline: Timeline
     folder: Path
-    dump: Dump | None = None
+    dump: "Dump | None" = None
     checks: list[CheckResult] = field(default_factory=list)
 
     def __post_init__(self) -> None:

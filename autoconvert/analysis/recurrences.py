@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import networkx as nx
 import torch
 from torch import fx
 
@@ -86,6 +85,9 @@ def is_size(node: fx.Node) -> bool:
 
 def _groups(reached: list[set[fx.Node]], states: Sequence[tuple[fx.Node, fx.Node]]) -> list[list[int]]:
     """States that each lead to the other's next value belong to one recurrence."""
+    # Only models with a state need it.
+    import networkx as nx
+
     leads: nx.DiGraph[int] = nx.DiGraph()
     leads.add_nodes_from(range(len(states)))
     for one in range(len(states)):
@@ -96,6 +98,8 @@ def _groups(reached: list[set[fx.Node]], states: Sequence[tuple[fx.Node, fx.Node
 def _fewest_numbers_out(core: set[fx.Node], ahead: set[fx.Node]) -> set[fx.Node]:
     """The core and those after it that make the fewest numbers of a position leave; of equal ones the smallest."""
     candidates = _candidates(core, ahead)
+    import networkx as nx
+
     flow: nx.DiGraph[Any] = nx.DiGraph()
     for node in candidates:
         # A value that leaves is paid for once, however many use it.
