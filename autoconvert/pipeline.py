@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from autoconvert.errors import Inseparable, Refused
+from autoconvert.memory import collecting_later
 from autoconvert.passes.bind_positions import bind_positions
 from autoconvert.passes.bind_weights import bind_weights
 from autoconvert.passes.carry_recurrences import carry_recurrences
@@ -69,6 +70,7 @@ PASSES: tuple[Pass, ...] = (
 )
 
 
+@collecting_later()
 def rewrite(
     decoder: nn.Module,
     options: Options,

@@ -1,5 +1,10 @@
+import gc
 import subprocess
 import sys
+
+import pytest
+
+from autoconvert.memory import collecting_later
 
 _FREES_ALL_BUT_THE_LAST = """
 import psutil, torch
@@ -17,3 +22,10 @@ print(before - psutil.Process().memory_info().rss)
 def test_what_is_free_goes_back_to_the_system() -> None:
     run = subprocess.run([sys.executable, "-c", _FREES_ALL_BUT_THE_LAST], check=True, capture_output=True, text=True)
     assert int(run.stdout) > 100 << 20
+
+
+def test_garbage_is_looked_for_again_whatever_happened() -> None:
+    with pytest.raises(ValueError, match="wrong"), collecting_later():
+        assert not gc.isenabled()
+        raise ValueError("wrong")
+    assert gc.isenabled()

@@ -11,7 +11,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -80,7 +80,7 @@ def measure(model_type: str) -> FullSize:
     )
 
 
-def render(rows: Sequence[FullSize], versions: str) -> str:
+def render(rows: Iterable[str], versions: str) -> str:
     """The document: a row a type."""
     return "\n".join(
         [
@@ -95,7 +95,7 @@ def render(rows: Sequence[FullSize], versions: str) -> str:
             "",
             "| type | parameters | context | build | trace | with passes | peak memory | blocks |",
             "| --- | --- | --- | --- | --- | --- | --- | --- |",
-            *map(_row, rows),
+            *rows,
             "",
         ]
     )
@@ -107,20 +107,27 @@ def _row(row: FullSize) -> str:
     return f"| {' | '.join(cells)} | {row.peak_bytes / 1e9:.1f} GB | {row.blocks or row.reason} |"
 
 
+def _rows_of(document: str) -> dict[str, str]:
+    """The rows of a document by type."""
+    lines = [line for line in document.splitlines() if line.startswith("| ")]
+    return {line.split(" | ")[0].removeprefix("| "): line for line in lines[2:]}
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="full_size.py", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--types", help="only these, separated by commas; nothing is written to docs")
+    parser.add_argument("--types", help="only these, separated by commas; the others' rows stay as they are")
     options = parser.parse_args(arguments)
     wanted = options.types.split(",") if options.types else list(json.loads(CONFIGS.read_text()))
     rows = []
     for ended in run_all(wanted, "full_size", "measure", jobs=1, timeout=_TIMEOUT):
         rows.append(ended.value or FullSize(ended.name, reason=ended.problem))
         print(_row(rows[-1]), flush=True)
-    if not options.types:
-        versions = ", ".join(f"{name} {version(name)}" for name in ("transformers", "torch"))
-        DOCUMENT.parent.mkdir(exist_ok=True)
-        DOCUMENT.write_text(render(rows, versions))
-        print(f"wrote {DOCUMENT}")
+    versions = ", ".join(f"{name} {version(name)}" for name in ("transformers", "torch"))
+    known = _rows_of(DOCUMENT.read_text()) if options.types and DOCUMENT.exists() else {}
+    known |= {row.model_type: _row(row) for row in rows}
+    DOCUMENT.parent.mkdir(exist_ok=True)
+    DOCUMENT.write_text(render(known.values(), versions))
+    print(f"wrote {DOCUMENT}")
     return 1 if any(row.reason for row in rows) else 0
 
 
