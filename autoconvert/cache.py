@@ -11,7 +11,6 @@ import json
 import os
 import pickle
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 
 from autoconvert.compiled import Compiled
 from autoconvert.library import Library, digests
+from autoconvert.output import whole_file
 from autoconvert.settings import Settings
 from autoconvert.source.source import Source
 
@@ -85,9 +85,8 @@ def store(key: str, compiled: Compiled) -> None:
     pickled = pickle.dumps(compiled)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        with whole_file(path) as file:
             file.write(hashlib.sha256(pickled).digest() + pickled)
-        Path(file.name).replace(path)
         _make_room(path.parent)
     except OSError:
         return

@@ -21,8 +21,8 @@ from autoconvert.patterns import PATTERNS
 from autoconvert.pipeline import PASSES, OnTrace, Options, Pass, rewrite, rewrite_at_most, signatures
 from autoconvert.program import Program
 from autoconvert.recurrences.recurrence import unrolls
+from autoconvert.report.check_result import CheckResult
 from autoconvert.report.progress import Timeline
-from autoconvert.report.report import CheckResult
 from autoconvert.settings import Settings, at_context, for_unrolled
 from autoconvert.source.accounting import require
 from autoconvert.source.source import Source

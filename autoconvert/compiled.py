@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from autoconvert.program import Recognition, State, Weight
-from autoconvert.report.report import CheckResult
+from autoconvert.report.check_result import CheckResult
 
 
 @dataclass(frozen=True)

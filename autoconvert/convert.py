@@ -28,8 +28,9 @@ from autoconvert.needs import needs_of, refuse_what_cannot_fit
 from autoconvert.output import output_folder
 from autoconvert.pattern import Pattern
 from autoconvert.readable import readable_size
+from autoconvert.report.check_result import CheckResult
 from autoconvert.report.progress import Display, Silent, Timeline
-from autoconvert.report.report import CheckResult, Report, make_report, write_report
+from autoconvert.report.report import Report, make_report, write_report
 from autoconvert.settings import Settings, choose
 from autoconvert.source.accounting import account
 from autoconvert.source.source import Source, load_source

@@ -6,7 +6,7 @@ from torch import Tensor, fx
 from torch._ops import OpOverload
 
 from autoconvert.ops.semantic import Body
-from autoconvert.rewriting import inline, overload, replace, structure, traced
+from autoconvert.rewriting import inline, overload, replace_by_results, structure, traced
 
 
 def expand_nodes(graph: fx.Graph, bodies: Mapping[OpOverload, Body]) -> int:
@@ -29,9 +29,4 @@ def _expand(graph: fx.Graph, node: fx.Node, body: Body, known: dict[str, fx.Grap
         known[key] = traced(lambda **bound: body(**bound, **fixed), tensors).graph
     with graph.inserting_before(node):
         result = inline(graph, known[key], arguments, like=node)
-    if isinstance(result, fx.Node):
-        replace(node, result)
-        return
-    for user in list(node.users):
-        replace(user, result[user.args[1]])
-    graph.erase_node(node)
+    replace_by_results(node, result)

@@ -3,6 +3,17 @@
 from collections.abc import Iterable
 
 
+def runs(numbers: Iterable[int]) -> list[tuple[int, int]]:
+    """The first and the last of each run of numbers that follow one another."""
+    found: list[tuple[int, int]] = []
+    for number in numbers:
+        if found and number == found[-1][1] + 1:
+            found[-1] = (found[-1][0], number)
+        else:
+            found.append((number, number))
+    return found
+
+
 def folded(paths: Iterable[str]) -> tuple[str, ...]:
     """Paths in the order of their first; `a.0.b`, `a.1.b` and `a.3.b` become `a.0–1,3.b`."""
     groups: dict[tuple[str, ...], dict[str, None]] = {}
@@ -28,10 +39,4 @@ def _by_number(part: str) -> tuple[int, str]:
 def _range(column: list[str]) -> str:
     if len(column) == 1:
         return column[0]
-    runs: list[list[int]] = []
-    for number in map(int, column):
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    return ",".join(str(first) if first == last else f"{first}–{last}" for first, last in runs)
+    return ",".join(str(first) if first == last else f"{first}–{last}" for first, last in runs(map(int, column)))

@@ -35,7 +35,7 @@ def needs_of(source: Source, settings: Settings) -> Needs:
     """What converting `source` takes, from shapes alone: no less than it turns out to be."""
     shapes = parameter_shapes(source, [name for name, _ in source.module.named_parameters()])
     file = file_size(shapes, settings.quantize, len(settings.prefill) + 1)
-    # The bundle is a copy of the file, and both are there for a moment.
+    # Where a disk has no way to put room before the file, the bundle is a copy, and both are there for a moment.
     copies = 2 if "litertlm" in settings.formats else 1
     largest = min(_NUMBER_BYTES * max(map(prod, shapes), default=0), _LARGEST_WHOLE)
     return Needs(disk=copies * file, memory=_LIBRARIES + _COPIES * largest)

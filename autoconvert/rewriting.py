@@ -46,6 +46,16 @@ def replace(node: fx.Node, new: fx.Node) -> None:
     node.graph.erase_node(node)
 
 
+def replace_by_results(node: fx.Node, results: Any) -> None:
+    """As `replace`, by one node or, where `node` has several results that its users pick, by a node for each."""
+    if isinstance(results, fx.Node):
+        replace(node, results)
+        return
+    for user in list(node.users):
+        replace(user, results[user.args[1]])
+    node.graph.erase_node(node)
+
+
 def shape(node: fx.Node) -> tuple[int | torch.SymInt, ...]:
     """The shape of a node's value; () where it is no tensor."""
     value = node.meta.get("val")

@@ -12,7 +12,7 @@ from torch import Tensor, fx
 from torch._ops import OpOverload
 from torch.fx.passes.shape_prop import _extract_tensor_metadata
 
-from autoconvert.rewriting import inline, structure, traced
+from autoconvert.rewriting import inline, replace_by_results, structure, traced
 
 Definitions = Mapping[Any, Callable[..., Any]]
 
@@ -37,7 +37,7 @@ def decompose(graph: fx.Graph, definitions: Definitions) -> None:
             known[key] = _traced(node, names, definitions)
         with graph.inserting_before(node):
             result = inline(graph, known[key], {name: operand for operand, name in names.items()}, like=node)
-        _take_the_place_of(node, result)
+        replace_by_results(node, result)
     for node in graph.nodes:
         if isinstance(node.meta.get("val"), Tensor):
             node.meta["tensor_meta"] = _extract_tensor_metadata(node.meta["val"])
@@ -64,14 +64,3 @@ def _traced(node: fx.Node, names: Mapping[fx.Node, str], definitions: Definition
 
     values = {name: operand.meta["val"] for operand, name in names.items()}
     return traced(call, values, dict(definitions)).graph
-
-
-def _take_the_place_of(node: fx.Node, result: Any) -> None:
-    if isinstance(result, fx.Node):
-        node.replace_all_uses_with(result)
-        node.graph.erase_node(node)
-        return
-    for user in list(node.users):
-        user.replace_all_uses_with(result[user.args[1]])
-        node.graph.erase_node(user)
-    node.graph.erase_node(node)

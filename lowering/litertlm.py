@@ -31,6 +31,7 @@ from litert_lm_builder.runtime.proto.llm_metadata_pb2 import LlmMetadata
 from autoconvert.errors import InputError, MachineError
 from autoconvert.lowering.front_room import insert_at_front
 from autoconvert.lowering.tokenizer import TokenizerSection
+from autoconvert.output import whole_file
 
 HEADER_BEGIN = 32
 HEADER_END_FIELD = 24
@@ -222,18 +223,6 @@ def require_room(path: Path, size: int) -> None:
     free = shutil.disk_usage(path.parent).free
     if free < size:
         raise OSError(errno.ENOSPC, f"{size >> 20} MB needed, {free >> 20} MB free")
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A stream to write and read, under a temporary name beside `path` until it ends without an exception."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("w+b") as stream:
-            yield stream
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 @contextmanager

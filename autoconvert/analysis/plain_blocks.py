@@ -271,7 +271,8 @@ def _rotaries(flow: _Flow) -> Iterator[PlainBlock]:
     found: dict[fx.Node, fx.Node] = {}
     for node in flow.nodes:
         if node.target is aten.matmul.default and any(_is_table(flow, n) for n in node.all_input_nodes):
-            yield PlainBlock("rotary", _with_moves(flow, node), _with_moves(flow, node)[-1])
+            moved = _with_moves(flow, node)
+            yield PlainBlock("rotary", moved, moved[-1])
         if _is_turn(flow, node) and (region := _joined(flow, node)) is not None:
             found[region[1]] = region[0]
     for output, entry in found.items():

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from autoconvert.dump.code import CONSTANTS, code
 from autoconvert.dump.graphml import graphml
+from autoconvert.dump.manifest import FORMAT, MANIFEST
 from autoconvert.dump.model_explorer import graph_json
 from autoconvert.dump.places import Place, excerpts, without_paths
 from autoconvert.dump.snapshot import Photographer, Snapshot
@@ -22,10 +23,8 @@ from autoconvert.lowering.link import LinkedTensor
 from autoconvert.output import output_folder
 from autoconvert.pattern import Pattern
 from autoconvert.program import Program
-from autoconvert.report.report import CheckResult
+from autoconvert.report.check_result import CheckResult
 
-FORMAT = 1
-MANIFEST = "dump.json"
 TRACE = "trace"
 
 _FILE = re.compile(rf"\d\d-.+\.(txt|py|graphml|json)|{re.escape(CONSTANTS)}")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from autoconvert.dump.naming import identifier
 from autoconvert.dump.snapshot import Entry
+from autoconvert.folding import runs
 
 _GIVEN = ("input", "constant")
 _NAME = re.compile(r"%(\w+)")
@@ -184,10 +185,7 @@ def _reads(
 
 def numbers(indices: Sequence[int]) -> str:
     """1–15, or 2, 4, or 1–3, 7, 8."""
-    runs: list[list[int]] = []
-    for index in indices:
-        if runs and runs[-1][-1] == index - 1:
-            runs[-1].append(index)
-        else:
-            runs.append([index])
-    return ", ".join(f"{run[0]}–{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs)
+    return ", ".join(
+        f"{first}–{last}" if last > first + 1 else ", ".join(map(str, range(first, last + 1)))
+        for first, last in runs(indices)
+    )

@@ -11,6 +11,7 @@ import torch
 from torch import fx
 
 import autoconvert
+from autoconvert.folding import runs
 from autoconvert.rewriting import module_path
 
 _FRAME = re.compile(r'File "(.+?)", line (\d+)')
@@ -74,13 +75,6 @@ def excerpts(places: Iterable[Place]) -> dict[str, list[list[object]]]:
     found: dict[str, list[list[object]]] = {}
     for file, numbers in wanted.items():
         lines = Path(file).read_text(encoding="utf-8").splitlines()
-        found[relative(file)] = list(_pieces(lines, sorted(n for n in numbers if 1 <= n <= len(lines))))
+        pieces = runs(sorted(n for n in numbers if 1 <= n <= len(lines)))
+        found[relative(file)] = [[first, "\n".join(lines[first - 1 : last])] for first, last in pieces]
     return dict(sorted(found.items()))
-
-
-def _pieces(lines: list[str], numbers: list[int]) -> Iterable[list[object]]:
-    start = 0
-    for index in range(1, len(numbers) + 1):
-        if index == len(numbers) or numbers[index] != numbers[index - 1] + 1:
-            yield [numbers[start], "\n".join(lines[numbers[start] - 1 : numbers[index - 1]])]
-            start = index

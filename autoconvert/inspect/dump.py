@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from autoconvert.dump.manifest import FORMAT, MANIFEST
 from autoconvert.errors import InputError
+from autoconvert.report.check_result import CheckResult
 
-FORMAT = 1
-_MANIFEST = "dump.json"
 _AGAIN = "Write the dump again: autoconvert MODEL --dump DIR."
 
 
@@ -61,15 +61,6 @@ class Stored:
 
 
 @dataclass(frozen=True)
-class Check:
-    """A check that ran, and the figure that it found."""
-
-    name: str
-    passed: bool
-    detail: str
-
-
-@dataclass(frozen=True)
 class Dump:
     """`graphs` by the stem of their file; `sources` are pieces (number of the first line, text) by relative file."""
 
@@ -78,7 +69,7 @@ class Dump:
     way: str
     steps: tuple[Step, ...]
     graphs: dict[str, tuple[Node, ...]]
-    checks: tuple[Check, ...]
+    checks: tuple[CheckResult, ...]
     stored: tuple[Stored, ...]
     sources: dict[str, tuple[tuple[int, str], ...]]
 
@@ -89,9 +80,9 @@ def read_dump(folder: Path) -> Dump:
     Raises:
         InputError: there is none, its format is another, or a file of it is missing or damaged.
     """
-    path = folder / _MANIFEST
+    path = folder / MANIFEST
     if not path.is_file():
-        raise InputError(f"{folder} holds no dump: {_MANIFEST} is missing.", hint=_AGAIN)
+        raise InputError(f"{folder} holds no dump: {MANIFEST} is missing.", hint=_AGAIN)
     manifest = _read_json(path)
     found = manifest.get("format")
     if found != FORMAT:
@@ -104,7 +95,7 @@ def read_dump(folder: Path) -> Dump:
             way=str(manifest["way"]),
             steps=steps,
             graphs={step.file: _read_graph(folder / f"{step.file}.json") for step in steps if step.file},
-            checks=tuple(Check(c["name"], bool(c["passed"]), c["detail"]) for c in manifest["checks"]),
+            checks=tuple(CheckResult(c["name"], bool(c["passed"]), c["detail"]) for c in manifest["checks"]),
             stored=tuple(Stored(s["module"], s["dtype"], int(s["bytes"])) for s in manifest["bytes"]),
             sources={
                 file: tuple((int(line), str(text)) for line, text in pieces)

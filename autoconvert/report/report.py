@@ -11,20 +11,12 @@ from typing import Any
 
 from autoconvert.lowering.link import Linked
 from autoconvert.program import Recognition, State
+from autoconvert.report.check_result import CheckResult
 from autoconvert.report.progress import StageTime
 from autoconvert.settings import Settings
 from autoconvert.source.accounting import Row
 
 _PACKAGES = ("torch", "transformers", "litert-torch", "ai-edge-litert", "ai-edge-quantizer", "litert-lm-api")
-
-
-@dataclass(frozen=True)
-class CheckResult:
-    """A check that ran: what it compared, and the figure that it found."""
-
-    name: str
-    passed: bool
-    detail: str
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Full-size models without weights: how long trace and passes take, and how much memory.
 
 python benchmarks/coverage/full_size.py                       writes docs/full-size.md
-python benchmarks/coverage/full_size.py --types llama,gpt2    some, printed
+python benchmarks/coverage/full_size.py --types llama,gpt2    some, whose rows it replaces there
 """
 
 import argparse

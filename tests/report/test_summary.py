@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from autoconvert.report.check_result import CheckResult
 from autoconvert.report.progress import StageTime
-from autoconvert.report.report import CheckResult, Report
+from autoconvert.report.report import Report
 from autoconvert.report.summary import summary
 
 REPORT = Report(
