@@ -33,6 +33,7 @@ from autoconvert.report.progress import Display, Silent, Timeline
 from autoconvert.report.report import Report, make_report, write_report
 from autoconvert.settings import Settings, choose
 from autoconvert.source.accounting import account
+from autoconvert.source.read_ahead import read_ahead
 from autoconvert.source.source import Source, load_source
 
 if TYPE_CHECKING:
@@ -86,6 +87,8 @@ def convert(
     timeline = Timeline(display or Silent())
     outside = libraries(patterns)
     with timeline.stage("read model") as stage:
+        if not isinstance(model, nn.Module) and Path(model).is_dir():
+            read_ahead(Path(model))
         source = load_source(
             model,
             revision=revision,

@@ -19,6 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from autoconvert.errors import AutoconvertError
 from autoconvert.lowering.litert import lower, quiet
+from autoconvert.memory import collect_seldom, collecting_later
 from autoconvert.program import Program
 from autoconvert.rewriting import module_path
 
@@ -111,6 +112,7 @@ def with_values(graph: fx.GraphModule, shapes: Shapes) -> fx.GraphModule:
 
 
 def _serve(requests: BinaryIO, results: BinaryIO) -> None:
+    collect_seldom()
     with quiet():
         import litert_torch  # noqa: F401  registers the operations that graphs name
     while True:
@@ -119,7 +121,8 @@ def _serve(requests: BinaryIO, results: BinaryIO) -> None:
         except EOFError:
             return
         try:
-            result: bytes | BaseException = lower(name, Program(with_modules(with_values(graph, shapes), modules)))
+            with collecting_later():
+                result: bytes | BaseException = lower(name, Program(with_modules(with_values(graph, shapes), modules)))
         except Exception as error:
             result = error
         pickle.dump(result, results)

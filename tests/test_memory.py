@@ -29,3 +29,12 @@ def test_garbage_is_looked_for_again_whatever_happened() -> None:
         assert not gc.isenabled()
         raise ValueError("wrong")
     assert gc.isenabled()
+
+
+def test_a_process_of_our_own_ends_without_looking_through_what_it_imported() -> None:
+    program = (
+        "import atexit, gc; from autoconvert.memory import collect_seldom; "
+        "atexit.register(lambda: print(gc.get_freeze_count() > 0)); collect_seldom(); print(gc.isenabled())"
+    )
+    run = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert run.stdout.split() == ["True", "True"]

@@ -247,16 +247,17 @@ def _source_rows(weight: Weight, store: SourceTensors) -> ReadRows:
 
 def _distance(constants: Constants, stored: Stored, weight: Weight, read: ReadRows, start: int, stop: int) -> float:
     """The largest distance of these rows in steps, 0 where there are none; raises where it is too large."""
-    source = read(start, stop).to(torch.float32).contiguous().numpy().reshape(stop - start, stored.columns)
+    source: npt.NDArray[np.float32] = read(start, stop).to(torch.float32).contiguous().numpy()
+    source = source.reshape(stop - start, stored.columns)
     with np.errstate(invalid="ignore", over="ignore"):
-        distance = np.abs(constants.numbers(stored, start, stop) - source)
-        largest = np.abs(source).max(axis=1)
-        farthest = distance.max(axis=1)
-        steps = np.zeros(stop - start)
+        distance = constants.numbers(stored, start, stop)
+        distance -= source
+        largest, farthest = _largest(source), _largest(distance)
+        steps = np.zeros(stop - start, np.float32)
         if stored.tensor_type == _FLOAT32:
             right = farthest == 0
         elif stored.tensor_type == _FLOAT16:
-            right = (distance <= _half_ulp_float16(source)).all(axis=1)
+            right = (np.abs(distance) <= _half_ulp_float16(source)).all(axis=1)
         else:
             assert stored.scales is not None
             step = stored.scales[start:stop]
@@ -272,6 +273,13 @@ def _distance(constants: Constants, stored: Stored, weight: Weight, read: ReadRo
             hint=_BUG,
         )
     return float(steps.max(initial=0.0))
+
+
+def _largest(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The largest magnitude of each row, NaN where there is one."""
+    # Two passes that only read take half the time of one that also writes magnitudes.
+    largest: npt.NDArray[np.float32] = np.maximum(rows.max(axis=1), -rows.min(axis=1))
+    return largest
 
 
 def _half_ulp_float16(numbers: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -17,6 +17,7 @@ from autoconvert.cli.inspect import app as inspect_app
 from autoconvert.cli.patterns import app as patterns_app
 from autoconvert.cli.plan import app as plan_app
 from autoconvert.cli.run import app as run_app
+from autoconvert.memory import collect_seldom
 
 # A first word that is none of these is a model to convert.
 COMMANDS: dict[str, typer.Typer] = {
@@ -31,6 +32,8 @@ COMMANDS: dict[str, typer.Typer] = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """The console entry point; ends the process with the exit code of `autoconvert.errors`, or with 130."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None:
+        collect_seldom()
     for request in (signal.SIGTERM, signal.SIGHUP):
         # `nohup` has the second ignored, and means it.
         if signal.getsignal(request) is signal.SIG_DFL:
