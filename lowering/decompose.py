@@ -62,5 +62,13 @@ def _traced(node: fx.Node, names: Mapping[fx.Node, str], definitions: Definition
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda operand: operands[names[operand]])
         return node.target(*args, **kwargs)  # type: ignore[operator]
 
-    values = {name: operand.meta["val"] for operand, name in names.items()}
+    values = {name: _contiguous(operand.meta["val"]) for operand, name in names.items()}
     return traced(call, values, dict(definitions)).graph
+
+
+def _contiguous(value: Any) -> Any:
+    """PyTorch writes an operation out by the strides of its operands, which calls of one key do not share."""
+    if not isinstance(value, Tensor):
+        return value
+    with value.fake_mode:  # type: ignore[attr-defined]
+        return torch.empty_like(value, memory_format=torch.contiguous_format)

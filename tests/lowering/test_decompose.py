@@ -98,3 +98,13 @@ def test_what_is_written_out_keeps_where_it_came_from() -> None:
     decompose(graph.graph, DEFINITIONS)
     products = graph.graph.find_nodes(op="call_function", target=aten.mm.default)
     assert {node.meta.get("stack_trace") for node in products} == {"here"}
+
+
+def test_how_an_operand_lies_in_memory_decides_nothing() -> None:
+    mode = FakeTensorMode()
+    values = {"x": mode.from_tensor(torch.randn(1, 4, 1, 2)), "weight": mode.from_tensor(WEIGHT)}
+    # In one row of positions ATen takes the heads for a batch, unless they lie side by side.
+    graph = traced(lambda x, weight: F.linear(x.transpose(1, 2).reshape(1, 1, 8), weight), values)
+    decompose(graph.graph, DEFINITIONS)
+    assert not graph.graph.find_nodes(op="call_function", target=aten.bmm.default)
+    assert len(graph.graph.find_nodes(op="call_function", target=aten.mm.default)) == 1

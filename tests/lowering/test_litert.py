@@ -18,6 +18,7 @@ from autoconvert.pipeline import Options, run_passes, signatures
 from autoconvert.program import Program
 from autoconvert.rewriting import traced
 from autoconvert.tracing.trace import trace
+from tests.models import rewrite, tiny_llama
 from tests.plain_llama import PlainLlama
 
 
@@ -59,6 +60,20 @@ def test_decode_has_the_operations_of_the_device_and_copies_no_cache() -> None:
     assert found["EMBEDDING_LOOKUP"] == 3
     assert found["TRANSPOSE"] == 0
     assert not {"GATHER_ND", "STABLEHLO_SCATTER", "SELECT_V2", "BROADCAST_TO"} & set(found)
+
+
+@pytest.mark.parametrize("signature", ["prefill_6", "decode"])
+def test_a_matrix_is_read_as_it_lies_also_where_heads_are_wider_than_the_model(signature: str) -> None:
+    model = read_model(lower(signature, signatures(rewrite(tiny_llama(head_dim=48)), (6,))[signature]))
+    (subgraph,) = model.subgraphs
+    uses = {
+        subgraph.tensors[index].name.decode(): (operator_name(model, operator), operand)
+        for operator in subgraph.operators
+        for operand, index in enumerate(operator.inputs)
+    }
+    read = {name: use for name, use in uses.items() if name.endswith("proj_weight")}
+    assert len(read) > 7
+    assert set(read.values()) == {("FULLY_CONNECTED", 1)}
 
 
 def test_an_expanded_graph_gives_the_numbers_of_the_semantic_one() -> None:
