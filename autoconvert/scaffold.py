@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from autoconvert.rewriting import concrete, overload, shape
 aten = torch.ops.aten
 
 _INFIX = {aten.add.Tensor: "+", aten.sub.Tensor: "-", aten.mul.Tensor: "*", aten.div.Tensor: "/"}
+# Where a slice without an end ends.
+_END = 2**63 - 1
 _NO_PARAMETERS = {0.0, 1.0, -1.0, 2.0, 0.5}
 _FILE = '''"""The {block} at {place}, in the form that autoconvert recognises."""
 
@@ -161,14 +164,25 @@ class _Writer:
 
     def _call(self, node: fx.Node) -> str:
         schema = overload(node)._schema if hasattr(node.target, "_schema") else None
-        kinds = [str(argument.real_type) for argument in schema.arguments] if schema else []
-        given = [self._value(value, node, "SymInt" in kind) for value, kind in zip(node.args, kinds, strict=False)]
-        if schema is None:
-            given = [self._value(value, node, False) for value in node.args]
+        kinds = [_takes_sizes(argument.real_type) for argument in schema.arguments] if schema else repeat(False)
+        given = [self._value(value, node, is_size) for value, is_size in zip(node.args, kinds, strict=False)]
         if node.target in _INFIX and len(given) == 2 and not node.kwargs:
             return f"{given[0]} {_INFIX[node.target]} {given[1]}"
+        if node.target is aten.slice.Tensor and self._function is _readable:
+            return self._slice(node, *given)
         named = [f"{name}={self._value(value, node, False)}" for name, value in node.kwargs.items()]
         return f"{self._function(node)}({', '.join([*given, *named])})"
+
+    def _slice(
+        self, node: fx.Node, x: str, _: str = "", start: str = "None", end: str = "None", step: str = "1"
+    ) -> str:
+        """As people write it: `x[..., start:end]`, with as many colons behind as there are axes."""
+        rank = len(shape(node))
+        dim = node.args[1] if len(node.args) > 1 else 0
+        assert isinstance(dim, int)
+        bounds = [start if start not in ("None", "0") else "", end if end not in ("None", str(_END)) else ""]
+        part = ":".join([*bounds, step] if step != "1" else bounds)
+        return f"{x}[{', '.join(['...', part, *[':'] * (rank - 1 - dim % rank)])}]"
 
     def _value(self, value: Any, node: fx.Node, is_size: bool) -> str:
         if isinstance(value, fx.Node) and value in self._names:
@@ -204,6 +218,13 @@ class _Writer:
             name = f"{wanted}_{count}"
         self._numbers[name] = value
         return name
+
+
+def _takes_sizes(argument_type: Any) -> bool:
+    """Whether an argument of an operation is a size, or several, which may be symbols."""
+    if argument_type.kind() in ("OptionalType", "ListType"):
+        return _takes_sizes(argument_type.getElementType())
+    return bool(argument_type.kind() == "SymIntType")
 
 
 def _readable(node: fx.Node) -> str:

@@ -1,5 +1,6 @@
 """The beginning of a pattern file: found where it was taken from, and once it is finished the model is covered."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,12 @@ def test_a_scaffold_of_each_kind_loads(mix: Change, attend: Change, tmp_path: Pa
     path = write_scaffold(explanation_of(Decoder(mix, attend)), tmp_path / "blocks.py")
     (pattern,) = load_file(path).patterns
     assert pattern.graph.graph.find_nodes(op="call_function", target=torch.ops.aten.mul.Tensor)
+
+
+def test_a_part_is_written_as_people_write_it_with_the_sizes_of_parameters(tmp_path: Path) -> None:
+    path = write_scaffold(explanation_of(Decoder(attend=_turned_backwards)), tmp_path / "blocks.py")
+    assert re.search(r"= x\[\.\.\., :(cos|sin)\.shape\[-1\]\]", path.read_text())
+    assert "torch.ops" not in path.read_text()
 
 
 def test_a_finished_norm_is_recognised(tmp_path: Path) -> None:
