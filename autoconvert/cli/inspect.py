@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from autoconvert.cli.failures import explained
+from autoconvert.dump.manifest import PAGE
 from autoconvert.readable import readable_size
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -53,7 +54,7 @@ def inspect(
 
         dump = read_dump(folder)
         stages = read_times(report) if report else ()
-        path = folder / "index.html"
+        path = folder / PAGE
         path.write_text(page(dump, stages), encoding="utf-8")
         typer.echo(f"{path}  {readable_size(path.stat().st_size)}")
         if model_explorer:

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from autoconvert.dump.code import CONSTANTS, code
 from autoconvert.dump.graphml import graphml
-from autoconvert.dump.manifest import FORMAT, MANIFEST
+from autoconvert.dump.manifest import FORMAT, MANIFEST, PAGE, overlay_file
 from autoconvert.dump.model_explorer import graph_json
+from autoconvert.dump.overlays import FIGURES, figure_of, overlay
 from autoconvert.dump.places import Place, excerpts, without_paths
 from autoconvert.dump.snapshot import Photographer, Snapshot
 from autoconvert.dump.text import text
@@ -27,7 +28,8 @@ from autoconvert.report.check_result import CheckResult
 
 TRACE = "trace"
 
-_FILE = re.compile(rf"\d\d-.+\.(txt|py|graphml|json)|{re.escape(CONSTANTS)}")
+_OTHERS = (CONSTANTS, PAGE, *map(overlay_file, FIGURES))
+_FILE = re.compile("|".join((r"\d\d-.+\.(txt|py|graphml|json)", *map(re.escape, _OTHERS))))
 
 
 @dataclass
@@ -50,6 +52,7 @@ class Dump:
     _places: set[Place] = field(default_factory=set)
     _files: list[Path] = field(default_factory=list)
     _constants: dict[str, Tensor] = field(default_factory=dict)
+    _figures: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     _last: Snapshot | None = None
 
     def traced(self, way: str, context: int, program: Program) -> None:
@@ -59,6 +62,7 @@ class Dump:
         self.way, self.context, self.passes, self._files, self._last = way, context, [], [], None
         self._places.clear()
         self._constants.clear()
+        self._figures = {figure: {} for figure in FIGURES}
         self._take = Photographer(self.sizes, self.errors)
         self.after(TRACE, program)
 
@@ -73,6 +77,8 @@ class Dump:
             self._write(f"{stem}.py", code(stem, snapshot, self._constants))
             self._write(f"{stem}.graphml", graphml(stem, snapshot))
             self._write(f"{stem}.json", graph_json(stem, snapshot))
+            for figure, graphs in self._figures.items():
+                graphs[stem] = figure_of(snapshot, figure)
         self._places.update(entry.place for entry in snapshot.entries if entry.place)
         self.passes.append(
             {
@@ -117,6 +123,8 @@ class Dump:
         if self._constants:
             self._files.append(self.folder / CONSTANTS)
             self._files[-1].write_bytes(save(self._constants))
+        for figure, graphs in self._figures.items():
+            self._write(overlay_file(figure), overlay(figure, graphs))
         self._write(MANIFEST, json.dumps(manifest, ensure_ascii=False, indent=1) + "\n")
         return {file.name: file for file in self._files}
 

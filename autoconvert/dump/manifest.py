@@ -1,4 +1,10 @@
-"""What a dump's manifest is called, and which form it has: for those that write it and those that read it."""
+"""What the files of a dump are called, and which form it has: for who writes it and who reads it."""
 
 FORMAT = 1
 MANIFEST = "dump.json"
+PAGE = "index.html"
+
+
+def overlay_file(figure: str) -> str:
+    """The file with a figure of every node."""
+    return f"overlay-{figure}.json"

@@ -9,7 +9,9 @@ from autoconvert.dump.snapshot import Entry, Snapshot, Type
 def graph_json(name: str, snapshot: Snapshot) -> str:
     """The text of a file that holds one graph called `name`."""
     nodes = [_node(entry) for entry in snapshot.entries]
-    return json.dumps({"graphs": [{"id": name, "nodes": nodes}]}, ensure_ascii=False, separators=(",", ":")) + "\n"
+    # Without a label Model Explorer says that it does not know the format.
+    content = {"label": name, "graphs": [{"id": name, "nodes": nodes}]}
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
 def _node(entry: Entry) -> dict[str, Any]:

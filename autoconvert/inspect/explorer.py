@@ -5,6 +5,7 @@ from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from autoconvert.dump.manifest import overlay_file
 from autoconvert.errors import InputError
 from autoconvert.inspect.dump import Dump
 
@@ -22,9 +23,10 @@ def open_model_explorer(folder: Path, dump: Dump) -> None:
             "Model Explorer is not installed.",
             hint="pip install ai-edge-model-explorer, or leave --model-explorer out: the page needs nothing more.",
         ) from None
-    # It takes ten files at most, but any number of graphs in one, and only with a label beside them.
+    # It takes ten files at most, but any number of graphs in one.
     graphs = [graph for stem in dump.graphs for graph in json.loads((folder / f"{stem}.json").read_bytes())["graphs"]]
     with TemporaryDirectory() as temporary:
         collection = Path(temporary) / "passes.json"
         collection.write_text(json.dumps({"label": dump.model, "graphs": graphs}), encoding="utf-8")
-        explorer.visualize(model_paths=[str(collection)])
+        overlays = [{"node_data_path": str(path.absolute())} for path in sorted(folder.glob(overlay_file("*")))]
+        explorer.visualize(model_paths=[str(collection)], node_data=overlays)

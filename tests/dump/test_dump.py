@@ -1,5 +1,6 @@
 """A dump: a snapshot for each pass that changed something, a manifest, and what stays from pass to pass."""
 
+import json
 import os
 import subprocess
 import sys
@@ -29,7 +30,8 @@ def test_every_pass_is_listed_in_order_and_only_what_changed_has_files(llama: Re
     assert llama.the_pass("move histories")["file"] is None
     stems = [each["file"] for each in passes if each["file"]]
     files = {f"{stem}.{ending}" for stem in stems for ending in ("txt", "py", "graphml", "json")}
-    assert {path.name for path in llama.folder.iterdir()} == {"dump.json", "constants.safetensors", *files}
+    overlays = {f"overlay-{figure}.json" for figure in ("bytes", "error", "multiply-adds")}
+    assert {path.name for path in llama.folder.iterdir()} == {"dump.json", "constants.safetensors", *files, *overlays}
 
 
 def test_what_a_pass_leaves_alone_keeps_its_name(llama: Read) -> None:
@@ -99,6 +101,21 @@ def test_a_refused_model_leaves_the_dump_up_to_there(tmp_path: Path) -> None:
     assert str(Path(__file__).parents[2]) not in check["detail"] and "tests/models.py:" in check["detail"]
 
 
+def test_an_overlay_has_a_figure_of_the_nodes_of_each_graph(llama: Read) -> None:
+    for figure in ("bytes", "multiply-adds"):
+        graphs = json.loads((llama.folder / f"overlay-{figure}.json").read_text())
+        for name in ("trace", "recognise", "decode"):
+            known = {node: each["attrs"] for node, each in llama.nodes(name).items()}
+            values = {
+                node: float(attribute["value"])
+                for node, attributes in known.items()
+                for attribute in attributes
+                if attribute["key"] == figure
+            }
+            results = graphs[llama.the_pass(name)["file"]]["results"]
+            assert {node: result["value"] for node, result in results.items()} == values != {}
+
+
 def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "diary.txt").write_text("dear")
     with pytest.raises(InputError, match="holds no dump"):
@@ -107,12 +124,14 @@ def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_dump_takes_the_place_of_an_older_one(tmp_path: Path) -> None:
-    for file in ("dump.json", "07-no-longer-there.txt", "index.html"):
+    for file in ("dump.json", "07-no-longer-there.txt", "index.html", "notes.txt"):
         (tmp_path / file).write_text("old")
     dump = dump_of(tiny_llama(num_hidden_layers=1), tmp_path)
     assert dump.manifest["format"] == 1
     assert not (tmp_path / "07-no-longer-there.txt").exists()
-    assert (tmp_path / "index.html").exists()
+    # The page would show the older one.
+    assert not (tmp_path / "index.html").exists()
+    assert (tmp_path / "notes.txt").exists()
 
 
 def test_names_differ_where_modules_do_not(tmp_path: Path) -> None:

@@ -78,13 +78,17 @@ def test_model_explorer_is_given_the_graph_after_each_pass(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened: list[str]
 ) -> None:
     shown: list[dict[str, Any]] = []
+    given: list[dict[str, str]] = []
 
-    def visualize(model_paths: list[str]) -> None:
+    def visualize(model_paths: list[str], node_data: list[dict[str, str]]) -> None:
+        given.extend(node_data)
         shown.extend(json.loads(Path(path).read_text("utf-8")) for path in model_paths)
 
     monkeypatch.setitem(sys.modules, "model_explorer", SimpleNamespace(visualize=visualize))
-    result = inspect(write_dump(tmp_path), "--model-explorer")
+    (write_dump(tmp_path) / "overlay-bytes.json").write_text("{}")
+    result = inspect(tmp_path, "--model-explorer")
     assert result.exit_code == 0, result.output
+    assert given == [{"node_data_path": str(tmp_path / "overlay-bytes.json")}]
     (collection,) = shown
     # Without a label its page says that it does not know the format.
     assert collection["label"] == "a <b>plain</b> decoder"
