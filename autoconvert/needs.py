@@ -17,8 +17,10 @@ from autoconvert.source.source import Source
 _TABLE_BYTES = {"none": 4, "fp16": 2, "int8": 1}
 _SCALE_BYTES = {"none": 0, "fp16": 0, "int8": 4}
 _NUMBER_BYTES = 4
-# Libraries and graphs in two processes, and float32 copies of one tensor, of which larger ones are read in tiles.
-_LIBRARIES = 1_200_000_000
+# Measured with `python benchmarks/convert.py`: libraries in two processes, what graphs take for each tensor, and
+# float32 copies of one tensor. A larger table is read in tiles.
+_LIBRARIES = 1_300_000_000
+_GRAPHS_PER_TENSOR = 400_000
 _COPIES = 3
 _LARGEST_WHOLE = 256 << 20
 
@@ -37,8 +39,13 @@ def needs_of(source: Source, settings: Settings) -> Needs:
     file = file_size(shapes, settings.quantize, len(settings.prefill) + 1)
     # Where a disk has no way to put room before the file, the bundle is a copy, and both are there for a moment.
     copies = 2 if "litertlm" in settings.formats else 1
-    largest = min(_NUMBER_BYTES * max(map(prod, shapes), default=0), _LARGEST_WHOLE)
-    return Needs(disk=copies * file, memory=_LIBRARIES + _COPIES * largest)
+    sizes = [min(_NUMBER_BYTES * prod(shape), _LARGEST_WHOLE) for shape in shapes if not _is_read_in_tiles(shape)]
+    graphs = _GRAPHS_PER_TENSOR * len(shapes)
+    return Needs(disk=copies * file, memory=_LIBRARIES + graphs + _COPIES * max(sizes, default=0))
+
+
+def _is_read_in_tiles(shape: tuple[int, ...]) -> bool:
+    return len(shape) == 2 and _NUMBER_BYTES * prod(shape) > _LARGEST_WHOLE
 
 
 def refuse_what_cannot_fit(needs: Needs, folder: Path) -> None:

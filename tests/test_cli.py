@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, XLNetConfig
 from typer.testing import CliRunner, Result
 
 from autoconvert.cli import COMMANDS
+from autoconvert.cli.asked import asked
 from autoconvert.cli.convert import Quantize, Verify
 from autoconvert.cli.convert import app as convert_app
 from autoconvert.errors import AutoconvertError, CheckFailed, InputError, MachineError, Refused
@@ -201,6 +202,12 @@ def test_a_plan_of_what_would_be_refused_is_refused(tmp_path: Path) -> None:
     assert result.exit_code == 3
     assert "checkpoint" in result.stdout and "found" not in result.stdout
     assert "error: " in result.stderr
+
+
+def test_a_model_is_asked_for_again_with_what_it_takes() -> None:
+    words = asked("./my model", revision="v2", trust_remote_code=True, patterns=[Path("blocks.py")])
+    assert words == "'./my model' --revision v2 --trust-remote-code --patterns blocks.py"
+    assert asked("demo") == "demo"
 
 
 def test_help_teaches_without_importing_torch() -> None:

@@ -25,7 +25,7 @@ def explanation_of(module: nn.Module) -> Explanation:
 
 def text_of(explanation: Explanation) -> str:
     console = Console(file=StringIO(), width=40, highlight=False)
-    for line in explained_model(explanation, "./my model"):
+    for line in explained_model(explanation, "'./my model'"):
         console.print(line, soft_wrap=True)
     written = console.file
     assert isinstance(written, StringIO)

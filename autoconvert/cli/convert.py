@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
+from autoconvert.cli.asked import asked
 from autoconvert.cli.failures import explained
 from autoconvert.cli.quiet import captured_stderr, silence_python
 
@@ -174,7 +175,8 @@ def convert(
     """
     lengths = None if prefill is None else lengths_in(prefill)
     names = formats_in(formats)
-    with explained(verbose=verbose, model=model):
+    again = asked(model, revision=revision, trust_remote_code=trust_remote_code, patterns=patterns)
+    with explained(verbose=verbose, model=again):
         silence_python()
         with captured_stderr():
             from autoconvert.convert import convert as convert_model

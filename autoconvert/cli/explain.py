@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from autoconvert.cli.asked import asked
 from autoconvert.cli.failures import explained
 from autoconvert.cli.quiet import captured_stderr, silence_python
 
@@ -70,7 +71,8 @@ def explain(
             )
             explanation = explain_model(source, settings, known)
         console = Console(highlight=False)
-        for line in explained_model(explanation, model):
+        again = asked(model, revision=revision, trust_remote_code=trust_remote_code)
+        for line in explained_model(explanation, again):
             console.print(line, soft_wrap=True)
         if scaffold is not None:
             console.print(Text(f"wrote {write_scaffold(explanation, scaffold)}"), soft_wrap=True)

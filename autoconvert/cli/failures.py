@@ -2,7 +2,6 @@
 
 import errno
 import platform
-import shlex
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,8 +33,8 @@ _MACHINE = {
 def explained(*, verbose: bool, model: str = "") -> Iterator[None]:
     """Turns whatever goes wrong inside into a message on stderr and the end of the command.
 
-    With `verbose` the traceback comes first, also where the failure is not a bug. Where a block of `model` is not
-    covered, the last line names the command that says more.
+    With `verbose` the traceback comes first, also where the failure is not a bug. Where a block of `model`, as it was
+    asked for, is not covered, the last line names the command that says more.
     """
     try:
         yield
@@ -56,7 +55,7 @@ def explained(*, verbose: bool, model: str = "") -> Iterator[None]:
         if failure.hint:
             _say("hint", failure.hint, style="cyan")
         if model and isinstance(failure, Refused) and failure.at:
-            _say("more", f"autoconvert explain {shlex.quote(model)}", style="cyan")
+            _say("more", f"autoconvert explain {model}", style="cyan")
         raise typer.Exit(failure.exit_code) from None
 
 

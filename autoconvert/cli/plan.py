@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from autoconvert.cli.asked import asked
 from autoconvert.cli.convert import Quantize, formats_in, lengths_in
 from autoconvert.cli.failures import explained
 from autoconvert.cli.quiet import captured_stderr, silence_python
@@ -48,7 +49,8 @@ def plan(
     """
     lengths = None if prefill is None else lengths_in(prefill)
     names = formats_in(formats)
-    with explained(verbose=verbose, model=model):
+    again = asked(model, revision=revision, trust_remote_code=trust_remote_code, patterns=patterns)
+    with explained(verbose=verbose, model=again):
         silence_python()
         with captured_stderr():
             from autoconvert.library import in_order, libraries

@@ -1,6 +1,5 @@
 """What `autoconvert explain` says."""
 
-import shlex
 from collections.abc import Iterator, Sequence
 
 from rich.text import Text
@@ -13,7 +12,7 @@ _NONE = "no pattern has an operation in common with it"
 
 
 def explained_model(explanation: Explanation, model: str) -> Iterator[Text]:
-    """The lines about a model, `model` as it was asked for; each is one line of text however wide the terminal is."""
+    """The lines about a model, `model` as a command line names it; each is one line however wide the terminal is."""
     verdict = "covered" if explanation.missing is None else "refused"
     style = "green" if explanation.missing is None else "bold red"
     yield Text.assemble(
@@ -32,10 +31,9 @@ def explained_model(explanation: Explanation, model: str) -> Iterator[Text]:
         yield from _section("Missing")
         yield from _missing(explanation.missing)
     if explanation.region is not None:
-        name = shlex.quote(model)
         yield from _section("Next")
-        yield Text(f"  autoconvert explain {name} --scaffold blocks.py   writes the beginning of a pattern for it")
-        yield Text(f"  autoconvert explain {name} --patterns blocks.py   says what became of it, once it is finished")
+        yield Text(f"  autoconvert explain {model} --scaffold blocks.py   writes the beginning of a pattern for it")
+        yield Text(f"  autoconvert explain {model} --patterns blocks.py   says what became of it, once it is finished")
 
 
 def _section(title: str) -> Iterator[Text]:
