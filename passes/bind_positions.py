@@ -69,7 +69,7 @@ def bind_positions(program: Program, context: int) -> Program:
         elif users and axes:
             raise Inseparable(
                 f"{where(users[0])} uses a mask over the whole sequence outside a recognised attention.",
-                hint="No pattern recognised the attention around it; see the nearest pattern's reason above.",
+                hint="No pattern recognised the attention around it.",
                 at=users[0].name,
             )
         elif users:

@@ -140,7 +140,7 @@ def convert(
       autoconvert demo                              the model that comes along
       autoconvert meta-llama/Llama-3.2-1B -o llama  from the hub, to ./llama
       autoconvert ./my-finetune --context 2048      from a folder
-      autoconvert demo --dump passes                and what each pass did, in ./passes
+      autoconvert demo --dump demo-passes           and what each pass did, in ./demo-passes
 
     \b
     What it would find and need, before it starts (see autoconvert plan --help):
@@ -160,7 +160,7 @@ def convert(
 
     \b
     What each pass did to the graph, as a page (see autoconvert inspect --help):
-      autoconvert inspect passes
+      autoconvert inspect demo-passes
 
     \b
     The folder holds model.litertlm (or model.tflite) and report.json afterwards.

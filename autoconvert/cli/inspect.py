@@ -35,9 +35,9 @@ def inspect(
 
     \b
     Examples:
-      autoconvert demo -o demo --dump passes             converts, and writes what each pass made
-      autoconvert inspect passes                         looks at it
-      autoconvert inspect passes --report demo/report.json --no-open
+      autoconvert demo -o demo --dump demo-passes        converts, and writes what each pass made
+      autoconvert inspect demo-passes                    looks at it
+      autoconvert inspect demo-passes --report demo/report.json --no-open
 
     \b
     Exit codes:
@@ -54,10 +54,11 @@ def inspect(
 
         dump = read_dump(folder)
         stages = read_times(report) if report else ()
+        if model_explorer:
+            open_model_explorer(folder, dump)
+            return
         path = folder / PAGE
         path.write_text(page(dump, stages), encoding="utf-8")
         typer.echo(f"{path}  {readable_size(path.stat().st_size)}")
-        if model_explorer:
-            open_model_explorer(folder, dump)
-        elif not no_open:
+        if not no_open:
             webbrowser.open(path.absolute().as_uri())
