@@ -13,6 +13,7 @@ from autoconvert.compile import rewrite_within
 from autoconvert.dump.places import module_of, place_of, relative, without_paths
 from autoconvert.errors import Refused
 from autoconvert.folding import folded
+from autoconvert.graph_module import graph_module
 from autoconvert.matching import Matcher
 from autoconvert.passes.normalise import normalise
 from autoconvert.pattern import Pattern
@@ -152,7 +153,7 @@ def _copied(program: Program) -> Program:
     graph.output(output)
     for node, copy in copies.items():
         copy.name = node.name
-    return program.with_graph(fx.GraphModule(program.graph, graph))
+    return program.with_graph(graph_module(program.graph, graph))
 
 
 def _explained(

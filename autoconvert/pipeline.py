@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from autoconvert.errors import Inseparable, Refused
+from autoconvert.graph_module import code_when_called
 from autoconvert.memory import collecting_later
 from autoconvert.passes.bind_positions import bind_positions
 from autoconvert.passes.bind_weights import bind_weights
@@ -71,6 +72,7 @@ PASSES: tuple[Pass, ...] = (
 
 
 @collecting_later()
+@code_when_called()
 def rewrite(
     decoder: nn.Module,
     options: Options,

@@ -15,6 +15,7 @@ from torch._ops import OpOverload
 
 from autoconvert import ops
 from autoconvert.expansion import expand_nodes
+from autoconvert.graph_module import graph_module
 from autoconvert.lowering import lookup, repetition, sorting
 from autoconvert.lowering.experts import expert_linear
 from autoconvert.lowering.provenance import locate
@@ -44,7 +45,7 @@ def expand(graph: fx.GraphModule) -> fx.GraphModule:
     """A copy of `graph` in which every semantic operation is replaced by ATen operations that the device has."""
     expanded = fx.Graph()
     expanded.output(expanded.graph_copy(graph.graph, {}))
-    copy = fx.GraphModule(graph, expanded)
+    copy = graph_module(graph, expanded)
     expand_nodes(copy.graph, _device_bodies())
     # Bodies repeat too.
     normalise(copy)

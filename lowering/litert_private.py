@@ -11,6 +11,7 @@ from torch import Tensor, fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import TensorArgument
 
+from autoconvert.graph_module import graph_module
 from autoconvert.lowering.decompose import Definitions, decompose
 from autoconvert.lowering.exported import exported_program
 
@@ -22,7 +23,10 @@ def convert(name: str, graph: fx.GraphModule, inputs: Mapping[str, Tensor]) -> b
     from litert_torch.model import LiteRTModel
 
     signature = Signature(name, graph, None, dict(inputs))
-    exported = core._run_convert_passes(exported_program(graph, inputs))
+    program = exported_program(graph, inputs)
+    # A program writes its code whenever a pass is done, which takes longer than the passes.
+    program._graph_module = graph_module(program.graph_module, program.graph)
+    exported = core._run_convert_passes(program)
     # It is asked for its decompositions further down; this program, and no other, answers in its own way.
     exported.run_decompositions = lambda definitions: _decomposed(exported, definitions)
     exporter = litert_converter.exported_programs_to_flatbuffer([exported], [signature])

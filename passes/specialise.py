@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from autoconvert.graph_module import graph_module
 from autoconvert.program import Program
 from autoconvert.rewriting import concrete, finish, inline, traced
 
@@ -25,7 +26,7 @@ def specialise(program: Program, length: int) -> Program:
                 copies[node] = _unrolled(graph, node, program.graph.get_submodule(str(node.target)), copies)
             else:
                 copies[node] = _copy(graph, node, copies, length)
-    return program.with_graph(finish(fx.GraphModule(program.graph, graph)))
+    return program.with_graph(finish(graph_module(program.graph, graph)))
 
 
 def prefill(program: Program, length: int) -> Program:

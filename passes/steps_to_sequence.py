@@ -17,6 +17,7 @@ from autoconvert.analysis.masks import Mask, recognise_mask
 from autoconvert.analysis.recurrences import Region, find_recurrences, is_size
 from autoconvert.analysis.sequence_axis import check_separate
 from autoconvert.errors import Refused
+from autoconvert.graph_module import graph_module
 from autoconvert.program import Program
 from autoconvert.recurrences.recurrence import Recurrence
 from autoconvert.rewriting import (
@@ -94,7 +95,7 @@ def _one_text_at_a_time(program: Program, inputs: dict[str, fx.Node]) -> Program
             texts[node].meta = {**node.meta, "val": steps.reshape(1, -1)}
     shared = [graph.node_copy(node) for node in weights]
     moving = [emit(graph, aten.reshape.default, texts[node], [-1, 1], like=node) for node in per_step]
-    whole = fx.GraphModule(owner, graph)
+    whole = graph_module(owner, graph)
     whole.add_submodule(
         "step", Recurrence(step, [s.shape for s in program.states], [1] * len(moving) + [0] * len(shared))
     )
@@ -168,7 +169,7 @@ def _single(owner: fx.GraphModule, inputs: list[fx.Node], outputs: list[fx.Node]
             continue
         copies[node] = concrete(node.meta["val"], 1) if is_size(node) else graph.node_copy(node, copies.__getitem__)
     graph.output(tuple(copies[node] for node in outputs))
-    return fx.GraphModule(owner, graph)
+    return graph_module(owner, graph)
 
 
 def _between(inputs: list[fx.Node], outputs: list[fx.Node]) -> set[fx.Node]:

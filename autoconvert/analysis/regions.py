@@ -4,6 +4,8 @@ from collections.abc import Iterable
 
 from torch import fx
 
+from autoconvert.graph_module import graph_module
+
 
 def ancestors(nodes: Iterable[fx.Node]) -> set[fx.Node]:
     """The nodes themselves and everything they are computed from."""
@@ -26,4 +28,4 @@ def extract(owner: fx.GraphModule, outputs: list[fx.Node]) -> fx.GraphModule:
         if node in needed:
             copies[node] = graph.node_copy(node, lambda n: copies[n])
     graph.output(tuple(copies[node] for node in outputs))
-    return fx.GraphModule(owner, graph)
+    return graph_module(owner, graph)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, fx
 
 from autoconvert.errors import CheckFailed
+from autoconvert.graph_module import graph_module
 from autoconvert.matching import Match
 from autoconvert.ops.attention import HIDES
 from autoconvert.rewriting import concrete, source_line, structure
@@ -29,7 +30,7 @@ class RegionCheck:
         region = match.region
         key = f"{match.pattern.name} {match.scalars} {_structure(region, match)}"
         if key not in self._seen:
-            self._seen[key] = self._execute(fx.GraphModule(graph, _extract(region, match)), replacement, match)
+            self._seen[key] = self._execute(graph_module(graph, _extract(region, match)), replacement, match)
             self.executed += 1
         self.errors[match.output.name] = self._seen[key]
 

@@ -16,6 +16,7 @@ from torch.fx.graph import CodeGen
 from torch.utils._sympy.value_ranges import ValueRanges, bound_sympy
 
 from autoconvert.errors import Inseparable, Refused
+from autoconvert.graph_module import graph_module
 from autoconvert.program import Program, Weight
 from autoconvert.rewriting import concrete, shape, where
 from autoconvert.source.experts import experts_as_pairs
@@ -74,7 +75,7 @@ def program_of(exported: ExportedProgram, outputs: Sequence[str], lengths: Seque
     output = graph.output_node()
     output.args = (dict(zip(outputs, output.args[0], strict=True)),)
     graph.set_codegen(CodeGen())
-    return Program(fx.GraphModule(root, graph), weights)
+    return Program(graph_module(root, graph), weights)
 
 
 def _refuse_mutation(exported: ExportedProgram) -> None:

@@ -23,8 +23,9 @@ _CONTEXTS = {
 def functional(exported: ExportedProgram) -> ExportedProgram:
     """The same program as one graph of operations that write nothing."""
     _inline_contexts(exported.graph_module)
-    if not any(map(_has_a_body, exported.graph.nodes)) and without_writes(exported.graph):
-        exported.graph_module.recompile()
+    is_functional = not any(map(_has_a_body, exported.graph.nodes)) and without_writes(exported.graph)
+    exported.graph_module.recompile()
+    if is_functional:
         return exported
     return exported.run_decompositions({})
 
@@ -46,7 +47,6 @@ def _inline_contexts(module: fx.GraphModule) -> None:
             module.graph.erase_node(user)
         module.graph.erase_node(node)
     module.graph.eliminate_dead_code()
-    module.recompile()
 
 
 def _has_a_body(node: fx.Node) -> bool:
