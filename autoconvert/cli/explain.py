@@ -1,5 +1,7 @@
 """`autoconvert explain MODEL`: which blocks were recognised, which were not, and why."""
 
+import shlex
+from itertools import chain, count
 from pathlib import Path
 from typing import Annotated
 
@@ -71,10 +73,15 @@ def explain(
             )
             explanation = explain_model(source, settings, known)
         console = Console(highlight=False)
-        again = asked(model, revision=revision, trust_remote_code=trust_remote_code)
-        for line in explained_model(explanation, again):
+        again = asked(model, revision=revision, trust_remote_code=trust_remote_code, patterns=patterns)
+        for line in explained_model(explanation, again, shlex.quote(str(scaffold or _unused_name()))):
             console.print(line, soft_wrap=True)
         if scaffold is not None:
             console.print(Text(f"wrote {write_scaffold(explanation, scaffold)}"), soft_wrap=True)
         if explanation.refusal is not None:
             raise typer.Exit(explanation.refusal.exit_code)
+
+
+def _unused_name() -> str:
+    names = chain(("blocks.py",), (f"blocks_{number}.py" for number in count(2)))
+    return next(name for name in names if not Path(name).exists())

@@ -11,8 +11,11 @@ _KINDS = {"unknown": "unknown block"}
 _NONE = "no pattern has an operation in common with it"
 
 
-def explained_model(explanation: Explanation, model: str) -> Iterator[Text]:
-    """The lines about a model, `model` as a command line names it; each is one line however wide the terminal is."""
+def explained_model(explanation: Explanation, model: str, file: str = "blocks.py") -> Iterator[Text]:
+    """The lines about a model, each one line however wide the terminal is.
+
+    `model` is as a command line names it, with the patterns that were looked for; `file` could hold the next one.
+    """
     verdict = "covered" if explanation.missing is None else "refused"
     style = "green" if explanation.missing is None else "bold red"
     yield Text.assemble(
@@ -32,8 +35,8 @@ def explained_model(explanation: Explanation, model: str) -> Iterator[Text]:
         yield from _missing(explanation.missing)
     if explanation.region is not None:
         yield from _section("Next")
-        yield Text(f"  autoconvert explain {model} --scaffold blocks.py   writes the beginning of a pattern for it")
-        yield Text(f"  autoconvert explain {model} --patterns blocks.py   says what became of it, once it is finished")
+        yield Text(f"  autoconvert explain {model} --scaffold {file}   writes the beginning of a pattern for it")
+        yield Text(f"  autoconvert explain {model} --patterns {file}   says what became of it, once it is finished")
 
 
 def _section(title: str) -> Iterator[Text]:
