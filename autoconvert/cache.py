@@ -16,9 +16,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 import platformdirs
-import torch
-from torch import Tensor, nn
+from torch import nn
 
+from autoconvert.analysis.constants import content
 from autoconvert.compiled import Compiled
 from autoconvert.library import Library, digests
 from autoconvert.output import whole_file
@@ -118,13 +118,9 @@ def _parameters(module: nn.Module) -> list[tuple[object, ...]]:
 def _buffers(module: nn.Module) -> list[tuple[object, ...]]:
     """Names, types, shapes and values: buffers are constants of the graph, wherever they came from."""
     return [
-        (name, str(buffer.dtype), *buffer.shape, hashlib.sha256(_bytes(buffer)).hexdigest())
+        (name, str(buffer.dtype), *buffer.shape, hashlib.sha256(content(buffer)).hexdigest())
         for name, buffer in module.named_buffers()
     ]
-
-
-def _bytes(tensor: Tensor) -> memoryview:
-    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def _files_of_classes(module: nn.Module) -> Iterator[Path]:

@@ -27,7 +27,7 @@ from autoconvert.tracing.one_step import OFFSET
 
 # A near miss that is no part of anything that looks like a block is told from this share of its operations on.
 _SHARE = 0.5
-# What a pattern of so few operations says of a block of another kind is chance.
+# So many operations in common with a block of another kind are chance.
 _CHANCE = 2
 _AROUND = 2
 
@@ -217,7 +217,7 @@ class _Search:
             return is_kind, is_here, miss.matched / miss.of, miss.node == block.output.name
 
         near = [
-            miss for miss in self._near(block) if miss.of > _CHANCE or block.kind in self._patterns[miss.pattern].block
+            miss for miss in self._near(block) if miss.matched > _CHANCE or block.kind in self._patterns[miss.pattern].block
         ]
         best = sorted(near, key=nearness, reverse=True)[:1]
         parts = [miss for miss in near if miss.is_declined and miss.pattern not in {each.pattern for each in best}]

@@ -1,7 +1,7 @@
 """Matching: where in a graph does a pattern stand, and if it nearly does, what is different."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from autoconvert.analysis.constants import constant
 from autoconvert.ops.semantic import NAMESPACE, OUTSIDE
 from autoconvert.pattern import Pattern
 from autoconvert.program import NearMiss
@@ -30,12 +31,13 @@ _COMMUTATIVE = {
 
 @dataclass(frozen=True)
 class Match:
-    """A pattern found: what its parameters are in the model, and the value that it computes."""
+    """A pattern found: what its parameters are in the model, which are `constants`, and the value that it computes."""
 
     pattern: Pattern
     output: fx.Node
     bound: dict[str, fx.Node]
     scalars: dict[str, float]
+    constants: dict[str, Tensor]
 
     @property
     def region(self) -> list[fx.Node]:
@@ -77,10 +79,14 @@ class _Miss:
 
 
 class Matcher:
-    """Matches one normalised pattern graph; keeps the nearest miss of each attempt."""
+    """Matches one normalised pattern graph; keeps the nearest miss of each attempt.
 
-    def __init__(self, pattern: Pattern, graph: fx.Graph) -> None:
+    `known` says which values of the model are numbers that its guard may look at.
+    """
+
+    def __init__(self, pattern: Pattern, graph: fx.Graph, known: Callable[[fx.Node], Tensor | None] = constant) -> None:
         self._pattern = pattern
+        self._known = known
         self._output: fx.Node = next(iter(reversed(graph.nodes))).args[0]
         self._operations = sum(node.op == "call_function" for node in graph.nodes)
         self._deepest = _Miss()
@@ -116,9 +122,10 @@ class Matcher:
 
     def _accepted(self, node: fx.Node, binding: _Binding) -> Match | str:
         bound = {str(p.target): m for p, m in binding.nodes.items() if p.op == "placeholder"}
-        values = {name: m.meta["val"] for name, m in bound.items()}
+        constants = {name: value for name, m in bound.items() if (value := self._known(m)) is not None}
+        values = {name: m.meta["val"] for name, m in bound.items()} | constants
         declined = self._pattern.ask({**values, **binding.scalars})
-        return declined if declined else Match(self._pattern, node, bound, binding.scalars)
+        return declined if declined else Match(self._pattern, node, bound, binding.scalars, constants)
 
     def _unify(self, p: fx.Node, m: Any, binding: _Binding) -> Iterator[_Binding]:
         if p in binding.nodes:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from autoconvert.errors import InputError
 from autoconvert.ops.semantic import Operation
@@ -29,9 +29,9 @@ class Pattern:
     Parameters annotated `Tensor` bind any value of the graph; those annotated `float` capture a number that
     must stand in the graph as it is. `example` has an entry for every parameter: for a tensor its sizes, or a tensor
     where random numbers would not do; for a number the number. Its sizes are distinct: a size of the example stands
-    for one size of the model wherever it occurs, and 1 for any. `guard` gets what was bound, by name (tensors as fake
-    tensors), and returns why it declines, or None. `operations` are those that `becomes` calls and the project does
-    not have.
+    for one size of the model wherever it occurs, and 1 for any. `guard` gets what was bound, by name, and
+    returns why it declines, or None: tensors are fake tensors, but constants of the model have their numbers, which
+    `same` compares. `operations` are those that `becomes` calls and the project does not have.
     """
 
     name: str
@@ -133,6 +133,12 @@ class Pattern:
                 "a tensor of its own stands in the traced function.",
                 hint="Make it a parameter annotated `Tensor`, or use a number.",
             )
+
+
+def same(bound: Tensor, expected: Tensor) -> bool:
+    """Whether what a guard got is a constant of the model, and has the numbers that are `expected`."""
+    is_constant = not isinstance(bound, FakeTensor)
+    return is_constant and bound.shape == expected.shape and torch.equal(bound.to(expected.dtype), expected)
 
 
 def _place(function: Callable[..., Any]) -> str:

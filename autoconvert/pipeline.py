@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from autoconvert.analysis.axis_rules import axes
+from autoconvert.analysis.binding_times import Time, binding_times
 from autoconvert.errors import Inseparable, Refused
 from autoconvert.graph_module import code_when_called
 from autoconvert.memory import collecting_later
@@ -22,7 +24,7 @@ from autoconvert.passes.specialise import decode, prefill
 from autoconvert.passes.steps_to_sequence import steps_to_sequence
 from autoconvert.passes.write_out import write_out
 from autoconvert.pattern import Pattern, operations_of
-from autoconvert.program import Program
+from autoconvert.program import NearMiss, Program
 from autoconvert.report.progress import Silent, Timeline
 from autoconvert.tracing.one_step import trace_one_step
 from autoconvert.tracing.past import Past, past_of
@@ -175,7 +177,15 @@ def run_passes(
 
 
 def _with_near_misses(refusal: Refused, program: Program) -> Refused:
-    nearest = "\n".join(f"Nearest: {miss}" for miss in program.recognition.nearest(1))
+    times = binding_times(program.graph.graph)
+    pairs = {node.name for node, time in times.items() if time is Time.TOKEN and len(axes(node)) > 1}
+
+    def is_near(miss: NearMiss) -> bool:
+        """What stands around a value of tokens for every two positions has such values itself."""
+        return refusal.at not in pairs or not pairs.isdisjoint((miss.node, *miss.covered))
+
+    misses = [miss for miss in program.recognition.nearest() if is_near(miss)]
+    nearest = "\n".join(f"Nearest: {miss}" for miss in misses[:1])
     hint = "\n".join(filter(None, (refusal.hint, nearest)))
     return type(refusal)(refusal.message, hint=hint, shorter=refusal.shorter, at=refusal.at)
 

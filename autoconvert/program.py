@@ -97,10 +97,10 @@ class Recognition:
     near_misses: tuple[NearMiss, ...] = ()
     found: tuple[Recognised, ...] = ()
 
-    def nearest(self, most: int) -> list[NearMiss]:
+    def nearest(self) -> list[NearMiss]:
         """The near misses that came closest, each pattern and reason once; what a guard declined had all operations."""
         ranked = sorted(self.near_misses, key=lambda miss: (miss.is_declined, miss.matched / miss.of), reverse=True)
-        return list({(miss.pattern, miss.matched): miss for miss in reversed(ranked)}.values())[::-1][:most]
+        return list({(miss.pattern, miss.matched): miss for miss in reversed(ranked)}.values())[::-1]
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,15 @@
 """A scaffold: the beginning of a pattern file, written from a part of a model's graph that no pattern recognised."""
 
-import re
-from collections.abc import Callable
-from itertools import repeat
+from collections.abc import Callable, Iterable
+from itertools import product, repeat
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import fx
+from torch import Tensor, fx
 
+from autoconvert.analysis.constants import constant
 from autoconvert.analysis.plain_blocks import PlainBlock
 from autoconvert.dump.naming import identifier
 from autoconvert.dump.places import place_of
@@ -19,13 +19,15 @@ from autoconvert.matching import Match, Matcher
 from autoconvert.passes.normalise import normalise
 from autoconvert.pattern import Pattern
 from autoconvert.program import Program
-from autoconvert.rewriting import concrete, overload, shape
+from autoconvert.rewriting import concrete, operation_name, overload, shape
 
 aten = torch.ops.aten
 
 _INFIX = {aten.add.Tensor: "+", aten.sub.Tensor: "-", aten.mul.Tensor: "*", aten.div.Tensor: "/"}
 # Where a slice without an end ends.
 _END = 2**63 - 1
+_READABLE = 256
+_OF_THE_LAST_AXIS = {"norm", "rotary"}
 _NO_PARAMETERS = {0.0, 1.0, -1.0, 2.0, 0.5}
 _FILE = '''"""The {block} at {place}, in the form that autoconvert recognises."""
 
@@ -34,10 +36,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from autoconvert import ops
-from autoconvert.pattern import Pattern
+from autoconvert.pattern import {imported}
 
 
-def matches({parameters}) -> Tensor:
+{constants}def matches({parameters}) -> Tensor:
 {statements}
     return {result}
 
@@ -55,10 +57,19 @@ PATTERNS = (
         becomes=becomes,
         example={{
             {example},
-        }},
+        }},{guard}
     ),
 )
 '''
+_CONSTANTS = """# What the model has here, which decides what the block is.
+CONSTANTS = {{
+    {entries},
+}}
+
+
+"""
+_GUARD = """
+        guard=lambda **has: None if all(same(has[n], c) for n, c in CONSTANTS.items()) else "has other constants","""
 
 
 def write_scaffold(explanation: Explanation, path: Path) -> Path:
@@ -88,14 +99,20 @@ def scaffold(block: PlainBlock, program: Program, place: str) -> str:
     Raises:
         InputError: no code that matches the block could be written.
     """
-    for function in (_readable, _literal):
-        text = _Writer(block, program, function).file(place)
+    for rank, function in product(_ranks(block), (_readable, _literal)):
+        text = _Writer(block, program, function, rank).file(place)
         if _finds(text, block):
             return text
     raise InputError(
         f"No pattern could be written for {place}: its operations are not those of a function of single values.",
         hint="Write one by hand; docs/patterns.md shows how.",
     )
+
+
+def _ranks(block: PlainBlock) -> Iterable[int]:
+    """How many axes parameters may have, fewest first where axes in front do not matter."""
+    largest = max((len(shape(node)) for node in block.inputs), default=0)
+    return range(1, largest + 1) if block.kind in _OF_THE_LAST_AXIS else (largest,)
 
 
 def _finds(text: str, block: PlainBlock) -> bool:
@@ -112,8 +129,9 @@ def _finds(text: str, block: PlainBlock) -> bool:
 
 
 class _Writer:
-    def __init__(self, block: PlainBlock, program: Program, function: Callable[[fx.Node], str]) -> None:
+    def __init__(self, block: PlainBlock, program: Program, function: Callable[[fx.Node], str], rank: int) -> None:
         self._block = block
+        self._rank = rank
         self._function = function
         sizes = {size for node in (*block.inputs, *block.nodes) for size in shape(node) if isinstance(size, int)}
         self._length = next(number for number in range(5, 1000, 2) if number not in sizes)
@@ -135,20 +153,29 @@ class _Writer:
         statements = []
         for node in self._block.nodes:
             code = self._call(node)
-            self._name(node, identifier(re.sub(r"_\d+$", "", node.name)))
+            self._name(node, identifier(operation_name(node).partition(".")[0]))
             statements.append(f"    {self._names[node]} = {code}")
         inputs = self._block.inputs
         names = [self._names[node] for node in inputs]
-        example = [f'"{self._names[node]}": {self._example(node)}' for node in inputs]
+        constants = {self._names[node]: value for node in inputs if (value := _small_constant(node)) is not None}
+        entries = [f'"{name}": torch.tensor({value.tolist()})' for name, value in constants.items()]
+        example = [
+            f'"{self._names[node]}": {self._example(node)}' for node in inputs if self._names[node] not in constants
+        ]
         example += [f'"{name}": {value!r}' for name, value in self._numbers.items()]
+        values = [name for name in names if name not in constants]
+        example += ["**CONSTANTS"] if constants else []
         return _FILE.format(
             block=self._block.kind,
             place=place,
+            imported="Pattern, same" if constants else "Pattern",
+            constants=_CONSTANTS.format(entries=",\n    ".join(entries)) if constants else "",
+            guard=_GUARD if constants else "",
             name=f"{self._block.kind}.mine",
             parameters=", ".join([f"{name}: Tensor" for name in names] + [f"{name}: float" for name in self._numbers]),
             statements="\n".join(statements),
             result=self._names[self._block.output],
-            becomes=f"    {_proposal(self._block.kind, names, list(self._numbers))}",
+            becomes=f"    {_proposal(self._block.kind, values, list(self._numbers))}",
             example=",\n            ".join(example),
         )
 
@@ -160,7 +187,7 @@ class _Writer:
         return f"torch.zeros({sizes}, dtype={value.dtype})"
 
     def _sizes(self, node: fx.Node) -> tuple[int, ...]:
-        return tuple(concrete(size, self._length) for size in shape(node))
+        return tuple(concrete(size, self._length) for size in shape(node)[-self._rank :])
 
     def _call(self, node: fx.Node) -> str:
         schema = overload(node)._schema if hasattr(node.target, "_schema") else None
@@ -249,6 +276,9 @@ def _role(node: fx.Node, block: PlainBlock, program: Program) -> str:
         path = (sources[0] if sources else str(weight.target)).split(".")
         own = path[-1] if path[-1] not in ("weight", "bias") or len(path) < 2 or block.kind == "norm" else path[-2]
         return identifier(f"{own}_bias" if path[-1] == "bias" and own != "bias" else own)
+    value = constant(node)
+    if value is not None:
+        return "table" if value.is_floating_point() else "index"
     length = sum(isinstance(size, torch.SymInt) for size in shape(node))
     if block.kind == "attention":
         products = [n for n in block.nodes if node in n.all_input_nodes and n.target in (aten.matmul.default,)]
@@ -258,6 +288,12 @@ def _role(node: fx.Node, block: PlainBlock, program: Program) -> str:
     made = [n.target for n in _chain(node)]
     names = {aten.cos.default: "cos", aten.sin.default: "sin"}
     return next((name for operation, name in names.items() if operation in made), "x")
+
+
+def _small_constant(node: fx.Node) -> Tensor | None:
+    """What a person can read in a file."""
+    value = constant(node)
+    return value if value is not None and value.numel() <= _READABLE else None
 
 
 def _chain(node: fx.Node) -> list[fx.Node]:

@@ -52,7 +52,7 @@ def check(
     if inputs:
         assert isinstance(module, nn.Module), "a block is a module"
         recognition = _check_block(module.eval(), inputs, (*tried, *PATTERNS))
-        found, nearest = recognition.patterns, [str(miss) for miss in recognition.nearest(1)]
+        found, nearest = recognition.patterns, [str(miss) for miss in recognition.nearest()[:1]]
     else:
         found, nearest = _check_model(module, tried, options), []
     count = found.get(pattern.name, 0)
@@ -71,7 +71,8 @@ def _check_model(
 
 
 def _check_block(module: nn.Module, inputs: Sequence[Tensor], patterns: Sequence[Pattern]) -> Recognition:
-    parameters = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    buffers = dict(module.named_buffers())
+    parameters = {**dict(module.named_parameters()), **buffers}
     # Names of a module have dots, those of arguments have none.
     names = {name: f"weight_{index}" for index, name in enumerate(parameters)}
     given = {f"x{index}": value for index, value in enumerate(inputs)}
@@ -82,7 +83,7 @@ def _check_block(module: nn.Module, inputs: Sequence[Tensor], patterns: Sequence
         result: Tensor = torch.func.functional_call(module, own, tuple(values[name] for name in given))
         return result
 
-    program = recognise(Program(normalised(run, values)), patterns, RegionCheck())
+    program = recognise(Program(normalised(run, values, [names[name] for name in buffers])), patterns, RegionCheck())
     program = write_out(program, operations_of(patterns))
     with torch.no_grad():
         expected = module(*inputs)

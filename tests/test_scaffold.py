@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from autoconvert.errors import InputError
@@ -49,6 +50,40 @@ def test_a_part_is_written_as_people_write_it_with_the_sizes_of_parameters(tmp_p
     path = write_scaffold(explanation_of(Decoder(attend=_turned_backwards)), tmp_path / "blocks.py")
     assert re.search(r"= x\[\.\.\., :(cos|sin)\.shape\[-1\]\]", path.read_text())
     assert "torch.ops" not in path.read_text()
+
+
+def _turned_by_tables(decoder: Decoder, x: Tensor) -> Tensor:
+    """Queries have an axis more than keys."""
+    query, key, value = decoder.heads(x)
+    places, signs = torch.tensor([2, 3, 0, 1]), torch.tensor([-1.0, -1.0, 1.0, 1.0])
+    angles = torch.arange(x.shape[1])[:, None] * torch.tensor([1.0, 0.1, 1.0, 0.1])
+
+    def turned(x: Tensor) -> Tensor:
+        return x * angles.cos() + x[..., places] * signs * angles.sin()
+
+    query = turned(query[None])[0]
+    return merged(F.scaled_dot_product_attention(query, turned(key), value, is_causal=True))
+
+
+def test_a_scaffold_has_the_models_tables_and_matches_with_more_axes(tmp_path: Path) -> None:
+    decoder = Decoder(attend=_turned_by_tables)
+    path = write_scaffold(explanation_of(decoder), tmp_path / "blocks.py")
+    assert '"index": torch.tensor([2, 3, 0, 1])' in path.read_text()
+    program = rewrite(decoder, patterns=(*load_file(path).patterns, *PATTERNS))
+    assert program.recognition.patterns["rotary.mine"] == 2
+
+
+def test_a_scaffold_does_not_match_with_other_tables(tmp_path: Path) -> None:
+    path = write_scaffold(explanation_of(Decoder(attend=_turned_by_tables)), tmp_path / "blocks.py")
+    text = path.read_text()
+    path.write_text(
+        text.replace("[2, 3, 0, 1]", "[3, 2, 1, 0]").replace(
+            "ops.rotary(x, cos, sin)", "matches(x, cos, index, table, sin)"
+        )
+    )
+    program = rewrite(Decoder(attend=_turned_by_tables), patterns=(*load_file(path).patterns, *PATTERNS))
+    assert "rotary.mine" not in program.recognition.patterns
+    assert any("has other constants" in str(miss) for miss in program.recognition.near_misses)
 
 
 def test_a_finished_norm_is_recognised(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from autoconvert import ops
 from autoconvert.errors import CheckFailed, InputError
-from autoconvert.pattern import Pattern
+from autoconvert.pattern import Pattern, same
 from autoconvert.testing import check
 from tests.models import WIDTH, Decoder
 
@@ -34,6 +34,34 @@ class Norm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return norm(x, self.gain, self.root)
+
+
+def _order(width: int) -> Tensor:
+    return torch.arange(width).flip(0)
+
+
+def _ordered(x: Tensor, table: Tensor) -> Tensor:
+    return torch.index_select(x, -1, table).relu()
+
+
+BACKWARDS = Pattern(
+    "flip.by_table",
+    "flip",
+    _ordered,
+    lambda x, table: x.flip(-1).relu(),
+    {"x": (1, 5, 14), "table": _order(14)},
+    lambda x, table: None if same(table, _order(x.shape[-1])) else "is another order",
+)
+
+
+class Ordered(nn.Module):
+    def __init__(self, order: list[int]) -> None:
+        super().__init__()
+        self.register_buffer("order", torch.tensor(order))
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert isinstance(self.order, Tensor)
+        return x[..., self.order].relu()
 
 
 def test_a_pattern_is_checked_in_a_block_and_in_the_runtime() -> None:
@@ -84,3 +112,21 @@ def test_a_replacement_that_does_not_fit_where_it_matched_is_said_with_its_place
     fixed = replace(NORM, guard=lambda **_: None, becomes=lambda x, gain, root: ops.rms_norm(x, gain[:14], 1e-24))
     with pytest.raises(InputError, match=r"`becomes` cannot be run (on sizes|where it matched)"):
         check(fixed, Norm(32, 32**0.5), torch.randn(1, 7, 32))
+
+
+def test_a_guard_sees_the_numbers_of_a_modules_table() -> None:
+    x = torch.randn(1, 7, 4)
+    assert check(BACKWARDS, Ordered([3, 2, 1, 0]), x) == 1
+    with pytest.raises(CheckFailed, match="matched 0 times") as failure:
+        check(BACKWARDS, Ordered([3, 1, 2, 0]), x)
+    assert "is another order" in failure.value.hint
+
+
+def test_a_table_that_no_guard_asks_for_is_found_at_other_sizes_and_in_place() -> None:
+    careless = replace(BACKWARDS, guard=lambda x, table: None)
+    with pytest.raises(InputError, match="`becomes` gives other numbers than `matches` on sizes 2 times"):
+        check(careless)
+    at_one_size = replace(BACKWARDS, guard=lambda x, table: "too wide" if x.shape[-1] == 28 else None)
+    assert check(at_one_size, Ordered([3, 2, 1, 0]), torch.randn(1, 7, 4)) == 1
+    with pytest.raises(CheckFailed, match="gives other numbers than what it replaces"):
+        check(at_one_size, Ordered([3, 1, 2, 0]), torch.randn(1, 7, 4))

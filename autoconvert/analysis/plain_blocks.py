@@ -6,7 +6,7 @@ embedding, and what compares all positions with all is attention.
 """
 
 import operator
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -21,17 +21,21 @@ from autoconvert.rewriting import is_symbolic, shape
 
 aten = torch.ops.aten
 
-_STATISTICS = {
-    aten.mean.dim,
-    aten.sum.dim_IntList,
-    aten.var.correction,
+_ROOTS = {
+    aten.sqrt.default,
+    aten.rsqrt.default,
     aten.std.correction,
+    aten.std_mean.dim,
+    aten.std_mean.correction,
     aten.linalg_vector_norm.default,
     aten.norm.ScalarOpt_dim,
 }
-_ROOTS = {aten.sqrt.default, aten.rsqrt.default, aten.std.correction, *(op for op in _STATISTICS if "norm" in str(op))}
 _POWERS = {aten.pow.Tensor_Scalar}
 _PRODUCTS = {aten.linear.default, aten.matmul.default, aten.mm.default, aten.bmm.default, aten.addmm.default}
+# Products of channels where the kernel has one entry.
+_CONVOLUTIONS = {aten.conv1d.default, aten.convolution.default}
+_LOOKUPS = {aten.index.Tensor, aten.index_select.default, aten.gather.default}
+_JOINS = {aten.mul.Tensor, aten.div.Tensor, aten.glu.default}
 _SCALES = {aten.mul.Tensor, aten.add.Tensor, aten.div.Tensor, aten.sub.Tensor}
 # Operations that move entries and change none.
 _MOVES = {
@@ -187,7 +191,7 @@ def _norms(flow: _Flow) -> Iterator[PlainBlock]:
     scaled: dict[fx.Node, list[fx.Node]] = {}
     for node in flow.nodes:
         operands = flow.operands(node)
-        if _is_statistic(node):
+        if _is_statistic(flow, node):
             narrow.add(node)
         elif operands and (_is_pointwise(node) or node.target in _MOVES):
             inside = [operand for operand in operands if operand in narrow]
@@ -202,7 +206,7 @@ def _norms(flow: _Flow) -> Iterator[PlainBlock]:
         nodes = flow.between(entry, node) if entry is not None else []
         output = _with_weights(flow, node)
         has_root = any(map(_is_root, statistics))
-        if nodes and all(_is_simple(n) or _is_statistic(n) for n in nodes) and (has_root or output is not node):
+        if nodes and all(_is_simple(n) or _is_statistic(flow, n) for n in nodes) and (has_root or output is not node):
             yield PlainBlock("norm", (*nodes, *_way(node, output)), output)
 
 
@@ -229,41 +233,49 @@ def _way(first: fx.Node, last: fx.Node) -> list[fx.Node]:
 
 
 def _feed_forwards(flow: _Flow) -> Iterator[PlainBlock]:
-    """A product of two projections of one value, projected again."""
-    found: dict[fx.Node, fx.Node] = {}
-    for node in flow.nodes:
-        if node.target is not aten.mul.Tensor or len(flow.operands(node)) != 2:
+    """A product of two projections of one value, or of two parts of one projection, projected again."""
+    for output in flow.nodes:
+        if _is_projection(flow, output):
+            inner, projections = _inner(flow, output)
+            if _is_gated(flow, inner, projections):
+                nodes = sorted({*inner, *projections, output}, key=flow.order.__getitem__)
+                yield PlainBlock("feed_forward", tuple(nodes), output)
+
+
+def _inner(flow: _Flow, output: fx.Node) -> tuple[list[fx.Node], list[fx.Node]]:
+    """What `output` projects, entry by entry, back to the values that are not computed so."""
+    inner: dict[fx.Node, None] = {}
+    ends: dict[fx.Node, None] = {}
+    pending = flow.operands(output)
+    while pending:
+        node = pending.pop()
+        if node in inner:
             continue
-        entry, output = flow.entry(node), _next_product(flow, node)
-        if entry is not None and output is not None and _is_gated(flow, node, entry):
-            found[output] = entry
-    for output, entry in found.items():
-        yield PlainBlock("feed_forward", tuple(flow.between(entry, output)), output)
+        if _is_simple(node) or node.target is aten.glu.default:
+            inner[node] = None
+            pending.extend(flow.operands(node))
+        else:
+            ends[node] = None
+    return list(inner), list(ends)
 
 
-def _is_gated(flow: _Flow, node: fx.Node, entry: fx.Node) -> bool:
-    nodes = flow.between(entry, node)
-    products = [n for n in nodes if _is_projection(flow, n)]
-    rest = [n for n in nodes if n not in products]
-    two = len(products) > 1 or (len(products) == 1 and any(n.target in _CUTS for n in rest))
-    return two and all(map(_is_simple, rest)) and all(flow.operands(n) == [entry] for n in products)
-
-
-def _next_product(flow: _Flow, node: fx.Node) -> fx.Node | None:
-    """The projection of `node`, entry by entry changed on the way."""
-    while True:
-        users = flow.users(node)
-        if len(users) != 1:
-            return None
-        if _is_projection(flow, users[0]):
-            return users[0]
-        if not _is_simple(users[0]) or len(flow.operands(users[0])) != 1:
-            return None
-        (node,) = users
+def _is_gated(flow: _Flow, inner: Iterable[fx.Node], projections: Sequence[fx.Node]) -> bool:
+    if not all(_is_projection(flow, node) for node in projections):
+        return False
+    sources = {operand for node in projections for operand in flow.operands(node)}
+    is_joined = any(n.target is aten.glu.default or (n.target in _JOINS and len(flow.operands(n)) > 1) for n in inner)
+    are_two = len(projections) > 1 or any(n.target in _CUTS or n.target is aten.glu.default for n in inner)
+    return len(sources) == 1 and is_joined and are_two
 
 
 def _is_projection(flow: _Flow, node: fx.Node) -> bool:
-    return node.target in _PRODUCTS and len(flow.operands(node)) == 1
+    """A product of channels with a matrix that tokens do not decide."""
+    if len(flow.operands(node)) != 1:
+        return False
+    if node.target in _CONVOLUTIONS:
+        kernel = node.args[1]
+        return isinstance(kernel, fx.Node) and shape(kernel)[-1] == 1
+    return node.target in _PRODUCTS
 
 
 def _rotaries(flow: _Flow) -> Iterator[PlainBlock]:
@@ -309,17 +321,24 @@ def _joined(flow: _Flow, node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
         operands = flow.operands(node)
         if len(operands) > 1:
             entry = flow.entry(node)
-            if entry is None or not all(map(_is_simple, flow.between(entry, node))):
+            if entry is None or not all(_is_placed(flow, n) for n in flow.between(entry, node)):
                 return region
             if region is not None and entry is not region[0]:
                 return region
             region = (entry, node)
         elif region is not None and node.target not in _MOVES:
             return region
-        users = [user for user in flow.users(node) if _is_simple(user)]
+        users = [user for user in flow.users(node) if _is_placed(flow, user)]
         if len(users) != 1 or len(flow.users(node)) != 1:
             return region
         (node,) = users
+
+
+def _is_placed(flow: _Flow, node: fx.Node) -> bool:
+    """Entry by entry, or with entries moved by a lookup or a product of what neither tokens nor weights decide."""
+    others = [n for n in node.all_input_nodes if not flow.is_token(n)]
+    are_known = all(flow.times[n] in (Time.CONSTANT, Time.POSITION) for n in others)
+    return _is_simple(node) or (node.target in _LOOKUPS | _PRODUCTS and are_known and len(flow.operands(node)) == 1)
 
 
 def _attentions(flow: _Flow) -> Iterator[PlainBlock]:
@@ -360,13 +379,18 @@ def _is_simple(node: fx.Node) -> bool:
     return _is_pointwise(node) or node.target in _MOVES
 
 
-def _is_statistic(node: fx.Node) -> bool:
-    """Over the last axis alone."""
-    if node.target not in _STATISTICS:
+def _is_statistic(flow: _Flow, node: fx.Node) -> bool:
+    """Numbers about the last axis alone, which has gone or is one: sums, products with itself, with constants."""
+    if _is_simple(node) or any(flow.times[n] is Time.WEIGHT for n in node.all_input_nodes):
         return False
-    source = node.all_input_nodes[0]
-    kept, whole = shape(node), shape(source)
-    return [str(n) for n in kept if n != 1] == [str(n) for n in whole[:-1] if n != 1] and whole[-1] != 1
+    whole = shape(flow.operands(node)[0]) if flow.operands(node) else ()
+    values = node.meta["val"] if isinstance(node.meta["val"], list | tuple) else [node.meta["val"]]
+    return whole[-1:] != (1,) and all(_sizes(value.shape) == _sizes(whole[:-1]) for value in values)
+
+
+def _sizes(sizes: Iterable[Any]) -> list[str]:
+    """The sizes that are not one."""
+    return [str(size) for size in sizes if size != 1]
 
 
 def _is_root(node: fx.Node) -> bool:

@@ -3,7 +3,7 @@
 import inspect
 import traceback
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from autoconvert.passes.normalise import normalise
 from autoconvert.passes.write_out import write_out
 from autoconvert.pattern import Pattern
 from autoconvert.program import NearMiss, Program
-from autoconvert.rewriting import traced
+from autoconvert.rewriting import replace, traced
 
 _OWN = "the example"
 
@@ -59,17 +59,32 @@ def check_other_sizes(pattern: Pattern, times: int = 2) -> None:
 
 def matches_in(pattern: Pattern, function: Callable[..., Tensor], values: Values) -> list[Match | NearMiss]:
     """What the pattern says to each place of `function`, called with `values`, where it could end."""
-    matcher = Matcher(pattern, normalise(pattern.graph).graph)
+    given = {name: value for name, value in pattern.example.items() if isinstance(value, Tensor)}
+    matcher = Matcher(pattern, normalise(pattern.graph).graph, lambda node: given.get(str(node.target)))
     graph = normalised(function, values)
     return [matcher.match(node) for node in graph.graph.find_nodes(op="call_function", target=matcher.anchor)]
 
 
-def normalised(function: Callable[..., Tensor], values: Values) -> fx.GraphModule:
-    """`function` traced and normalised as a model is; numbers stand in it."""
+def normalised(function: Callable[..., Tensor], values: Values, constants: Collection[str] = ()) -> fx.GraphModule:
+    """`function` traced and normalised as a model is; numbers stand in it, and it holds what `constants` name."""
     numbers = {name: value for name, value in values.items() if not isinstance(value, Tensor)}
     with FakeTensorMode() as mode:
         fakes = {name: mode.from_tensor(value) for name, value in values.items() if isinstance(value, Tensor)}
-    return normalise(traced(lambda **bound: function(**bound, **numbers), fakes))
+    graph = traced(lambda **bound: function(**bound, **numbers), fakes)
+    for node in graph.graph.find_nodes(op="placeholder"):
+        if node.target in constants:
+            _hold(graph, node, values[str(node.target)])
+    return normalise(graph)
+
+
+def _hold(graph: fx.GraphModule, node: fx.Node, value: Tensor | float) -> None:
+    """What was an input is a constant of the graph."""
+    assert isinstance(value, Tensor)
+    graph.register_buffer(str(node.target), value)
+    with graph.graph.inserting_before(node):
+        constant = graph.graph.get_attr(str(node.target))
+    constant.meta = dict(node.meta)
+    replace(node, constant)
 
 
 def _check_form(pattern: Pattern) -> None:

@@ -1,8 +1,12 @@
-"""Checks a rewrite where it happens: the matched region and its replacement on the same random inputs."""
+"""Checks a rewrite where it happens: the matched region and its replacement on the same random inputs.
+
+Constants of the model are as they are.
+"""
 
 import torch
 from torch import Tensor, fx
 
+from autoconvert.analysis.constants import digest
 from autoconvert.errors import CheckFailed
 from autoconvert.graph_module import graph_module
 from autoconvert.matching import Match
@@ -28,7 +32,7 @@ class RegionCheck:
     def __call__(self, graph: fx.GraphModule, match: Match, replacement: fx.GraphModule) -> None:
         """Raises CheckFailed where the replacement gives other numbers than what it replaces."""
         region = match.region
-        key = f"{match.pattern.name} {match.scalars} {_structure(region, match)}"
+        key = f"{match.pattern.name} {match.scalars} {_constants(match)} {_structure(region, match)}"
         if key not in self._seen:
             self._seen[key] = self._execute(graph_module(graph, _extract(region, match)), replacement, match)
             self.executed += 1
@@ -39,7 +43,10 @@ class RegionCheck:
         # A number may pick an entry of any other value.
         sizes = [concrete(size, _LENGTH) for node in match.bound.values() for size in node.meta["val"].shape]
         below = min((size for size in sizes if size > 1), default=_LENGTH)
-        values = {node: _random(node.meta["val"], generator, below) for node in match.bound.values()}
+        values = {
+            node: match.constants.get(name, _random(node.meta["val"], generator, below))
+            for name, node in match.bound.items()
+        }
         inputs = {name: values[node] for name, node in match.bound.items()}
         with torch.no_grad():
             expected = region(*inputs.values())
@@ -73,6 +80,10 @@ def _with_hidden_alike(value: Tensor) -> Tensor:
 
 def _scale(expected: Tensor) -> float:
     return float(expected[expected.isfinite()].abs().max()) if expected.isfinite().any() else 1.0
+
+
+def _constants(match: Match) -> list[str]:
+    return [f"{name} {digest(value)}" for name, value in match.constants.items()]
 
 
 def _structure(region: list[fx.Node], match: Match) -> str:

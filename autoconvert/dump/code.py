@@ -10,8 +10,9 @@ from torch import Tensor, fx, nn
 from torch._ops import OpOverload
 
 from autoconvert import ops
+from autoconvert.analysis.constants import digest
 from autoconvert.dump.naming import identifier
-from autoconvert.dump.snapshot import Entry, Snapshot, arguments_of, digest, size_text, symbols_of
+from autoconvert.dump.snapshot import Entry, Snapshot, arguments_of, size_text, symbols_of
 from autoconvert.recurrences.recurrence import CarriedRecurrence, Recurrence
 from autoconvert.recurrences.running_sum import RunningSum
 from autoconvert.rewriting import shape

@@ -12,6 +12,7 @@ import sympy
 import torch
 from torch import Tensor, fx
 
+from autoconvert.analysis.constants import digest
 from autoconvert.analysis.multiply_adds import MultiplyAdds
 from autoconvert.dump.naming import Namer, operation_of
 from autoconvert.dump.places import Place, module_of, place_of
@@ -183,12 +184,6 @@ def dtype_text(dtype: torch.dtype) -> str:
     name = str(dtype).removeprefix("torch.")
     kind = name.rstrip("0123456789")
     return _DTYPES.get(kind, kind) + name[len(kind) :]
-
-
-def digest(value: Tensor) -> str:
-    """Short, and equal for equal numbers of one type and shape."""
-    content = value.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-    return hashlib.sha256(f"{value.dtype}{list(value.shape)}".encode() + content).hexdigest()[:12]
 
 
 def graph_text(graph: fx.Graph, indent: str = "") -> list[str]:

@@ -8,7 +8,7 @@ from autoconvert.explain import Declined, Explanation, Found, Line, Missing, Nea
 from autoconvert.report.summary import labelled
 
 _KINDS = {"unknown": "unknown block"}
-_NONE = "no pattern has an operation in common with it"
+_NONE = "no pattern came near"
 
 
 def explained_model(explanation: Explanation, model: str, file: str = "blocks.py") -> Iterator[Text]:

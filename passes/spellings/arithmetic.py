@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from autoconvert.analysis.constants import held
 from autoconvert.passes.spellings.copies import same_type
 from autoconvert.rewriting import arguments, emit, first_input, is_symbolic, shape
 
@@ -39,10 +40,10 @@ def _number_is_operand(node: fx.Node) -> fx.Node | None:
 
 def constant_number(value: Any) -> float | None:
     """The number that a constant of the module without axes is, or None."""
-    if not isinstance(value, fx.Node) or value.op != "get_attr" or not is_float(value) or shape(value):
+    if not isinstance(value, fx.Node) or not is_float(value) or shape(value):
         return None
-    module = value.graph.owning_module
-    return None if module is None else float(getattr(module, str(value.target)))
+    number = held(value)
+    return None if number is None else float(number)
 
 
 def _square_is_product(node: fx.Node) -> fx.Node | None:

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from autoconvert.analysis.constants import held
 from autoconvert.passes.spellings.arithmetic import constant_number, is_float
 from autoconvert.rewriting import arguments, emit, first_input
 
@@ -112,9 +113,8 @@ def _is_zeros_and_ones(node: fx.Node) -> bool:
         node = first_input(node)
     if node.target is aten._to_copy.default:
         return bool(first_input(node).meta["val"].dtype == torch.bool)
-    module = node.graph.owning_module
-    if node.op == "get_attr" and module is not None:
-        value = getattr(module, str(node.target))
+    value = held(node)
+    if value is not None:
         return bool(((value == 0) | (value == 1)).all())
     return node.target in _ZEROS_OR_ONES
 

@@ -5,8 +5,9 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
+from autoconvert.analysis.constants import constant
 from autoconvert.rewriting import arguments, emit, first_input, is_symbolic, named_arguments, same_shape, shape
 
 aten = torch.ops.aten
@@ -121,7 +122,7 @@ def _has_no_entries(part: fx.Node, axis: int) -> bool:
 
 
 def _constant_indices_are_slice(node: fx.Node) -> fx.Node | None:
-    """x[:, indices] with a vector of the module is a slice where its steps are equal, else `index_select`."""
+    """x[:, indices] with a vector that is known is a slice where its steps are equal, else `index_select`."""
     if node.target is not aten.index.Tensor:
         return None
     source, indices = arguments(node)
@@ -129,7 +130,7 @@ def _constant_indices_are_slice(node: fx.Node) -> fx.Node | None:
     if len(given) != 1 or len(shape(given[0][1])) != 1:
         return None
     axis, index = given[0]
-    values = _constant(index)
+    values = constant(index)
     if values is None or not len(values) or values.dtype != torch.int64 or is_symbolic(shape(source)[axis]):
         return None
     size = shape(source)[axis]
@@ -141,14 +142,6 @@ def _constant_indices_are_slice(node: fx.Node) -> fx.Node | None:
     if places == values.tolist():
         return emit(node.graph, aten.index_select.default, source, axis, index, like=node)
     return None
-
-
-def _constant(node: fx.Node) -> Tensor | None:
-    module = node.graph.owning_module
-    if node.op != "get_attr" or module is None:
-        return None
-    value = getattr(module, str(node.target))
-    return value if isinstance(value, Tensor) else None
 
 
 RULES = (

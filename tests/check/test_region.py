@@ -18,7 +18,7 @@ from autoconvert.passes.recognise import recognise
 from autoconvert.pattern import Pattern
 from autoconvert.patterns import PATTERNS
 from tests import models
-from tests.models import Decoder, tiny_llama
+from tests.models import WIDTH, Decoder, tiny_llama
 
 BY_NAME = {pattern.name: pattern for pattern in PATTERNS}
 
@@ -95,3 +95,16 @@ def test_a_bool_mask_is_never_closed_in_a_whole_row(opened: bool) -> None:
         return hidden(x @ x.mT, torch.ones(x.shape[1], x.shape[1]).tril() > 0, -torch.inf) @ x
 
     assert checked(Decoder(attend=attend), pattern).executed == 1
+
+
+def test_constants_are_as_the_model_has_them_and_each_is_executed() -> None:
+    """Of equal structure, but with another table: the second is not the first."""
+
+    def scaled(x: Tensor, table: Tensor) -> Tensor:
+        return torch.tanh(x * table)
+
+    pattern = Pattern("by_table", "block", scaled, lambda x, table: torch.tanh(x * 2), {"x": (1, 5, 8), "table": (8,)})
+    twice, other = torch.full((WIDTH,), 2.0), torch.full((WIDTH,), 3.0)
+    assert checked(Decoder(lambda _, x: scaled(x, twice)), pattern).executed == 1
+    with pytest.raises(CheckFailed):
+        checked(Decoder(lambda _, x: scaled(scaled(x, twice), other)), pattern)

@@ -220,7 +220,7 @@ def test_recognition_keeps_the_numbers() -> None:
 
 def test_the_nearest_miss_says_what_is_different() -> None:
     program = recognised(Decoder(lambda d, x: x * (x.pow(2).sum(-1, True) + 1e-6).rsqrt() * d.gain))
-    nearest = program.recognition.nearest(1)[0]
+    nearest = program.recognition.nearest()[0]
     assert nearest.pattern.startswith("rms_norm")
     assert "the pattern expects mean" in nearest.reason
     assert 0 < nearest.matched < nearest.of
@@ -229,6 +229,20 @@ def test_the_nearest_miss_says_what_is_different() -> None:
 def test_a_miss_is_forgotten_where_another_pattern_matched() -> None:
     misses = recognised(Decoder(norm("rms_norm"))).recognition.near_misses
     assert not [miss for miss in misses if miss.pattern.startswith("rms_norm")]
+
+
+def test_a_refused_mask_names_a_pattern_that_came_near_to_what_is_masked() -> None:
+    """All operations of a product matched elsewhere."""
+
+    def attend(decoder: Decoder, x: Tensor) -> Tensor:
+        query, key, value = decoder.heads(x)
+        slots = torch.arange(x.shape[1])
+        scores = (query[:, :, :, None] * key[:, :, None]).sum(-1).sigmoid()
+        return models.merged(scores.where(slots <= slots[:, None], 0.0).exp2() @ value)
+
+    with pytest.raises(Refused, match="attention") as refusal:
+        models.rewrite(Decoder(attend=attend))
+    assert "Nearest: pattern attention_scores.filled matched 2 of 3" in refusal.value.hint
 
 
 def test_refusal_ends_with_the_nearest_pattern() -> None:

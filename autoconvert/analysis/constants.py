@@ -1,0 +1,49 @@
+"""Constants: what a graph holds, or computes of nothing else, as numbers."""
+
+import hashlib
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._subclasses.fake_tensor import FakeTensor
+
+# What takes more operations than this is not looked at: it is a small table that decides what a block is.
+_OPERATIONS = 32
+
+
+def held(node: fx.Node) -> Tensor | None:
+    """The tensor that the graph itself holds at `node`."""
+    module = node.graph.owning_module
+    value = getattr(module, str(node.target), None) if node.op == "get_attr" and module is not None else None
+    return value if isinstance(value, Tensor) and not isinstance(value, FakeTensor) else None
+
+
+def constant(node: fx.Node) -> Tensor | None:
+    """What `node` is whatever the inputs and the weights are; None where they decide it, or chance does."""
+    needed: dict[fx.Node, None] = {}
+    pending = [node]
+    while pending:
+        current = pending.pop()
+        is_random = torch.Tag.nondeterministic_seeded in getattr(current.target, "tags", ())
+        if len(needed) > _OPERATIONS or is_random or (current.op != "call_function" and held(current) is None):
+            return None
+        if current not in needed:
+            needed[current] = None
+            pending.extend(current.all_input_nodes)
+    values: dict[fx.Node, Any] = {}
+    with torch.no_grad():
+        for each in sorted(needed):
+            args, kwargs = fx.map_arg((each.args, each.kwargs), lambda n: values[n])
+            values[each] = each.target(*args, **kwargs) if callable(each.target) else held(each)
+    value = values[node]
+    return value if isinstance(value, Tensor) else None
+
+
+def content(value: Tensor) -> memoryview:
+    """The bytes of a tensor of any type, in its order."""
+    return value.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
+def digest(value: Tensor) -> str:
+    """Short, and equal for equal numbers of one type and shape."""
+    return hashlib.sha256(f"{value.dtype}{list(value.shape)}".encode() + content(value)).hexdigest()[:12]

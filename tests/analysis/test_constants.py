@@ -1,0 +1,64 @@
+"""What a graph computes of nothing but itself is known as numbers."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import fx
+
+from autoconvert.analysis.constants import constant, content, digest, held
+from autoconvert.graph_module import graph_module
+
+aten = torch.ops.aten
+
+MADE: dict[str, tuple[Callable[[fx.Graph, fx.Node, fx.Node], fx.Node], list[float] | None]] = {
+    "held": (lambda g, x, table: table, [3.0, 1.0]),
+    "computed of what is held": (lambda g, x, table: g.call_function(aten.neg.default, (table,)), [-3.0, -1.0]),
+    "computed of nothing": (lambda g, x, table: g.call_function(aten.arange.default, (2,)), [0.0, 1.0]),
+    "an input": (lambda g, x, table: x, None),
+    "computed of an input": (lambda g, x, table: g.call_function(aten.mul.Tensor, (table, x)), None),
+    "chance": (lambda g, x, table: g.call_function(aten.rand.default, ([2],)), None),
+}
+
+
+def graph_with(make: Callable[[fx.Graph, fx.Node, fx.Node], fx.Node]) -> fx.Node:
+    owner, graph = torch.nn.Module(), fx.Graph()
+    owner.register_buffer("table", torch.tensor([3.0, 1.0]))
+    node = make(graph, graph.placeholder("x"), graph.get_attr("table"))
+    graph.output(node)
+    # The graph knows its owner by this.
+    return graph_module(owner, graph).graph.output_node().all_input_nodes[0]
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_constant_is(name: str) -> None:
+    make, expected = MADE[name]
+    found = constant(graph_with(make))
+    assert expected is None if found is None else found.tolist() == expected
+
+
+def test_only_what_the_graph_has_is_held() -> None:
+    assert held(graph_with(MADE["computed of nothing"][0])) is None
+    value = held(graph_with(MADE["held"][0]))
+    assert value is not None and value.tolist() == [3.0, 1.0]
+
+
+def test_what_takes_many_operations_is_not_looked_at() -> None:
+    def long(graph: fx.Graph, _: fx.Node, node: fx.Node) -> fx.Node:
+        for _index in range(100):
+            node = graph.call_function(aten.neg.default, (node,))
+        return node
+
+    assert constant(graph_with(long)) is None
+
+
+def test_digests_tell_numbers_types_and_shapes_apart() -> None:
+    value = torch.tensor([1.0, 2.0])
+    others = [torch.tensor([1.0, 3.0]), value.to(torch.bfloat16), value[None], value.to(torch.int32)]
+    assert digest(value) == digest(value.clone())
+    assert digest(value) not in map(digest, others)
+
+
+def test_content_is_in_the_order_of_the_axes() -> None:
+    value = torch.arange(6, dtype=torch.uint8).reshape(2, 3)
+    assert bytes(content(value.T)) == bytes([0, 3, 1, 4, 2, 5])
