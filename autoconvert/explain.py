@@ -217,7 +217,9 @@ class _Search:
             return is_kind, is_here, miss.matched / miss.of, miss.node == block.output.name
 
         near = [
-            miss for miss in self._near(block) if miss.matched > _CHANCE or block.kind in self._patterns[miss.pattern].block
+            miss
+            for miss in self._near(block)
+            if miss.matched > _CHANCE or block.kind in self._patterns[miss.pattern].block
         ]
         best = sorted(near, key=nearness, reverse=True)[:1]
         parts = [miss for miss in near if miss.is_declined and miss.pattern not in {each.pattern for each in best}]

@@ -8,7 +8,6 @@ embedding, and what compares all positions with all is attention.
 import operator
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import networkx as nx
@@ -16,7 +15,8 @@ import torch
 from torch import Tensor, fx
 
 from autoconvert.analysis.axis_rules import axes
-from autoconvert.analysis.binding_times import Time, binding_times
+from autoconvert.analysis.binding_times import Time
+from autoconvert.analysis.token_flow import TokenFlow
 from autoconvert.rewriting import is_symbolic, shape
 
 aten = torch.ops.aten
@@ -90,7 +90,7 @@ class PlainBlock:
 
 def plain_blocks(graph: fx.Graph) -> list[PlainBlock]:
     """The blocks in `graph`, in its order, each operation in one of them at most; a larger one goes first."""
-    flow = _Flow(graph)
+    flow = TokenFlow(graph)
     finders = (_attentions, _feed_forwards, _rotaries, _norms)
     found = [block for finder in finders for block in finder(flow)]
     taken: set[fx.Node] = set()
@@ -123,69 +123,7 @@ def block_at(graph: fx.Graph, node: fx.Node) -> PlainBlock:
     return PlainBlock("unknown", ordered, ordered[-1])
 
 
-class _Flow:
-    """Which values depend on tokens, and through which single values all that they depend on has come."""
-
-    def __init__(self, graph: fx.Graph) -> None:
-        self.graph = graph
-        self.times = binding_times(graph)
-        self.order = {node: index for index, node in enumerate(graph.nodes)}
-        self.nodes = [n for n in graph.nodes if n.op == "call_function" and self.is_token(n)]
-
-    def is_token(self, node: fx.Node) -> bool:
-        return self.times.get(node) is Time.TOKEN and (
-            _is_tensor(node) or isinstance(node.meta.get("val"), list | tuple)
-        )
-
-    def operands(self, node: fx.Node) -> list[fx.Node]:
-        """The operands that tokens decide."""
-        return [n for n in node.all_input_nodes if self.is_token(n)]
-
-    def users(self, node: fx.Node) -> list[fx.Node]:
-        return [user for user in node.users if user.op == "call_function" and self.is_token(user)]
-
-    @cached_property
-    def _edges(self) -> "nx.DiGraph[fx.Node | str]":
-        edges: nx.DiGraph[fx.Node | str] = nx.DiGraph()
-        for node in self.nodes:
-            for operand in self.operands(node):
-                edges.add_edge(operand, node)
-        for node in [n for n in edges if edges.in_degree(n) == 0]:
-            edges.add_edge("start", node)
-        return edges
-
-    @cached_property
-    def _dominators(self) -> dict[Any, Any]:
-        return nx.immediate_dominators(self._edges, "start") if self._edges else {}
-
-    def entry(self, node: fx.Node) -> fx.Node | None:
-        """The last value that all ways from the tokens to `node` pass."""
-        found = self._dominators.get(node)
-        return found if isinstance(found, fx.Node) else None
-
-    def between(self, entry: fx.Node, output: fx.Node) -> list[fx.Node]:
-        """What computes `output` from `entry`, in order."""
-        found: set[fx.Node] = set()
-        pending = [output]
-        while pending:
-            node = pending.pop()
-            if node not in found and node is not entry:
-                found.add(node)
-                pending.extend(self.operands(node))
-        return sorted(found, key=self.order.__getitem__)
-
-    def before(self, node: fx.Node, through: Iterable[fx.Node]) -> list[fx.Node]:
-        """Those of `through` that `node` is computed from by others of them."""
-        inside, found, pending = set(through), set(), [node]
-        while pending:
-            for operand in pending.pop().all_input_nodes:
-                if operand in inside and operand not in found:
-                    found.add(operand)
-                    pending.append(operand)
-        return sorted(found, key=self.order.__getitem__)
-
-
-def _norms(flow: _Flow) -> Iterator[PlainBlock]:
+def _norms(flow: TokenFlow) -> Iterator[PlainBlock]:
     """Statistics of the last axis, with a root in them or a weight behind, that scale what they were taken from."""
     narrow: set[fx.Node] = set()
     scaled: dict[fx.Node, list[fx.Node]] = {}
@@ -210,7 +148,7 @@ def _norms(flow: _Flow) -> Iterator[PlainBlock]:
             yield PlainBlock("norm", (*nodes, *_way(node, output)), output)
 
 
-def _with_weights(flow: _Flow, node: fx.Node) -> fx.Node:
+def _with_weights(flow: TokenFlow, node: fx.Node) -> fx.Node:
     """What comes of `node` by weights for each channel; numbers may be between."""
     weighted = node
     while len(node.users) == 1:
@@ -232,7 +170,7 @@ def _way(first: fx.Node, last: fx.Node) -> list[fx.Node]:
     return found
 
 
-def _feed_forwards(flow: _Flow) -> Iterator[PlainBlock]:
+def _feed_forwards(flow: TokenFlow) -> Iterator[PlainBlock]:
     """A product of two projections of one value, or of two parts of one projection, projected again."""
     for output in flow.nodes:
         if _is_projection(flow, output):
@@ -242,7 +180,7 @@ def _feed_forwards(flow: _Flow) -> Iterator[PlainBlock]:
                 yield PlainBlock("feed_forward", tuple(nodes), output)
 
 
-def _inner(flow: _Flow, output: fx.Node) -> tuple[list[fx.Node], list[fx.Node]]:
+def _inner(flow: TokenFlow, output: fx.Node) -> tuple[list[fx.Node], list[fx.Node]]:
     """What `output` projects, entry by entry, back to the values that are not computed so."""
     inner: dict[fx.Node, None] = {}
     ends: dict[fx.Node, None] = {}
@@ -259,7 +197,7 @@ def _inner(flow: _Flow, output: fx.Node) -> tuple[list[fx.Node], list[fx.Node]]:
     return list(inner), list(ends)
 
 
-def _is_gated(flow: _Flow, inner: Iterable[fx.Node], projections: Sequence[fx.Node]) -> bool:
+def _is_gated(flow: TokenFlow, inner: Iterable[fx.Node], projections: Sequence[fx.Node]) -> bool:
     if not all(_is_projection(flow, node) for node in projections):
         return False
     sources = {operand for node in projections for operand in flow.operands(node)}
@@ -268,7 +206,7 @@ def _is_gated(flow: _Flow, inner: Iterable[fx.Node], projections: Sequence[fx.No
     return len(sources) == 1 and is_joined and are_two
 
 
-def _is_projection(flow: _Flow, node: fx.Node) -> bool:
+def _is_projection(flow: TokenFlow, node: fx.Node) -> bool:
     """A product of channels with a matrix that tokens do not decide."""
     if len(flow.operands(node)) != 1:
         return False
@@ -278,7 +216,7 @@ def _is_projection(flow: _Flow, node: fx.Node) -> bool:
     return node.target in _PRODUCTS
 
 
-def _rotaries(flow: _Flow) -> Iterator[PlainBlock]:
+def _rotaries(flow: TokenFlow) -> Iterator[PlainBlock]:
     """Two products or more with tables of positions, of parts of one value, put together."""
     found: dict[fx.Node, fx.Node] = {}
     for node in flow.nodes:
@@ -293,7 +231,7 @@ def _rotaries(flow: _Flow) -> Iterator[PlainBlock]:
             yield PlainBlock("rotary", tuple(nodes), output)
 
 
-def _with_moves(flow: _Flow, node: fx.Node) -> tuple[fx.Node, ...]:
+def _with_moves(flow: TokenFlow, node: fx.Node) -> tuple[fx.Node, ...]:
     """A product with what puts its axes in place just before and after."""
     nodes = [node]
     while len(flow.operands(nodes[0])) == 1 and flow.operands(nodes[0])[0].target in _AXES:
@@ -303,18 +241,18 @@ def _with_moves(flow: _Flow, node: fx.Node) -> tuple[fx.Node, ...]:
     return tuple(nodes)
 
 
-def _is_turn(flow: _Flow, node: fx.Node) -> bool:
+def _is_turn(flow: TokenFlow, node: fx.Node) -> bool:
     return node.target is aten.mul.Tensor and any(_is_table(flow, n) for n in node.all_input_nodes)
 
 
-def _is_table(flow: _Flow, node: fx.Node) -> bool:
+def _is_table(flow: TokenFlow, node: fx.Node) -> bool:
     """A row of numbers for each position."""
     value = node.meta.get("val")
     is_float = isinstance(value, Tensor) and value.is_floating_point()
     return is_float and flow.times[node] is Time.POSITION and len(axes(node)) == 1
 
 
-def _joined(flow: _Flow, node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
+def _joined(flow: TokenFlow, node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
     """The value that all operands come from, and the last one before something else than their parts is needed."""
     region = None
     while True:
@@ -334,14 +272,14 @@ def _joined(flow: _Flow, node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
         (node,) = users
 
 
-def _is_placed(flow: _Flow, node: fx.Node) -> bool:
+def _is_placed(flow: TokenFlow, node: fx.Node) -> bool:
     """Entry by entry, or with entries moved by a lookup or a product of what neither tokens nor weights decide."""
     others = [n for n in node.all_input_nodes if not flow.is_token(n)]
     are_known = all(flow.times[n] in (Time.CONSTANT, Time.POSITION) for n in others)
     return _is_simple(node) or (node.target in _LOOKUPS | _PRODUCTS and are_known and len(flow.operands(node)) == 1)
 
 
-def _attentions(flow: _Flow) -> Iterator[PlainBlock]:
+def _attentions(flow: TokenFlow) -> Iterator[PlainBlock]:
     """What has a value for every two positions, up to where each position has one of its own again."""
     pairs = {node for node in flow.nodes if len(axes(node)) > 1}
     links: nx.Graph[fx.Node] = nx.Graph()
@@ -353,7 +291,7 @@ def _attentions(flow: _Flow) -> Iterator[PlainBlock]:
         yield PlainBlock("attention", nodes, nodes[-1])
 
 
-def _on_the_way(flow: _Flow, part: set[fx.Node], ends: set[fx.Node]) -> set[fx.Node]:
+def _on_the_way(flow: TokenFlow, part: set[fx.Node], ends: set[fx.Node]) -> set[fx.Node]:
     """What is computed from `ends` and goes back into `part` or them, as the sums that scores are divided by."""
     last = max(flow.order[node] for node in part | ends)
     after = set(ends)
@@ -379,13 +317,16 @@ def _is_simple(node: fx.Node) -> bool:
     return _is_pointwise(node) or node.target in _MOVES
 
 
-def _is_statistic(flow: _Flow, node: fx.Node) -> bool:
+def _is_statistic(flow: TokenFlow, node: fx.Node) -> bool:
     """Numbers about the last axis alone, which has gone or is one: sums, products with itself, with constants."""
     if _is_simple(node) or any(flow.times[n] is Time.WEIGHT for n in node.all_input_nodes):
         return False
     whole = shape(flow.operands(node)[0]) if flow.operands(node) else ()
-    values = node.meta["val"] if isinstance(node.meta["val"], list | tuple) else [node.meta["val"]]
-    return whole[-1:] != (1,) and all(_sizes(value.shape) == _sizes(whole[:-1]) for value in values)
+    value = node.meta["val"]
+    results = value if isinstance(value, list | tuple) else [value]
+    return whole[-1:] != (1,) and all(
+        isinstance(result, Tensor) and _sizes(result.shape) == _sizes(whole[:-1]) for result in results
+    )
 
 
 def _sizes(sizes: Iterable[Any]) -> list[str]:
