@@ -112,14 +112,16 @@ class Explanation:
 
 def explain(source: Source, settings: Settings, patterns: Sequence[Pattern] = PATTERNS) -> Explanation:
     """Traces and rewrites the module of `source`, which needs no weight, and says what became of it."""
-    recognised: list[Program] = []
+    recognised: list[_Recognised] = []
 
     def watched(step: Pass) -> Pass:
         def run(program: Program, options: Options) -> Program:
+            if step.name != "recognise":
+                return step.run(program, options)
+            # Passes change the graph in place.
+            before = _copied(program)
             program = step.run(program, options)
-            if step.name == "recognise":
-                # The passes behind change the graph in place.
-                recognised.append(_copied(program))
+            recognised.append(_Recognised(before, _copied(program)))
             return program
 
         return Pass(step.name, run)
@@ -129,15 +131,35 @@ def explain(source: Source, settings: Settings, patterns: Sequence[Pattern] = PA
         rewrite_within(source, settings, passes=tuple(map(watched, PASSES)), patterns=patterns)
     except Refused as refused:
         refusal = refused
-    program = _the_one(recognised, refusal is not None)
-    if program is None:
+    programs = _the_one(recognised, refusal is not None)
+    if programs is None:
         return Explanation(source.name, settings.context, "", (), (), _missing_nowhere(refusal), refusal, None, None)
-    return _explained(source.name, settings.context, program, refusal, patterns)
+    return _explained(source.name, settings.context, programs, refusal, patterns)
 
 
-def _the_one(recognised: Sequence[Program], is_refused: bool) -> Program | None:
+@dataclass(frozen=True)
+class _Recognised:
+    """The program before blocks were recognised, and after."""
+
+    before: Program
+    after: Program
+
+    def plain_blocks(self) -> list[PlainBlock]:
+        """The blocks that no pattern recognised, as the model has them: what grew in part is another spelling."""
+        replaced = {name for block in self.after.recognition.found for name in block.replaced}
+        blocks = [] if _is_step(self.after) else plain_blocks(self.before.graph.graph)
+        return [block for block in blocks if replaced.isdisjoint(node.name for node in block.nodes)]
+
+    def plain_block_at(self, node: fx.Node, blocks: Sequence[PlainBlock]) -> PlainBlock:
+        """The one of `blocks` that `node` of the program after belongs to, or what it stands in."""
+        outputs = {each.output.name for each in plain_blocks(self.after.graph.graph) if node in each.nodes}
+        found = (b for b in blocks if b.output.name in outputs or node.name in {each.name for each in b.nodes})
+        return next(found, None) or block_at(self.after.graph.graph, node)
+
+
+def _the_one(recognised: Sequence[_Recognised], is_refused: bool) -> _Recognised | None:
     """The program that came through; of those that did not, that of a whole text says more."""
-    whole = [program for program in recognised if not _is_step(program)]
+    whole = [programs for programs in recognised if not _is_step(programs.after)]
     told = whole if is_refused and whole else recognised
     return told[-1] if told else None
 
@@ -157,16 +179,14 @@ def _copied(program: Program) -> Program:
 
 
 def _explained(
-    model: str, context: int, program: Program, refusal: Refused | None, patterns: Sequence[Pattern]
+    model: str, context: int, programs: _Recognised, refusal: Refused | None, patterns: Sequence[Pattern]
 ) -> Explanation:
-    graph = program.graph.graph
+    program = programs.after
     known = {pattern.name: pattern for pattern in patterns}
-    blocks = [] if _is_step(program) else plain_blocks(graph)
-    search = _Search(program, known)
+    blocks = programs.plain_blocks()
+    search = _Search(programs, known)
     at = search.nodes.get(refusal.at) if refusal is not None else None
-    wanted = None
-    if at is not None:
-        wanted = next((block for block in blocks if at in block.nodes), None) or block_at(graph, at)
+    wanted = programs.plain_block_at(at, blocks) if at is not None else None
     rest = [block for block in blocks if block is not wanted]
     first = [wanted] if wanted is not None else []
     declined = _folded([search.declined(block) for block in (*first, *rest)])
@@ -182,7 +202,7 @@ def _explained(
         declined=(*declined, *_folded(search.near_misses([*first, *rest]))),
         missing=missing,
         refusal=refusal,
-        program=program,
+        program=programs.before,
         region=region,
     )
 
@@ -200,10 +220,11 @@ def _found(program: Program, nodes: Mapping[str, fx.Node], known: Mapping[str, P
 class _Search:
     """Which patterns came near to a block: those seen while recognising, and what each says of the block alone."""
 
-    def __init__(self, program: Program, patterns: Mapping[str, Pattern]) -> None:
-        self._graph = program.graph.graph
+    def __init__(self, programs: _Recognised, patterns: Mapping[str, Pattern]) -> None:
+        self._graph = programs.after.graph.graph
         self._patterns = patterns
-        self._seen = program.recognition.near_misses
+        self._seen = programs.after.recognition.near_misses
+        self._given = {node.name: node for node in programs.before.graph.graph.nodes}
         self._matchers = [Matcher(pattern, normalise(pattern.graph).graph) for pattern in patterns.values()]
         self.nodes = {node.name: node for node in self._graph.nodes}
 
@@ -267,7 +288,7 @@ class _Search:
                         yield result
 
     def _nearest(self, miss: NearMiss) -> Nearest:
-        differs = self.nodes.get(miss.differs)
+        differs = self.nodes.get(miss.differs) or self._given.get(miss.differs)
         pattern = self._patterns[miss.pattern]
         return Nearest(
             pattern=miss.pattern,

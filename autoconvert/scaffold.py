@@ -1,6 +1,9 @@
 """A scaffold: the beginning of a pattern file, written from a part of a model's graph that no pattern recognised."""
 
+import operator
+import re
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from itertools import product, repeat
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from autoconvert.matching import Match, Matcher
 from autoconvert.passes.normalise import normalise
 from autoconvert.pattern import Pattern
 from autoconvert.program import Program
+from autoconvert.proposals import proposal
 from autoconvert.rewriting import concrete, operation_name, overload, shape
 
 aten = torch.ops.aten
@@ -45,7 +49,6 @@ from autoconvert.pattern import {imported}
 
 
 def becomes({parameters}) -> Tensor:
-    # TODO: must give the same numbers. autoconvert/ops says what each operation computes.
 {becomes}
 
 
@@ -61,6 +64,10 @@ PATTERNS = (
     ),
 )
 '''
+_TO_FINISH = """    # TODO: must give the same numbers. autoconvert/ops says what each operation computes.
+    raise NotImplementedError("call the operation that this block is")"""
+_COMPLETE = """    # It gives the same numbers on the example; whether it always does is for you to judge.
+    return {code}"""
 _CONSTANTS = """# What the model has here, which decides what the block is.
 CONSTANTS = {{
     {entries},
@@ -72,7 +79,15 @@ _GUARD = """
         guard=lambda **has: None if all(same(has[n], c) for n, c in CONSTANTS.items()) else "has other constants","""
 
 
-def write_scaffold(explanation: Explanation, path: Path) -> Path:
+@dataclass(frozen=True)
+class Scaffold:
+    """The code of a pattern file; `is_complete` where `becomes` gives the same numbers on the example."""
+
+    code: str
+    is_complete: bool
+
+
+def write_scaffold(explanation: Explanation, path: Path) -> Scaffold:
     """Writes the beginning of a pattern for the `region` of `explanation` to `path`, which must not exist yet.
 
     Raises:
@@ -84,25 +99,30 @@ def write_scaffold(explanation: Explanation, path: Path) -> Path:
             hint="Everything that looks like one is recognised, or the model was refused before it came to blocks.",
         )
     place = place_of(explanation.region.output)
-    text = scaffold(explanation.region, explanation.program, str(place or explanation.model))
+    written = scaffold(explanation.region, explanation.program, str(place or explanation.model))
     try:
         with path.open("x", encoding="utf-8") as file:
-            file.write(text)
+            file.write(written.code)
     except FileExistsError as error:
         raise InputError(f"{path} is there already.", hint="Name a file that is not.") from error
-    return path
+    return written
 
 
-def scaffold(block: PlainBlock, program: Program, place: str) -> str:
-    """Python code of a pattern whose `matches` is `block` of `program`, written at `place`; `becomes` is a proposal.
+def scaffold(block: PlainBlock, program: Program, place: str) -> Scaffold:
+    """A pattern whose `matches` is `block` of `program`, written at `place`.
 
     Raises:
         InputError: no code that matches the block could be written.
     """
     for rank, function in product(_ranks(block), (_readable, _literal)):
-        text = _Writer(block, program, function, rank).file(place)
-        if _finds(text, block):
-            return text
+        writer = _Writer(block, program, function, rank)
+        begun = writer.file(place)
+        pattern = _found(begun, block)
+        if pattern is not None:
+            code = proposal(pattern, writer.tables)
+            if code is None:
+                return Scaffold(begun, is_complete=False)
+            return Scaffold(begun.replace(_TO_FINISH, _COMPLETE.format(code=code)), is_complete=True)
     raise InputError(
         f"No pattern could be written for {place}: its operations are not those of a function of single values.",
         hint="Write one by hand; docs/patterns.md shows how.",
@@ -115,8 +135,8 @@ def _ranks(block: PlainBlock) -> Iterable[int]:
     return range(1, largest + 1) if block.kind in _OF_THE_LAST_AXIS else (largest,)
 
 
-def _finds(text: str, block: PlainBlock) -> bool:
-    """Whether the pattern in `text` is found where it was taken from."""
+def _found(text: str, block: PlainBlock) -> Pattern | None:
+    """The pattern in `text`, if it is found where it was taken from."""
     names: dict[str, Any] = {}
     try:
         exec(compile(text, "<scaffold>", "exec"), names)
@@ -124,8 +144,9 @@ def _finds(text: str, block: PlainBlock) -> bool:
         matcher = Matcher(pattern, normalise(pattern.graph).graph)
     # Whatever a form of the code ends in, another form may do.
     except Exception:
-        return False
-    return matcher.anchor == block.output.target and isinstance(matcher.match(block.output), Match)
+        return None
+    is_found = matcher.anchor == block.output.target and isinstance(matcher.match(block.output), Match)
+    return pattern if is_found else None
 
 
 class _Writer:
@@ -137,8 +158,11 @@ class _Writer:
         self._length = next(number for number in range(5, 1000, 2) if number not in sizes)
         self._numbers: dict[str, float] = {}
         self._names: dict[fx.Node, str] = {}
-        for node in block.inputs:
+        self._inputs = [node for node in block.inputs if not _is_number(node)]
+        for node in self._inputs:
             self._name(node, _role(node, block, program))
+        for node in filter(_is_number, block.inputs):
+            self._names[node] = self._call(node)
 
     def _name(self, node: fx.Node, wanted: str) -> None:
         taken = {*self._names.values(), *self._numbers, "ops", "torch"}
@@ -149,21 +173,25 @@ class _Writer:
             name = f"{wanted}_{count}"
         self._names[node] = name
 
+    @property
+    def tables(self) -> list[str]:
+        """The parameters that stand for small constants of the model."""
+        return [self._names[node] for node in self._inputs if _small_constant(node) is not None]
+
     def file(self, place: str) -> str:
         statements = []
         for node in self._block.nodes:
             code = self._call(node)
             self._name(node, identifier(operation_name(node).partition(".")[0]))
             statements.append(f"    {self._names[node]} = {code}")
-        inputs = self._block.inputs
+        inputs = self._inputs
         names = [self._names[node] for node in inputs]
         constants = {self._names[node]: value for node in inputs if (value := _small_constant(node)) is not None}
-        entries = [f'"{name}": torch.tensor({value.tolist()})' for name, value in constants.items()]
+        entries = [f'"{name}": torch.tensor({_numbers(value)})' for name, value in constants.items()]
         example = [
             f'"{self._names[node]}": {self._example(node)}' for node in inputs if self._names[node] not in constants
         ]
         example += [f'"{name}": {value!r}' for name, value in self._numbers.items()]
-        values = [name for name in names if name not in constants]
         example += ["**CONSTANTS"] if constants else []
         return _FILE.format(
             block=self._block.kind,
@@ -175,7 +203,7 @@ class _Writer:
             parameters=", ".join([f"{name}: Tensor" for name in names] + [f"{name}: float" for name in self._numbers]),
             statements="\n".join(statements),
             result=self._names[self._block.output],
-            becomes=f"    {_proposal(self._block.kind, values, list(self._numbers))}",
+            becomes=_TO_FINISH,
             example=",\n            ".join(example),
         )
 
@@ -184,6 +212,11 @@ class _Writer:
         value = node.meta["val"]
         if value.is_floating_point():
             return repr(sizes)
+        if value.dtype == torch.bool and len(sizes) > 1:
+            # Each row has two of both, so that a softmax is over several, whichever of them True means.
+            eye = f"torch.eye({sizes[-2]}, {sizes[-1]})"
+            rows = f"({eye} + {eye}.roll(1, 0)).bool()"
+            return rows if len(sizes) == 2 else f"{rows}.expand{sizes}"
         return f"torch.zeros({sizes}, dtype={value.dtype})"
 
     def _sizes(self, node: fx.Node) -> tuple[int, ...]:
@@ -193,6 +226,8 @@ class _Writer:
         schema = overload(node)._schema if hasattr(node.target, "_schema") else None
         kinds = [_takes_sizes(argument.real_type) for argument in schema.arguments] if schema else repeat(False)
         given = [self._value(value, node, is_size) for value, is_size in zip(node.args, kinds, strict=False)]
+        if node.target is operator.getitem:
+            return f"{given[0]}[{given[1]}]"
         if node.target in _INFIX and len(given) == 2 and not node.kwargs:
             return f"{given[0]} {_INFIX[node.target]} {given[1]}"
         if node.target is aten.slice.Tensor and self._function is _readable:
@@ -230,7 +265,7 @@ class _Writer:
         """As a size of a parameter, so that it holds for other models too."""
         # Widths are cut and merged more often than heads, and may be as many.
         for axis in range(-1, -5, -1):
-            for node in self._block.inputs:
+            for node in self._inputs:
                 sizes = self._sizes(node)
                 if size > 1 and -axis <= len(sizes) and sizes[axis] == size:
                     return f"{self._names[node]}.shape[{axis}]"
@@ -281,13 +316,24 @@ def _role(node: fx.Node, block: PlainBlock, program: Program) -> str:
         return "table" if value.is_floating_point() else "index"
     length = sum(isinstance(size, torch.SymInt) for size in shape(node))
     if block.kind == "attention":
-        products = [n for n in block.nodes if node in n.all_input_nodes and n.target in (aten.matmul.default,)]
-        if length > 1 or not products:
+        products = [n for n in block.nodes if n.target is aten.matmul.default]
+        if length > 1 or not any(node in product.all_input_nodes for product in products):
             return "mask"
-        return _in_product(node, products[0], block)
+        if node not in products[0].all_input_nodes:
+            return "value"
+        return "query" if products[0].args[0] is node else "key"
     made = [n.target for n in _chain(node)]
     names = {aten.cos.default: "cos", aten.sin.default: "sin"}
     return next((name for operation, name in names.items() if operation in made), "x")
+
+
+def _is_number(node: fx.Node) -> bool:
+    """A tensor without axes that an operation makes of a number in the code."""
+    return node.op == "call_function" and not node.all_input_nodes and shape(node) == ()
+
+
+def _numbers(value: Tensor) -> str:
+    return re.sub(r"\b(inf|nan)\b", r'float("\1")', str(value.tolist()))
 
 
 def _small_constant(node: fx.Node) -> Tensor | None:
@@ -302,24 +348,3 @@ def _chain(node: fx.Node) -> list[fx.Node]:
     while len(found[-1].all_input_nodes) == 1:
         found.extend(found[-1].all_input_nodes)
     return found
-
-
-def _in_product(node: fx.Node, product: fx.Node, block: PlainBlock) -> str:
-    if product is block.output:
-        return "value"
-    return "query" if product.args[0] is node else "key"
-
-
-def _proposal(kind: str, tensors: list[str], numbers: list[str]) -> str:
-    """The operation that a block of this kind most likely is; where the parts do not fit it, nothing."""
-    eps = next((name for name in numbers if name.startswith("eps")), "1e-6")
-    if kind == "norm" and len(tensors) in (1, 2):
-        return f"return ops.rms_norm({tensors[0]}, {tensors[1] if len(tensors) == 2 else None}, {eps})"
-    if kind == "attention" and {"query", "key", "value"} <= set(tensors):
-        scale = next((name for name in numbers if name.startswith("scale")), "1.0")
-        return f"return ops.attention(query, key, value, {'mask' if 'mask' in tensors else None}, {scale}, False)"
-    if kind == "feed_forward" and len(tensors) == 4:
-        return f'return ops.gated_feed_forward({", ".join(tensors)}, None, None, None, "silu")'
-    if kind == "rotary" and {"x", "cos", "sin"} == set(tensors):
-        return "return ops.rotary(x, cos, sin)"
-    return 'raise NotImplementedError("TODO: call the operation that this block is")'

@@ -8,11 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from autoconvert.check.pattern import check_pattern
 from autoconvert.errors import InputError
+from autoconvert.explain import Explanation
 from autoconvert.library import load_file
 from autoconvert.patterns import PATTERNS
 from autoconvert.scaffold import write_scaffold
-from tests.models import Change, Decoder, causal, merged, rewrite
+from tests.analysis.test_plain_blocks import ATTENTIONS, FEED_FORWARDS, NORMS, ROTARIES
+from tests.models import Change, Decoder, assert_chunks_give_what_the_model_gives, causal, merged, rewrite
 from tests.test_explain import _sigmoid_attention, _squared_gate, _turned_backwards, explanation_of
 
 
@@ -28,11 +31,9 @@ def _softmax_by_hand(decoder: Decoder, x: Tensor) -> Tensor:
     return merged((shares / shares.sum(-1, keepdim=True)) @ value)
 
 
-def _finished(path: Path, becomes: str) -> None:
-    lines = path.read_text().splitlines(keepends=True)
-    at = next(index for index, line in enumerate(lines) if line.startswith("    # TODO")) + 1
-    lines[at] = f"    return {becomes}\n"
-    path.write_text("".join(lines))
+def written(explanation: Explanation, path: Path) -> Path:
+    write_scaffold(explanation, path)
+    return path
 
 
 @pytest.mark.parametrize(
@@ -41,13 +42,13 @@ def _finished(path: Path, becomes: str) -> None:
     + [(lambda _, x: x, each) for each in (_sigmoid_attention, _softmax_by_hand)],
 )
 def test_a_scaffold_of_each_kind_loads(mix: Change, attend: Change, tmp_path: Path) -> None:
-    path = write_scaffold(explanation_of(Decoder(mix, attend)), tmp_path / "blocks.py")
+    path = written(explanation_of(Decoder(mix, attend)), tmp_path / "blocks.py")
     (pattern,) = load_file(path).patterns
     assert pattern.graph.graph.find_nodes(op="call_function", target=torch.ops.aten.mul.Tensor)
 
 
 def test_a_part_is_written_as_people_write_it_with_the_sizes_of_parameters(tmp_path: Path) -> None:
-    path = write_scaffold(explanation_of(Decoder(attend=_turned_backwards)), tmp_path / "blocks.py")
+    path = written(explanation_of(Decoder(attend=_turned_backwards)), tmp_path / "blocks.py")
     assert re.search(r"= x\[\.\.\., :(cos|sin)\.shape\[-1\]\]", path.read_text())
     assert "torch.ops" not in path.read_text()
 
@@ -67,14 +68,14 @@ def _turned_by_tables(decoder: Decoder, x: Tensor) -> Tensor:
 
 def test_a_scaffold_has_the_models_tables_and_matches_with_more_axes(tmp_path: Path) -> None:
     decoder = Decoder(attend=_turned_by_tables)
-    path = write_scaffold(explanation_of(decoder), tmp_path / "blocks.py")
+    path = written(explanation_of(decoder), tmp_path / "blocks.py")
     assert '"index": torch.tensor([2, 3, 0, 1])' in path.read_text()
     program = rewrite(decoder, patterns=(*load_file(path).patterns, *PATTERNS))
     assert program.recognition.patterns["rotary.mine"] == 2
 
 
 def test_a_scaffold_does_not_match_with_other_tables(tmp_path: Path) -> None:
-    path = write_scaffold(explanation_of(Decoder(attend=_turned_by_tables)), tmp_path / "blocks.py")
+    path = written(explanation_of(Decoder(attend=_turned_by_tables)), tmp_path / "blocks.py")
     text = path.read_text()
     path.write_text(
         text.replace("[2, 3, 0, 1]", "[3, 2, 1, 0]").replace(
@@ -86,23 +87,49 @@ def test_a_scaffold_does_not_match_with_other_tables(tmp_path: Path) -> None:
     assert any("has other constants" in str(miss) for miss in program.recognition.near_misses)
 
 
-def test_a_finished_norm_is_recognised(tmp_path: Path) -> None:
-    decoder = Decoder(_unit_length)
-    path = write_scaffold(explanation_of(decoder), tmp_path / "blocks.py")
-    _finished(path, "ops.rms_norm(x, gain * x.shape[-1] ** -0.5, eps / x.shape[-1])")
-    program = rewrite(decoder, patterns=(*load_file(path).patterns, *PATTERNS))
-    assert program.recognition.patterns["norm.mine"] == 1
+COMPLETE: dict[str, Decoder] = {
+    "a norm of lengths": Decoder(NORMS["normalised"]),
+    "a norm by a dot product": Decoder(NORMS["a product with itself"]),
+    "a norm by variance and mean": Decoder(NORMS["variance and mean"]),
+    "a rotary embedding by index": Decoder(attend=ROTARIES["an index"]),
+    "a feed-forward with a gate written out": Decoder(FEED_FORWARDS["a gate written out"]),
+    "attention with the mask added": Decoder(attend=_softmax_by_hand),
+    "attention by logsumexp": Decoder(attend=ATTENTIONS["logsumexp"]),
+    "attention by log softmax": Decoder(attend=ATTENTIONS["log softmax"]),
+    "attention that divides at the end": Decoder(attend=ATTENTIONS["divided after"]),
+}
 
 
-def test_refused_attention_converts_with_its_finished_scaffold(tmp_path: Path) -> None:
-    decoder = Decoder(attend=_softmax_by_hand)
+@pytest.mark.parametrize("name", COMPLETE)
+def test_what_is_an_operation_in_other_words_is_covered_by_its_scaffold_as_it_is(name: str, tmp_path: Path) -> None:
+    decoder = COMPLETE[name]
     explanation = explanation_of(decoder)
-    assert explanation.refusal is not None
-    path = write_scaffold(explanation, tmp_path / "blocks.py")
-    _finished(path, "ops.attention(query, key.transpose(-2, -1), value, mask, scale, False)")
-    program = rewrite(decoder, patterns=(*load_file(path).patterns, *PATTERNS))
-    assert program.recognition.patterns["attention.mine"] == 1
-    assert [state.kind for state in program.states] == ["key", "value"]
+    assert explanation.region is not None
+    assert write_scaffold(explanation, tmp_path / "blocks.py").is_complete
+    (pattern,) = load_file(tmp_path / "blocks.py").patterns
+    check_pattern(pattern)
+    program = rewrite(decoder, patterns=(pattern, *PATTERNS))
+    assert program.recognition.patterns[f"{explanation.region.kind}.mine"] > 0
+    assert_chunks_give_what_the_model_gives(program, decoder)
+
+
+@pytest.mark.parametrize(
+    "decoder",
+    [
+        # Nearly the same: what is added is added to the root here, and to the square there.
+        Decoder(NORMS["a dot product"]),
+        Decoder(FEED_FORWARDS["two projections"]),
+        Decoder(attend=ATTENTIONS["sigmoid"]),
+    ],
+    ids=["norm", "feed-forward", "attention"],
+)
+def test_what_is_no_operation_is_left_to_finish(decoder: Decoder, tmp_path: Path) -> None:
+    scaffold = write_scaffold(explanation_of(decoder), tmp_path / "blocks.py")
+    assert not scaffold.is_complete
+    assert "TODO" in scaffold.code
+    (pattern,) = load_file(tmp_path / "blocks.py").patterns
+    with pytest.raises(InputError, match="`becomes` cannot be run on the example: call the operation"):
+        check_pattern(pattern)
 
 
 def test_a_file_that_is_there_is_not_overwritten(tmp_path: Path) -> None:

@@ -287,7 +287,8 @@ def _attentions(flow: TokenFlow) -> Iterator[PlainBlock]:
     links.add_edges_from((n, node) for node in pairs for n in flow.operands(node) if n in pairs)
     for part in nx.connected_components(links):
         ends = {user for node in part for user in flow.users(node)} - part
-        nodes = tuple(sorted(part | ends | _on_the_way(flow, part, ends), key=flow.order.__getitem__))
+        inside = _united(flow, part | ends | _on_the_way(flow, part, ends))
+        nodes = tuple(sorted(inside, key=flow.order.__getitem__))
         yield PlainBlock("attention", nodes, nodes[-1])
 
 
@@ -303,6 +304,18 @@ def _on_the_way(flow: TokenFlow, part: set[fx.Node], ends: set[fx.Node]) -> set[
         if node in after and any(user in part | ends | found for user in flow.users(node)):
             found.add(node)
     return found
+
+
+def _united(flow: TokenFlow, nodes: set[fx.Node]) -> set[fx.Node]:
+    """With what is computed of several results, as a sum that divides at the end, up to where there is one."""
+    grown = set(nodes)
+    for node in flow.nodes:
+        results = {n for n in grown if grown.isdisjoint(flow.users(n))}
+        if len(results) == 1:
+            return grown
+        if _is_simple(node) and not results.isdisjoint(flow.operands(node)):
+            grown.add(node)
+    return nodes
 
 
 def _is_tensor(node: fx.Node) -> bool:

@@ -28,7 +28,7 @@ def explain(
         typer.Option(
             metavar="FILE.py",
             help="Also write the beginning of a pattern for what is missing, or else for the first block that was not "
-            "recognised. What the block becomes is for you to finish.",
+            "recognised. Where no operation gives the same numbers, what the block becomes is for you to finish.",
         ),
     ] = None,
     revision: Annotated[
@@ -77,9 +77,17 @@ def explain(
         for line in explained_model(explanation, again, shlex.quote(str(scaffold or _unused_name()))):
             console.print(line, soft_wrap=True)
         if scaffold is not None:
-            console.print(Text(f"wrote {write_scaffold(explanation, scaffold)}"), soft_wrap=True)
+            with captured_stderr():
+                written = write_scaffold(explanation, scaffold)
+            console.print(Text(f"wrote {scaffold}: {_what_is_left(written.is_complete)}"), soft_wrap=True)
         if explanation.refusal is not None:
             raise typer.Exit(explanation.refusal.exit_code)
+
+
+def _what_is_left(is_complete: bool) -> str:
+    if is_complete:
+        return "an operation gives the same numbers; read it before you use it"
+    return "what the block becomes is for you to finish"
 
 
 def _unused_name() -> str:

@@ -26,6 +26,7 @@ ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "docs" / "patterns.md"
 
 _FENCED = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_PIPED = re.compile(r"(.*?)(?: \| (head|tail) -(\d+))?")
 # What another run or another machine says differently.
 _VARYING = (
     (re.compile(r"[^\s(]*/orchard\.py"), "…/orchard.py"),
@@ -72,9 +73,10 @@ def rerun(document: str, folder: Path) -> str:
         if language != "console":
             return match.group()
         command = text.splitlines()[0]
-        typed, _, lines = command.removeprefix("$ ").partition(" | head -")
+        typed, end, lines = _PIPED.fullmatch(command.removeprefix("$ ")).groups()  # type: ignore[union-attr]
         output = _readable(_output(shlex.split(typed))).splitlines(keepends=True)
-        return f"```console\n{command}\n{''.join(output[: int(lines) if lines else None])}```"
+        shown = {None: output, "head": output[: int(lines or 0)], "tail": output[-int(lines or 0) :]}[end]
+        return f"```console\n{command}\n{''.join(shown)}```"
 
     (folder / "docs").mkdir()
     shutil.copy(ROOT / "docs" / "orchard.py", folder / "docs")
