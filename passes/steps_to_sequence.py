@@ -124,7 +124,8 @@ def _check_looks_back(attention: fx.Node) -> None:
 def _mask_of_steps(owner: fx.GraphModule, attention: fx.Node, offset: fx.Node, context: int) -> Mask:
     """What the masks of all steps are together, evaluated for every position."""
     node = named_arguments(attention)["mask"]
-    computed = next((n for n in _between([offset], [node]) if n.op == "placeholder" and not is_size(n)), None)
+    placeholders = (n for n in _between([offset], [node]) if n.op == "placeholder" and not is_size(n))
+    computed = min(placeholders, default=None)
     if computed is not None:
         raise Refused(
             f"The attention at {where(attention)} has a bias that is computed from {computed.target}.",
