@@ -23,19 +23,18 @@ def proposal(pattern: Pattern, tables: Sequence[str] = ()) -> str | None:
 
     It does not use the parameters `tables`, which stand for what the model holds.
     """
-    propose = _PROPOSALS.get(pattern.block)
-    if propose is None:
-        return None
     values = _precise(pattern.inputs())
     tensors = {name: value.ndim for name, value in values.items() if isinstance(value, Tensor) and name not in tables}
+    propose = _PROPOSALS.get(pattern.block)
+    if propose is None or not tensors:
+        return None
     numbers = [name for name, value in values.items() if not isinstance(value, Tensor)]
     parameters = ", ".join(values)
-    with torch.no_grad():
-        tried = [(given, pattern.matches(**given)) for given in (values, _small(values, next(iter(tensors))))]
-        for code in propose(tensors, numbers):
-            function = eval(f"lambda {parameters}: {code}", {"ops": ops, "torch": torch})
-            if all(_gives(function, given, expected) for given, expected in tried):
-                return code
+    tried = [(given, _run(pattern.matches, given)) for given in (values, _small(values, next(iter(tensors))))]
+    for code in propose(tensors, numbers):
+        function = eval(f"lambda {parameters}: {code}", {"ops": ops, "torch": torch})
+        if all(_is_same(_run(function, given), expected) for given, expected in tried):
+            return code
     return None
 
 
@@ -52,15 +51,20 @@ def _small(values: Mapping[str, Value], first: str) -> dict[str, Value]:
     return {name: value * _SMALL if name == first else value for name, value in values.items()}
 
 
-def _gives(function: Callable[..., Tensor], values: Mapping[str, Value], expected: Tensor) -> bool:
+def _run(function: Callable[..., Tensor], values: Mapping[str, Value]) -> Tensor | None:
     try:
-        actual = function(**values)
-    # A proposal need not fit the sizes at all.
+        with torch.no_grad():
+            return function(**values)
+    # A proposal need not fit the sizes at all, nor a block have a meaning in float64.
     except Exception:
+        return None
+
+
+def _is_same(actual: Tensor | None, expected: Tensor | None) -> bool:
+    if actual is None or expected is None or actual.shape != expected.shape or actual.dtype != expected.dtype:
         return False
-    is_like = actual.shape == expected.shape and actual.dtype == expected.dtype
     scale = float(expected[expected.isfinite()].abs().max()) if expected.isfinite().any() else 0.0
-    return is_like and scale > 0 and torch.allclose(actual, expected, rtol=_EXACT, atol=_EXACT * scale, equal_nan=True)
+    return scale > 0 and torch.allclose(actual, expected, rtol=_EXACT, atol=_EXACT * scale, equal_nan=True)
 
 
 def _norms(tensors: Mapping[str, int], numbers: Sequence[str]) -> Iterator[str]:
