@@ -143,12 +143,13 @@ class Matcher:
                     sized.nodes[p] = m
                     yield sized
             return
-        if p.op != m.op or p.target != m.target:
+        selected = _selected(p, m)
+        if (p.op != m.op or p.target != m.target) and not selected:
             self._miss(binding, p, m, f"the pattern expects {operation_name(p)}")
             return
         for sized in self._same_sizes(p, m, binding):
             sized.nodes[p] = m
-            for operands in _operand_orders(p, m):
+            for operands in selected or _operand_orders(p, m):
                 yield from self._unify_all(operands, p, m, sized)
 
     def _same_sizes(self, p: fx.Node, m: fx.Node, binding: _Binding) -> Iterator[_Binding]:
@@ -218,6 +219,17 @@ class Matcher:
 def _covered(binding: _Binding) -> tuple[fx.Node, ...]:
     """The nodes of the model that operations of the pattern are bound to."""
     return tuple(m for p, m in binding.nodes.items() if p.op == "call_function")
+
+
+def _selected(p: fx.Node, m: fx.Node) -> list[list[tuple[Any, Any, str]]]:
+    """x[..., index] is a selection where the model's index is a constant, which a pattern's parameter may be."""
+    if p.target is not aten.index.Tensor or m.target is not aten.index_select.default:
+        return []
+    source, indices = arguments(p)
+    given = [(axis - len(shape(source)), index) for axis, index in enumerate(indices) if index is not None]
+    chosen, axis, index = arguments(m)
+    is_same = len(given) == 1 and given[0][0] == axis and len(shape(given[0][1])) == 1
+    return [[(source, chosen, ""), (given[0][1], index, "")]] if is_same else []
 
 
 def _operand_orders(p: fx.Node, m: fx.Node) -> Iterator[list[tuple[Any, Any, str]]]:

@@ -136,6 +136,23 @@ def test_one_size_of_the_example_is_one_size_of_the_model() -> None:
     assert "has size" in found.reason
 
 
+@pytest.mark.parametrize(("axis", "is_found"), [(-1, True), (-2, False)])
+def test_an_index_that_is_a_constant_of_the_model_matches_one_that_is_a_parameter(axis: int, is_found: bool) -> None:
+    order = torch.tensor([2, 0, 1, 3])
+
+    def by_parameter(x: Tensor, order: Tensor) -> Tensor:
+        return torch.relu(x[..., order])
+
+    values = {"x": torch.randn(1, 4, 4), "order": order}
+    graph = normalised(lambda x, order: torch.relu(x[..., order] if axis == -1 else x[:, order]), values, ["order"])
+    made = pattern(by_parameter, **values)
+    output = graph.graph.output_node().all_input_nodes[0]
+    found = Matcher(made, normalise(made.graph).graph).match(output)
+    assert isinstance(found, Match) is is_found
+    if isinstance(found, Match):
+        assert found.constants["order"].tolist() == order.tolist()
+
+
 def test_reshapes_are_told_apart_by_their_shapes() -> None:
     def heads(x: Tensor) -> Tensor:
         return x.view(1, 5, 2, 7)
