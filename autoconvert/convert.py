@@ -22,8 +22,7 @@ from autoconvert.library import Library, in_order, libraries
 from autoconvert.lowering.link import Linked, link
 from autoconvert.lowering.litertlm import write_bundle
 from autoconvert.lowering.metadata import build_executor_metadata, build_llm_metadata
-from autoconvert.lowering.tokenizer import TokenizerSpec
-from autoconvert.lowering.tokenizer_ahead import ReadTokenizer, tokenizer_ahead
+from autoconvert.lowering.tokenizer import TokenizerSpec, read_tokenizer
 from autoconvert.memory import give_back
 from autoconvert.needs import needs_of, refuse_what_cannot_fit
 from autoconvert.output import output_folder
@@ -87,13 +86,9 @@ def convert(
     """
     timeline = Timeline(display or Silent())
     outside = libraries(patterns)
-    folder = None if isinstance(model, nn.Module) or not Path(model).is_dir() else Path(model)
-    with (
-        timeline.stage("read model") as stage,
-        tokenizer_ahead(folder if "litertlm" in formats else None) as read_tokenizer,
-    ):
-        if folder is not None:
-            read_ahead(folder)
+    with timeline.stage("read model") as stage:
+        if not isinstance(model, nn.Module) and Path(model).is_dir():
+            read_ahead(Path(model))
         source = load_source(
             model,
             revision=revision,
@@ -106,7 +101,7 @@ def convert(
         settings = choose(
             source.config, context=context, prefill=prefill, quantize=quantize, formats=formats, verify=verify
         )
-        tokenizer = _tokenizer(source, read_tokenizer) if "litertlm" in settings.formats else None
+        tokenizer = _tokenizer(source) if "litertlm" in settings.formats else None
         # Reading a tokenizer takes many times what stays of it.
         give_back()
     target = Path(output) if output is not None else Path(source.name)
@@ -155,7 +150,7 @@ def _compiled(
     return compiled
 
 
-def _tokenizer(source: Source, read_tokenizer: ReadTokenizer) -> TokenizerSpec:
+def _tokenizer(source: Source) -> TokenizerSpec:
     if source.folder is None:
         raise InputError(
             "A .litertlm bundle needs a tokenizer, and a module in memory has none.",
