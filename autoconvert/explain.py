@@ -147,7 +147,7 @@ class _Recognised:
     def plain_blocks(self) -> list[PlainBlock]:
         """The blocks that no pattern recognised, as the model has them: what grew in part is another spelling."""
         replaced = {name for block in self.after.recognition.found for name in block.replaced}
-        blocks = [] if _is_step(self.after) else plain_blocks(self.before.graph.graph)
+        blocks = plain_blocks(self.before.graph.graph)
         return [block for block in blocks if replaced.isdisjoint(node.name for node in block.nodes)]
 
     def plain_block_at(self, node: fx.Node, blocks: Sequence[PlainBlock]) -> PlainBlock:
@@ -260,7 +260,7 @@ class _Search:
         told = []
         for miss in self._seen:
             covered = [self.nodes.get(name) for name in miss.covered]
-            near = miss.of > _CHANCE and (miss.is_declined or miss.matched >= _SHARE * miss.of)
+            near = miss.matched > _CHANCE and (miss.is_declined or miss.matched >= _SHARE * miss.of)
             if near and inside.isdisjoint(miss.covered) and all(n is not None and _is_plain(n) for n in covered):
                 nodes = [n for n in covered if n is not None]
                 if times[self.nodes[miss.node]] is Time.TOKEN:

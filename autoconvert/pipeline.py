@@ -124,7 +124,7 @@ def rewrite(
             return step
         hint = "\n".join(filter(None, (whole.hint, step.hint)))
         message = f"{whole.message}\nToken by token: {step.message}"
-        raise Refused(message, hint=hint, shorter=whole.shorter, at=whole.at) from step
+        raise Refused(message, hint=hint, shorter=whole.shorter, at=whole.at or step.at) from step
 
 
 def rewrite_at_most(

@@ -16,6 +16,7 @@ from autoconvert import ops
 from autoconvert.analysis.masks import Mask, recognise_mask
 from autoconvert.analysis.recurrences import Region, find_recurrences, is_size
 from autoconvert.analysis.sequence_axis import check_separate
+from autoconvert.analysis.token_flow import TokenFlow
 from autoconvert.errors import Refused
 from autoconvert.graph_module import graph_module
 from autoconvert.program import Program
@@ -69,6 +70,7 @@ def steps_to_sequence(program: Program, context: int) -> Program:
     graph.output_node().args = ({LOGITS: named_results(graph)[LOGITS]},)
     _sizes_of(graph, inputs[TOKENS])
     graph.eliminate_dead_code()
+    _check_all_is_attention(graph)
     for name in (OFFSET, STEPS, *(state.name for state in program.states)):
         _drop_input(graph, inputs[name])
     _read_as_sequence(graph, inputs)
@@ -112,12 +114,22 @@ def _name(node: fx.Node) -> str:
     return str(node.target)
 
 
+def _check_all_is_attention(graph: fx.Graph) -> None:
+    for node in TokenFlow(graph).looking_back:
+        raise Refused(
+            f"{where(node)} looks back on what was before outside of a recognised attention.",
+            hint="A pattern must recognise the attention that it belongs to.",
+            at=node.name,
+        )
+
+
 def _check_looks_back(attention: fx.Node) -> None:
     given = named_arguments(attention)
     if not _is_history(given["key"]) or not _is_history(given["value"]) or given["mask"] is None:
         raise Refused(
             f"{where(attention)} looks back at what is not simply the keys and values of every position.",
             hint="Attention in a single step must be over a history, with a mask that hides what has not been.",
+            at=attention.name,
         )
 
 
@@ -130,15 +142,17 @@ def _mask_of_steps(owner: fx.GraphModule, attention: fx.Node, offset: fx.Node, c
         raise Refused(
             f"The attention at {where(attention)} has a bias that is computed from {computed.target}.",
             hint="In a single step, a bias may depend on positions alone.",
+            at=attention.name,
         )
     step = _single(owner, [offset], [node])
     with torch.no_grad():
         rows = [step(torch.tensor(position))[0][..., :context] for position in range(context)]
     mask = recognise_mask(torch.cat(rows, dim=-2))
     if isinstance(mask, str):
-        raise Refused(f"The attention at {where(attention)} has a mask that is {mask}.")
+        raise Refused(f"The attention at {where(attention)} has a mask that is {mask}.", at=attention.name)
     if mask.slopes is not None or mask.table is not None:
-        raise Refused(f"The attention at {where(attention)} has a bias, and is seen in single steps only.")
+        message = f"The attention at {where(attention)} has a bias, and is seen in single steps only."
+        raise Refused(message, at=attention.name)
     return mask
 
 
@@ -251,9 +265,11 @@ def _sizes_of(graph: fx.Graph, tokens: fx.Node) -> None:
 
 def _drop_input(graph: fx.Graph, node: fx.Node) -> None:
     if node.users:
+        user = next(iter(node.users))
         raise Refused(
-            f"{where(next(iter(node.users)))} uses how many tokens came before outside of an attention's mask.",
+            f"{where(user)} uses how many tokens came before outside of an attention's mask.",
             hint="Only masks and positions may depend on it.",
+            at=user.name,
         )
     graph.erase_node(node)
 

@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from io import StringIO
+from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
 from rich.console import Console
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 
 from autoconvert.explain import Declined, Explanation, explain
 from autoconvert.report.explained import explained_model
+from autoconvert.scaffold import scaffold
 from autoconvert.settings import choose
 from autoconvert.source.source import load_source
 from tests.models import CONTEXT, Decoder, merged, tiny_llama
@@ -21,6 +24,11 @@ def explanation_of(module: nn.Module) -> Explanation:
         source.config, context=CONTEXT, prefill=None, quantize="int8", formats=("tflite",), verify="quick"
     )
     return explain(source, settings)
+
+
+def scaffold_of(explanation: Explanation) -> str:
+    assert explanation.region is not None and explanation.program is not None
+    return scaffold(explanation.region, explanation.program, "here").code
 
 
 def text_of(explanation: Explanation) -> str:
@@ -58,6 +66,23 @@ def _sigmoid_attention(decoder: Decoder, x: Tensor) -> Tensor:
     slots = torch.arange(x.shape[1])
     scores = torch.sigmoid(query @ key.transpose(2, 3) * 0.5) * (slots[None] <= slots[:, None])
     return merged((scores / (scores.sum(-1, keepdim=True) + 1e-6)) @ value)
+
+
+class TokenByToken(nn.Module):
+    """A decoder that reads a text in single steps, so that no text can be traced whole."""
+
+    def __init__(self, decoder: nn.Module) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, tokens: Tensor, past_key_values: Any = None, use_cache: bool = False) -> Any:
+        rows = []
+        for token in tokens.unbind(1):
+            result = self.decoder(token[:, None], past_key_values=past_key_values, use_cache=True)
+            past_key_values = result.past_key_values
+            rows.append(result.logits)
+        result.logits = torch.cat(rows, 1)
+        return result
 
 
 def _only(declined: Sequence[Declined]) -> Declined:
@@ -115,6 +140,20 @@ def test_attention_that_is_refused_is_told_as_a_whole() -> None:
     assert explanation.refusal is not None and explanation.refusal.exit_code == 3
     # What is refused is not said to be merely slow.
     assert explanation.declined == ()
+
+
+def test_attention_that_is_refused_in_a_single_step_is_told_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = TokenByToken(tiny_llama(attn_implementation="eager", num_hidden_layers=1))
+    monkeypatch.setattr(F, "softmax", lambda x, dim, dtype: torch.sigmoid(x))
+    explanation = explanation_of(module)
+    assert explanation.way == "single step"
+    missing = explanation.missing
+    assert missing is not None and missing.block is not None and missing.line is not None
+    assert missing.module == "decoder.model.layers.0.self_attn"
+    assert missing.block.kind == "attention"
+    assert missing.block.operations == ("matmul", "mul", "add", "sigmoid", "matmul")
+    assert explanation.declined == ()
+    assert "def matches(query: Tensor, key: Tensor, mask: Tensor, value: Tensor" in scaffold_of(explanation)
 
 
 def test_the_text_is_the_same_twice_and_no_line_is_broken() -> None:

@@ -5,6 +5,7 @@ from enum import IntEnum
 import torch
 from torch import fx
 
+from autoconvert.tracing.one_step import OFFSET
 from autoconvert.tracing.trace import POSITIONS
 
 
@@ -39,7 +40,7 @@ def binding_times(graph: fx.Graph) -> dict[fx.Node, Time]:
 def _placeholder_time(node: fx.Node) -> Time:
     if node.meta.get("is_weight"):
         return Time.WEIGHT
-    return Time.POSITION if node.target == POSITIONS else Time.TOKEN
+    return Time.POSITION if node.target in (POSITIONS, OFFSET) else Time.TOKEN
 
 
 def _join(times: list[Time]) -> Time:

@@ -14,10 +14,11 @@ import networkx as nx
 import torch
 from torch import Tensor, fx
 
+from autoconvert import ops
 from autoconvert.analysis.axis_rules import axes
 from autoconvert.analysis.binding_times import Time
 from autoconvert.analysis.token_flow import TokenFlow
-from autoconvert.rewriting import is_symbolic, shape
+from autoconvert.rewriting import is_symbolic, named_arguments, shape
 
 aten = torch.ops.aten
 
@@ -103,11 +104,18 @@ def plain_blocks(graph: fx.Graph) -> list[PlainBlock]:
 
 
 def block_at(graph: fx.Graph, node: fx.Node) -> PlainBlock:
-    """The smallest part around `node` whose result and inputs have as many entries for each position as tokens."""
+    """The smallest part around `node` whose result and inputs have as many entries for each position as tokens.
+
+    Masks around what tokens decide are inputs, and so are histories.
+    """
+    flow = TokenFlow(graph)
     lengths = {str(size) for size in _token_sizes(graph)}
+    slots = _slots(graph)
 
     def is_odd(each: fx.Node) -> bool:
-        return any(is_symbolic(size) and str(size) not in lengths for size in shape(each))
+        is_known = each in flow.histories or (flow.is_token(node) and not flow.is_token(each))
+        is_wide = _is_each_slot(each, slots) or any(is_symbolic(n) and str(n) not in lengths for n in shape(each))
+        return is_wide and not is_known
 
     inside = {node}
     pending = [node]
@@ -280,8 +288,12 @@ def _is_placed(flow: TokenFlow, node: fx.Node) -> bool:
 
 
 def _attentions(flow: TokenFlow) -> Iterator[PlainBlock]:
-    """What has a value for every two positions, up to where each position has one of its own again."""
-    pairs = {node for node in flow.nodes if len(axes(node)) > 1}
+    """What has a value for every two positions, up to where each position has one of its own again.
+
+    In a single step, one of the two is a slot of the history.
+    """
+    slots = _slots(flow.graph)
+    pairs = {node for node in flow.nodes if len(axes(node)) > 1 or _is_each_slot(node, slots)} - flow.histories
     links: nx.Graph[fx.Node] = nx.Graph()
     links.add_nodes_from(pairs)
     links.add_edges_from((n, node) for node in pairs for n in flow.operands(node) if n in pairs)
@@ -334,12 +346,22 @@ def _is_statistic(flow: TokenFlow, node: fx.Node) -> bool:
     """Numbers about the last axis alone, which has gone or is one: sums, products with itself, with constants."""
     if _is_simple(node) or any(flow.times[n] is Time.WEIGHT for n in node.all_input_nodes):
         return False
+    if _over(node) not in (None, {-1}):
+        return False
     whole = shape(flow.operands(node)[0]) if flow.operands(node) else ()
     value = node.meta["val"]
     results = value if isinstance(value, list | tuple) else [value]
     return whole[-1:] != (1,) and all(
         isinstance(result, Tensor) and _sizes(result.shape) == _sizes(whole[:-1]) for result in results
     )
+
+
+def _over(node: fx.Node) -> set[int] | None:
+    """The axes, from the end, that an operation says it works along; None where it says none."""
+    axes = named_arguments(node).get("dim")
+    rank = len(shape(node.all_input_nodes[0]))
+    given = axes if isinstance(axes, list | tuple) else [axes]
+    return {axis % rank - rank for axis in given if isinstance(axis, int)} or None
 
 
 def _sizes(sizes: Iterable[Any]) -> list[str]:
@@ -352,6 +374,16 @@ def _is_root(node: fx.Node) -> bool:
         exponent = node.args[1]
         return isinstance(exponent, float) and not exponent.is_integer()
     return node.target in _ROOTS
+
+
+def _slots(graph: fx.Graph) -> set[int]:
+    """How many positions a single step looks back on: a number that stands for nothing else in its shapes."""
+    histories = graph.find_nodes(op="call_function", target=ops.history)
+    return {size for history in histories if isinstance(size := shape(history)[-2], int)}
+
+
+def _is_each_slot(node: fx.Node, slots: set[int]) -> bool:
+    return any(isinstance(size, int) and size in slots for size in shape(node))
 
 
 def _token_sizes(graph: fx.Graph) -> list[Any]:

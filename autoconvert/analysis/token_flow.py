@@ -7,6 +7,7 @@ from typing import Any
 import networkx as nx
 from torch import Tensor, fx
 
+from autoconvert import ops
 from autoconvert.analysis.binding_times import Time, binding_times
 
 
@@ -28,6 +29,21 @@ class TokenFlow:
 
     def users(self, node: fx.Node) -> list[fx.Node]:
         return [user for user in node.users if user.op == "call_function" and self.is_token(user)]
+
+    @cached_property
+    def histories(self) -> set[fx.Node]:
+        """What a single step knows of those before it: histories, and what is computed from them alone."""
+        found: set[fx.Node] = set()
+        for node in self.nodes:
+            operands = self.operands(node)
+            if node.target is ops.history or (operands and found.issuperset(operands)):
+                found.add(node)
+        return found
+
+    @property
+    def looking_back(self) -> list[fx.Node]:
+        """What takes a step together with those before it, in order."""
+        return [n for n in self.nodes if n not in self.histories and not self.histories.isdisjoint(self.operands(n))]
 
     @cached_property
     def _edges(self) -> "nx.DiGraph[fx.Node | str]":

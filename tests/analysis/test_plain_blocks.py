@@ -9,7 +9,10 @@ from torch import Tensor
 
 from autoconvert.analysis.plain_blocks import plain_blocks
 from autoconvert.passes.normalise import normalise
-from tests.models import HEADS, WIDTH, Change, Decoder, merged, traced
+from autoconvert.rewriting import operation_name
+from autoconvert.tracing.one_step import trace_one_step
+from autoconvert.tracing.past import past_of
+from tests.models import CONTEXT, HEADS, WIDTH, Change, Decoder, merged, tiny_llama, traced
 
 _SIZE = WIDTH // HEADS
 _PAIRS = _SIZE // 2
@@ -53,11 +56,18 @@ def _in_groups(d: Decoder, x: Tensor) -> Tensor:
     return (parts * torch.rsqrt(parts.pow(2).mean(-1, keepdim=True) + 1e-6)).flatten(-2) * d.gain
 
 
+def _behind_a_sum(d: Decoder, x: Tensor) -> Tensor:
+    """The sum is over another axis than the last, which has as many entries."""
+    mixed = (x[..., None] * d.square).sum(-2)
+    return mixed * torch.rsqrt(mixed.square().mean(-1, keepdim=True) + 1e-6) * d.gain
+
+
 NORMS: dict[str, Change] = {
     "lengths": lambda d, x: x / (torch.linalg.vector_norm(x, dim=-1, keepdim=True) + 1e-5) * d.gain,
     "normalised": lambda d, x: F.normalize(x, dim=-1) * d.gain,
     "logarithms": lambda d, x: x * torch.exp(-0.5 * torch.log(x.square().mean(-1, keepdim=True) + 1e-6)) * d.gain,
     "a product with itself": _mean_by_product,
+    "a mean behind a sum": _behind_a_sum,
     "a product with ones": _mean_by_ones,
     "a dot product": _dot,
     "the largest": _largest,
@@ -274,3 +284,16 @@ def test_is_found(kind: str, decoder: Decoder) -> None:
 @pytest.mark.parametrize("name", NOTHING)
 def test_is_no_block(name: str) -> None:
     assert kinds(Decoder(NOTHING[name])) == []
+
+
+def test_a_single_step_has_the_blocks_of_a_whole_text() -> None:
+    module = tiny_llama(attn_implementation="eager")
+    step = trace_one_step(module, past_of(module, CONTEXT), CONTEXT)
+    blocks = plain_blocks(normalise(step.graph).graph)
+    layer = ["norm", "rotary", "rotary", "attention", "norm", "feed_forward"]
+    assert [block.kind for block in blocks] == [*layer, *layer, "norm"]
+    attention = blocks[3]
+    operations = [operation_name(node) for node in attention.nodes]
+    assert operations == ["matmul", "mul", "add", "softmax.int", "matmul"]
+    # Queries, keys, the mask and values: neither is a history part of it, nor how a mask comes about.
+    assert len(attention.inputs) == 4

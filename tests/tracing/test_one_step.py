@@ -219,3 +219,11 @@ def test_a_step_whose_bias_depends_on_tokens_is_refused_for_that(monkeypatch: py
         program = step_of(tiny_llama())
     with pytest.raises(Refused, match="has a bias that is computed from"):
         run_passes(program, Options(CONTEXT, PATTERNS, lambda *_: None))
+
+
+def test_a_step_that_looks_back_outside_of_an_attention_is_refused_there() -> None:
+    program = step_of(tiny_llama(attn_implementation="eager"))
+    others = [pattern for pattern in PATTERNS if not pattern.block.startswith("attention")]
+    with pytest.raises(Refused, match="looks back on what was before") as refusal:
+        run_passes(program, Options(CONTEXT, others, lambda *_: None))
+    assert refusal.value.at == "matmul"
