@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from autoconvert.errors import AutoconvertError, CheckFailed, InputError, MachineError, Refused
 
 if TYPE_CHECKING:
-    from autoconvert.convert import Bundle, convert
+    from autoconvert.driver.convert import Bundle, convert
 
 __all__ = ["AutoconvertError", "Bundle", "CheckFailed", "InputError", "MachineError", "Refused", "convert"]
 
@@ -20,7 +20,7 @@ class _Package(ModuleType):
 
     def __getattr__(self, name: str) -> Any:
         if name in _FROM_CONVERT:
-            return getattr(importlib.import_module("autoconvert.convert"), name)
+            return getattr(importlib.import_module("autoconvert.driver.convert"), name)
         raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
 
     def __setattr__(self, name: str, value: Any) -> None:

@@ -11,14 +11,15 @@ from torch import Tensor, nn
 
 from autoconvert.check.pattern import check_other_sizes, check_pattern, normalised
 from autoconvert.check.region import RegionCheck, same_numbers
-from autoconvert.convert import convert
+from autoconvert.driver.convert import convert
 from autoconvert.errors import CheckFailed
+from autoconvert.ir.fusion import Fusion
+from autoconvert.ir.program import Program
 from autoconvert.lowering.litert import lower
-from autoconvert.passes.recognise import recognise
-from autoconvert.passes.write_out import write_out
-from autoconvert.pattern import Pattern, operations_of
+from autoconvert.passes.decompose import decompose
+from autoconvert.passes.fuse import fuse
 from autoconvert.patterns import PATTERNS
-from autoconvert.program import Program, Recognition
+from autoconvert.rewrite.pattern import Pattern, operations_of
 
 _BLOCK = "block"
 
@@ -51,8 +52,8 @@ def check(
     tried = (pattern, *(other for other in patterns if other is not pattern))
     if inputs:
         assert isinstance(module, nn.Module), "a block is a module"
-        recognition = _check_block(module.eval(), inputs, (*tried, *PATTERNS))
-        found, nearest = recognition.patterns, [str(miss) for miss in recognition.nearest()[:1]]
+        fusion = _check_block(module.eval(), inputs, (*tried, *PATTERNS))
+        found, nearest = fusion.patterns, [str(miss) for miss in fusion.nearest()[:1]]
     else:
         found, nearest = _check_model(module, tried, options), []
     count = found.get(pattern.name, 0)
@@ -70,7 +71,7 @@ def _check_model(
         return convert(module, Path(folder) / "model", patterns=patterns, **chosen).report.patterns
 
 
-def _check_block(module: nn.Module, inputs: Sequence[Tensor], patterns: Sequence[Pattern]) -> Recognition:
+def _check_block(module: nn.Module, inputs: Sequence[Tensor], patterns: Sequence[Pattern]) -> Fusion:
     buffers = dict(module.named_buffers())
     parameters = {**dict(module.named_parameters()), **buffers}
     # Names of a module have dots, those of arguments have none.
@@ -83,13 +84,13 @@ def _check_block(module: nn.Module, inputs: Sequence[Tensor], patterns: Sequence
         result: Tensor = torch.func.functional_call(module, own, tuple(values[name] for name in given))
         return result
 
-    program = recognise(Program(normalised(run, values, [names[name] for name in buffers])), patterns, RegionCheck())
-    program = write_out(program, operations_of(patterns))
+    program = fuse(Program(normalised(run, values, [names[name] for name in buffers])), patterns, RegionCheck())
+    program = decompose(program, operations_of(patterns))
     with torch.no_grad():
         expected = module(*inputs)
     if not same_numbers(_in_the_runtime(program, values), expected):
         raise CheckFailed(f"The runtime gives other numbers than {type(module).__name__}.")
-    return program.recognition
+    return program.fusion
 
 
 def _in_the_runtime(program: Program, values: dict[str, Tensor]) -> Tensor:

@@ -9,8 +9,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from autoconvert.passes import specialise
-from autoconvert.pipeline import PASSES
+from autoconvert.passes import specialize_shapes
+from autoconvert.passes.pipeline import PASSES
 
 Function = Callable[..., Any]
 
@@ -35,10 +35,10 @@ def functions() -> list[tuple[str, ModuleType, list[Function]]]:
     """Each pass with its module and the functions that do it; specialising, which comes after the others, has two."""
     found: list[tuple[str, ModuleType, list[Function]]] = []
     for each in PASSES:
-        name = each.name.replace(" ", "_")
+        name = each.name.replace("-", "_")
         module = importlib.import_module(f"autoconvert.passes.{name}")
         found.append((each.name, module, [getattr(module, name)]))
-    return [*found, ("specialise", specialise, [specialise.prefill, specialise.decode])]
+    return [*found, ("specialize-shapes", specialize_shapes, [specialize_shapes.prefill, specialize_shapes.decode])]
 
 
 def refusals(function: Function) -> list[str]:

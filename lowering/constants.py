@@ -9,9 +9,9 @@ import numpy.typing as npt
 from ai_edge_litert import schema_py_generated as schema
 
 from autoconvert.errors import AutoconvertError
+from autoconvert.ir.weight import Weight
 from autoconvert.lowering import flatbuffer
-from autoconvert.lowering.quantize import Encoding, Scheme, encoding_for
-from autoconvert.program import Weight
+from autoconvert.quantization.quantize import Encoding, Scheme, encoding_for
 
 _DEQUANTIZE_FLOAT16_VERSION = 3
 
@@ -42,7 +42,7 @@ class Constant:
         return int(np.prod(self.weight.shape, dtype=np.int64)) * self.encoding.dtype.itemsize
 
 
-def bind_weights(model: Any, weights: Mapping[str, Weight], scheme: Scheme) -> list[Constant]:
+def fold_weights(model: Any, weights: Mapping[str, Weight], scheme: Scheme) -> list[Constant]:
     """Make every signature input that `weights` names a constant, in the order of `weights`.
 
     Weights of the same source, or of the same program over the same sources, become one constant. A weight

@@ -12,7 +12,8 @@ from torch import Tensor, fx
 from torch._ops import OpOverload
 from torch.fx.passes.shape_prop import _extract_tensor_metadata
 
-from autoconvert.rewriting import inline, replace_by_results, structure, traced
+from autoconvert.ir.editing import inline, replace_by_results, traced
+from autoconvert.ir.nodes import type_key
 
 Definitions = Mapping[Any, Callable[..., Any]]
 
@@ -54,7 +55,7 @@ def _key(node: fx.Node, names: Mapping[fx.Node, str]) -> object:
     shape = fx.map_arg((node.args, node.kwargs), names.__getitem__)
     # A Python function may give each call a number of its own.
     target = node.target if isinstance(node.target, OpOverload) else node
-    return target, repr(shape), *(structure(operand.meta["val"]) for operand in names)
+    return target, repr(shape), *(type_key(operand.meta["val"]) for operand in names)
 
 
 def _traced(node: fx.Node, names: Mapping[fx.Node, str], definitions: Definitions) -> fx.Graph:

@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from autoconvert.ir.weight import Weight
 from autoconvert.lowering import flatbuffer
-from autoconvert.lowering.constants import Constant, ZeroPoints, bind_weights, set_scales
+from autoconvert.lowering.constants import Constant, ZeroPoints, fold_weights, set_scales
 from autoconvert.lowering.external_buffers import externalise_graph_constants, lay_out
 from autoconvert.lowering.provenance import name_operations
-from autoconvert.lowering.quantize import Encoding, Scheme
-from autoconvert.lowering.streamed_file import StreamedFile
 from autoconvert.lowering.tiles import TensorStore, check_shapes, encoded_tiles
-from autoconvert.program import Weight
+from autoconvert.quantization.quantize import Encoding, Scheme
+from autoconvert.system.streamed_file import StreamedFile
 
 Progress = Callable[[int, int], None]
 
@@ -94,7 +94,7 @@ def link(
     happens, `path` is either the whole new file or what it was.
     """
     model = flatbuffer.merge([flatbuffer.read_model(graph) for graph in graphs])
-    constants = bind_weights(model, weights, scheme)
+    constants = fold_weights(model, weights, scheme)
     name_operations(model, weights)
     check_shapes(constants, store)
     tables = externalise_graph_constants(model)

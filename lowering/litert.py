@@ -14,15 +14,15 @@ from torch import Tensor, fx
 from torch._ops import OpOverload
 
 from autoconvert import ops
-from autoconvert.expansion import expand_nodes
-from autoconvert.graph_module import graph_module
+from autoconvert.ir.graph_module import graph_module
+from autoconvert.ir.program import Program
 from autoconvert.lowering import lookup, repetition, sorting
 from autoconvert.lowering.experts import expert_linear
 from autoconvert.lowering.provenance import locate
 from autoconvert.ops.attention import attend
 from autoconvert.ops.semantic import Body
-from autoconvert.passes.normalise import normalise
-from autoconvert.program import Program
+from autoconvert.passes.canonicalize import canonicalize
+from autoconvert.rewrite.decomposition import expand_nodes
 
 
 def lower(name: str, program: Program) -> bytes:
@@ -48,9 +48,9 @@ def expand(graph: fx.GraphModule) -> fx.GraphModule:
     copy = graph_module(graph, expanded)
     expand_nodes(copy.graph, _device_bodies())
     # Bodies repeat too.
-    normalise(copy)
+    canonicalize(copy)
     repeated = expand_nodes(copy.graph, {torch.ops.aten.expand.default: repetition.expand})
-    return normalise(copy) if repeated else copy
+    return canonicalize(copy) if repeated else copy
 
 
 def _device_bodies() -> dict[OpOverload, Body]:

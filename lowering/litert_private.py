@@ -11,7 +11,7 @@ from torch import Tensor, fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import TensorArgument
 
-from autoconvert.graph_module import graph_module
+from autoconvert.ir.graph_module import graph_module
 from autoconvert.lowering.decompose import Definitions, decompose
 from autoconvert.lowering.exported import exported_program
 

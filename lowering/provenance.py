@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import fx
 
-from autoconvert.program import Weight
-from autoconvert.rewriting import module_path
+from autoconvert.ir.provenance import module_path
+from autoconvert.ir.weight import Weight
 
 FRAME, ROOT = "autoconvert", "/"
 _END = b";"

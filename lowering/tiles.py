@@ -12,7 +12,7 @@ import torch
 
 from autoconvert.errors import AutoconvertError, InputError
 from autoconvert.lowering.constants import Constant
-from autoconvert.lowering.quantize import Encoded, UnrepresentableRow, encode
+from autoconvert.quantization.quantize import Encoded, UnrepresentableRow, encode
 
 _THREADS = 2
 _TILES_AHEAD = 4

@@ -18,10 +18,10 @@ from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from autoconvert.errors import AutoconvertError
+from autoconvert.ir.program import Program
+from autoconvert.ir.provenance import module_path
 from autoconvert.lowering.litert import lower, quiet
-from autoconvert.memory import collect_seldom, collecting_later
-from autoconvert.program import Program
-from autoconvert.rewriting import module_path
+from autoconvert.system.memory import collect_seldom, collecting_later
 
 Shapes = dict[str, tuple[tuple[int, ...], torch.dtype]]
 Modules = list[str | None]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from autoconvert.rewriting import emit, finish
+from autoconvert.ir.editing import emit, finish
 
 aten = torch.ops.aten
 

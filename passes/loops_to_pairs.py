@@ -16,10 +16,12 @@ from autoconvert import ops
 from autoconvert.analysis.iterations import Iteration, iterations
 from autoconvert.analysis.one_hot import ClassMask, OneHot, below, class_mask, one_hot
 from autoconvert.errors import Inseparable
-from autoconvert.passes.normalise import normalise
+from autoconvert.ir.editing import emit, finish
+from autoconvert.ir.nodes import arguments, first_operand, shape
+from autoconvert.ir.program import Program
+from autoconvert.ir.provenance import location
+from autoconvert.passes.canonicalize import canonicalize
 from autoconvert.passes.rows_to_pairs import NotRowwise, Pairs, isomorphic, on_pairs
-from autoconvert.program import Program
-from autoconvert.rewriting import arguments, emit, finish, first_input, shape, where
 
 aten = torch.ops.aten
 
@@ -61,9 +63,9 @@ def loops_to_pairs(program: Program) -> Program:
     for chain in chains:
         _replace(chain)
     for node in graph.graph.find_nodes(op="call_function", target=aten._assert_async.msg):
-        if first_input(node).target is ops.visit:
+        if first_operand(node).target is ops.visit:
             graph.graph.erase_node(node)
-    return dataclasses.replace(program, graph=normalise(finish(graph)))
+    return dataclasses.replace(program, graph=canonicalize(finish(graph)))
 
 
 def _chains(graph: fx.Graph) -> list[list[Link]]:
@@ -73,7 +75,7 @@ def _chains(graph: fx.Graph) -> list[list[Link]]:
         last = chains[-1][-1] if chains else None
         if (
             last is not None
-            and first_input(link.node) is last.node
+            and first_operand(link.node) is last.node
             and list(last.node.users) == [link.node]
             and (last.mask.numbers, last.axis) == (link.mask.numbers, link.axis)
         ):
@@ -88,8 +90,8 @@ def _link(node: fx.Node) -> Link | None:
     if node.target is not aten.index_add.default or len(node.args) != 4 or node.kwargs:
         return None
     total, dim, index, _ = arguments(node)
-    places = first_input(index) if index.target is operator.getitem else None
-    mask = class_mask(first_input(places)) if places is not None and places.target in _PLACES else None
+    places = first_operand(index) if index.target is operator.getitem else None
+    mask = class_mask(first_operand(places)) if places is not None and places.target in _PLACES else None
     if mask is None or places is None or dim not in (0, -len(shape(total))):
         return None
     columns: list[fx.Node | None] = [None] * len(mask.axes)
@@ -105,21 +107,21 @@ def _check_visits(graph: fx.Graph, made: dict[fx.Node, Iteration], links: list[L
         if node.target is aten.index_add.default:
             mask, code = masks.get(node), _counted(iteration.hit)
             if mask is None or code is None or (mask.numbers, mask.number) != (code.numbers, iteration.number):
-                raise Inseparable(f"{where(node)}: the loop around it depends on the values of tokens.")
+                raise Inseparable(f"{location(node)}: the loop around it depends on the values of tokens.")
     visited = {arguments(mark)[0]: arguments(mark)[1] for mark in graph.nodes if mark.target is ops.visit}
     for hit, end in visited.items():
         code = _counted(hit)
         limit = None if code is None else below(code.numbers) or code.classes
         if limit is None or end < limit:
-            raise Inseparable(f"{where(hit)}: a loop over its true entries depends on the values of tokens.")
+            raise Inseparable(f"{location(hit)}: a loop over its true entries depends on the values of tokens.")
 
 
 def _counted(hit: fx.Node) -> OneHot | None:
     """The code of which `hit` says for each class whether it occurs at all."""
     if hit.target is not aten.gt.Scalar or arguments(hit)[1] != 0:
         return None
-    total = first_input(hit)
-    code = one_hot(first_input(total)) if total.target is aten.sum.dim_IntList else None
+    total = first_operand(hit)
+    code = one_hot(first_operand(total)) if total.target is aten.sum.dim_IntList else None
     if code is None or len(total.args) != 2 or total.kwargs:
         return None
     over = {axis % len(code.axes) for axis in arguments(total)[1]}
@@ -128,14 +130,14 @@ def _counted(hit: fx.Node) -> OneHot | None:
 
 def _replace(chain: list[Link]) -> None:
     """The sum with all rows added at once, for each run of classes that are computed alike."""
-    total, last = first_input(chain[0].node), chain[-1].node
+    total, last = first_operand(chain[0].node), chain[-1].node
     with last.graph.inserting_before(last):
         for run in _runs(chain):
             try:
                 added = on_pairs(_pairs(run), [link.rows for link in run], [link.columns for link in run])
             except NotRowwise as reason:
                 raise Inseparable(
-                    f"{where(run[0].node)}: a loop whose rows are not computed alone: {reason}."
+                    f"{location(run[0].node)}: a loop whose rows are not computed alone: {reason}."
                 ) from None
             total = emit(last.graph, aten.add.Tensor, total, added, like=last)
     last.replace_all_uses_with(total)

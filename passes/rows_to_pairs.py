@@ -17,17 +17,8 @@ from autoconvert.analysis.one_hot import below
 from autoconvert.analysis.regions import ancestors
 from autoconvert.analysis.sequence_axis import check_separate
 from autoconvert.errors import Refused
-from autoconvert.rewriting import (
-    arguments,
-    concrete,
-    emit,
-    first_input,
-    infer,
-    is_symbolic,
-    named_arguments,
-    shape,
-    structure,
-)
+from autoconvert.ir.editing import emit, infer
+from autoconvert.ir.nodes import arguments, concrete, first_operand, is_symbolic, named_arguments, shape, type_key
 
 aten = torch.ops.aten
 
@@ -87,7 +78,7 @@ def isomorphic(
         same[a] = b
         if a not in dependent:
             leaves[a] = b
-            return a is b or (_is_parameter(a) and _is_parameter(b) and structure(_value(a)) == structure(_value(b)))
+            return a is b or (_is_parameter(a) and _is_parameter(b) and type_key(_value(a)) == type_key(_value(b)))
         return a.target == b.target and equal(list(a.args), list(b.args)) and equal_options(a, b)
 
     def equal_options(a: fx.Node, b: fx.Node) -> bool:
@@ -233,7 +224,7 @@ class _Rewrite:
         return _emit(node, aten.reshape.default, wide, _static(rows))
 
     def _linear(self, node: fx.Node) -> fx.Node:
-        x = self.value(first_input(node))
+        x = self.value(first_operand(node))
         if len(shape(x)) != 2:
             raise NotRowwise("a parameter is multiplied with more than vectors")
         row = _emit(node, aten.unsqueeze.default, x, -2)

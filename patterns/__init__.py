@@ -1,7 +1,7 @@
 """The building blocks that are known: one file each, in the order in which they are looked for."""
 
-from autoconvert.pattern import Pattern
 from autoconvert.patterns import activations, attention, attention_scores, experts, feed_forward, norms, rotary
+from autoconvert.rewrite.pattern import Pattern
 
 PATTERNS: tuple[Pattern, ...] = (
     *activations.PATTERNS,

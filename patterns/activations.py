@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from autoconvert.pattern import Pattern
+from autoconvert.rewrite.pattern import Pattern
 
 _ROOT = math.sqrt(2.0 / math.pi)
 _CUBE = 0.044715

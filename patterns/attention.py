@@ -9,7 +9,7 @@ from torch import Tensor
 
 from autoconvert import ops
 from autoconvert.ops.attention import HIDES
-from autoconvert.pattern import Example, Pattern
+from autoconvert.rewrite.pattern import Example, Pattern
 
 # Queries and keys have lengths of their own: a single step looks back on many.
 _BATCH, _GROUPS, _REPEATS, _LENGTH, _SLOTS, _WIDTH, _VALUE_WIDTH = 4, 2, 3, 5, 9, 14, 22

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from autoconvert import ops
 from autoconvert.ops.attention import HIDES
-from autoconvert.pattern import Example, Pattern
+from autoconvert.rewrite.pattern import Example, Pattern
 
 # Queries and keys have lengths of their own: a single step looks back on many.
 _BATCH, _HEADS, _LENGTH, _SLOTS, _WIDTH = 4, 6, 5, 9, 14

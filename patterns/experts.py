@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from autoconvert import ops
-from autoconvert.pattern import Example, Pattern
-from autoconvert.rewriting import is_symbolic
+from autoconvert.ir.nodes import is_symbolic
+from autoconvert.rewrite.pattern import Example, Pattern
 
 _EXPERTS, _OUT, _IN = 9, 22, 14
 

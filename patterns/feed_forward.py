@@ -5,7 +5,7 @@ from torch import Tensor
 
 from autoconvert import ops
 from autoconvert.ops.feed_forward import ACTIVATIONS
-from autoconvert.pattern import Example, Pattern
+from autoconvert.rewrite.pattern import Example, Pattern
 
 _EXAMPLE: Example = {"x": (1, 5, 14), "gate": (22, 14), "up": (22, 14), "down": (14, 22)}
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from autoconvert import ops
-from autoconvert.pattern import Example, Pattern
+from autoconvert.rewrite.pattern import Example, Pattern
 
 
 def _rms(x: Tensor, eps: float) -> Tensor:

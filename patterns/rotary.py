@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from autoconvert import ops
-from autoconvert.pattern import Example, Pattern
+from autoconvert.rewrite.pattern import Example, Pattern
 
 _WIDTH = 14
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from autoconvert.cache import FOLDER_VARIABLE
+from autoconvert.driver.cache import FOLDER_VARIABLE
 
 
 @pytest.fixture(autouse=True, scope="session")

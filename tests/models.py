@@ -6,15 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from autoconvert.check.chunks import split
 from autoconvert.check.graph import run_chunks
 from autoconvert.check.region import RegionCheck
+from autoconvert.driver.pipeline import rewrite as whole_or_step
+from autoconvert.ir.program import Program
 from autoconvert.ops.attention import CLOSED
-from autoconvert.pattern import Pattern
 from autoconvert.patterns import PATTERNS
-from autoconvert.pipeline import Options, Pass
-from autoconvert.pipeline import rewrite as whole_or_step
-from autoconvert.program import Program
+from autoconvert.rewrite.passes import Options, Pass
+from autoconvert.rewrite.pattern import Pattern
+from autoconvert.runtime.chunks import split
 from autoconvert.source.weights import TensorWeights
 from autoconvert.tracing.trace import logits_of, trace
 from tests.source.tiny import build, llama

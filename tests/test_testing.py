@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from autoconvert import ops
 from autoconvert.errors import CheckFailed, InputError
-from autoconvert.pattern import Pattern, same
+from autoconvert.rewrite.pattern import Pattern, same
 from autoconvert.testing import check
 from tests.models import WIDTH, Decoder
 

@@ -12,7 +12,7 @@ import torch
 from torch import fx
 
 from autoconvert import ops
-from autoconvert.rewriting import is_symbolic, named_arguments, shape
+from autoconvert.ir.nodes import is_symbolic, named_arguments, shape
 
 aten = torch.ops.aten
 

@@ -9,7 +9,8 @@ from torch.export import ExportedProgram
 
 from autoconvert import ops
 from autoconvert.errors import Inseparable
-from autoconvert.rewriting import arguments, first_input, where
+from autoconvert.ir.nodes import arguments, first_operand
+from autoconvert.ir.provenance import location
 
 aten = torch.ops.aten
 
@@ -53,7 +54,7 @@ def check_isolated(graph: fx.Graph) -> None:
         for user in node.users:
             if made.get(user) != iteration and not _is_sum(node, user, made) and not _is_length(node, lengths):
                 raise Inseparable(
-                    f"{where(node)} is made in a loop whose iterations depend on the values of tokens, and is used "
+                    f"{location(node)} is made in a loop whose iterations depend on the values of tokens, and is used "
                     f"after its iteration.",
                     hint="Only sums to which every iteration adds are covered.",
                 )
@@ -68,12 +69,12 @@ def check_same(traced: ExportedProgram, without: ExportedProgram, *, sums: bool 
         Inseparable: they differ, so that the code knows from elsewhere which iterations happened.
     """
     made = iterations(traced.graph)
-    before = {n: first_input(n) for n in made if n.target is aten.index_add.default} if sums else {}
+    before = {n: first_operand(n) for n in made if n.target is aten.index_add.default} if sums else {}
     known: dict[Any, int] = {}
     if _number(traced, known, before) != _number(without, known, {}):
         raise Inseparable(
-            f"{where(next(iter(made)))}: the model's code knows how often a loop runs whose iterations depend on the "
-            f"values of tokens.",
+            f"{location(next(iter(made)))}: the model's code knows how often a loop runs whose iterations depend on "
+            f"the values of tokens.",
             hint="Only what every iteration adds to a sum is covered.",
         )
 

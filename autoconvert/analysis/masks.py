@@ -26,7 +26,7 @@ class Mask:
     table: Tensor | None = None
 
 
-def recognise_mask(table: Tensor, relative: bool = True) -> Mask | str:
+def classify_mask(table: Tensor, relative: bool = True) -> Mask | str:
     """Names a mask [..., length, length], bool (True attends) or additive; or says why it is none.
 
     With `relative` only differences within a row count: a softmax does not change when the same number is added to

@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from autoconvert import ops
-from autoconvert.rewriting import concrete, structure
+from autoconvert.ir.nodes import concrete, type_key
 
 aten = torch.ops.aten
 
@@ -43,7 +43,7 @@ class MultiplyAdds:
         function = _function(node, owner)
         if function is None:
             return 0
-        operands = [structure(n.meta.get("val")) for n in node.all_input_nodes]
+        operands = [type_key(n.meta.get("val")) for n in node.all_input_nodes]
         shape = fx.map_arg((node.args, node.kwargs), lambda n: n.op)
         # A recurrence is a module of its own in every layer.
         key = f"{node.target} {operands} {shape}"

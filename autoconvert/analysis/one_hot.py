@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from autoconvert.rewriting import arguments, first_input, named_arguments, shape
+from autoconvert.ir.nodes import arguments, first_operand, named_arguments, shape
 
 aten = torch.ops.aten
 
@@ -50,7 +50,7 @@ def one_hot(node: fx.Node) -> OneHot | None:
         return _compared(*arguments(node))
     if node.target not in (aten._to_copy.default, aten.transpose.int, aten.permute.default):
         return None
-    code = one_hot(first_input(node))
+    code = one_hot(first_operand(node))
     if code is None or node.target is aten._to_copy.default:
         return code
     axes = list(code.axes)
@@ -68,18 +68,18 @@ def _compared(wide: Any, classes: Any) -> OneHot | None:
         return None
     if not isinstance(classes, fx.Node) or classes.target is not aten.arange.default or len(classes.args) != 1:
         return None
-    numbers, (count,) = first_input(wide), arguments(classes)
+    numbers, (count,) = first_operand(wide), arguments(classes)
     return OneHot(numbers, (*range(len(shape(numbers))), None), count) if isinstance(count, int) else None
 
 
 def below(numbers: fx.Node) -> int | None:
     """A number that all are less than, where that is known: places among the entries of an axis."""
     if numbers.target in (aten.reshape.default, aten._to_copy.default, aten.slice.Tensor, aten.select.int):
-        return below(first_input(numbers))
+        return below(first_operand(numbers))
     if numbers.target is not operator.getitem or arguments(numbers)[1] != 1:
         return None
-    chosen = first_input(numbers)
+    chosen = first_operand(numbers)
     if chosen.target is not aten.topk.default:
         return None
-    size = shape(first_input(chosen))[named_arguments(chosen)["dim"]]
+    size = shape(first_operand(chosen))[named_arguments(chosen)["dim"]]
     return size if isinstance(size, int) else None

@@ -12,7 +12,7 @@ import torch
 from torch import fx
 
 from autoconvert.analysis.regions import ancestors
-from autoconvert.rewriting import is_symbolic, shape
+from autoconvert.ir.nodes import is_symbolic, shape
 
 # How many operations after the core may join it.
 _REACH = 8

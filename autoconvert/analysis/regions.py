@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from torch import fx
 
-from autoconvert.graph_module import graph_module
+from autoconvert.ir.graph_module import graph_module
 
 
 def ancestors(nodes: Iterable[fx.Node]) -> set[fx.Node]:

@@ -24,7 +24,8 @@ from autoconvert.analysis.axis_rules import (
     pointwise,
 )
 from autoconvert.errors import Inseparable, Refused
-from autoconvert.rewriting import shape, where
+from autoconvert.ir.nodes import shape
+from autoconvert.ir.provenance import location
 
 _FLATTENED = "it merges the sequence axis with another"
 _LENGTH = "it computes with the length of the sequence"
@@ -45,7 +46,7 @@ def check_sequence_axis(graph: fx.Graph) -> None:
         if not is_whole or layouts.get(result) != Layout():
             sizes = ", ".join(map(str, shape(result)))
             raise Refused(
-                f"The model gives [{sizes}] at {where(result)}, not [1, sequence, vocabulary].",
+                f"The model gives [{sizes}] at {location(result)}, not [1, sequence, vocabulary].",
                 hint="A decoder gives the logits of every position.",
             )
 
@@ -70,7 +71,7 @@ def check_separate(graph: fx.Graph) -> dict[fx.Node, Layout]:
         layout = _recurrence(node, layouts) if is_recurrence else _layout(node, layouts, lengths)
         if isinstance(layout, str):
             raise Inseparable(
-                f"{where(node)} cannot be split into chunks: {layout}.",
+                f"{location(node)} cannot be split into chunks: {layout}.",
                 hint="A stateful block must cover it: a pattern that recognises the block it belongs to.",
                 at=node.name,
             )

@@ -21,7 +21,7 @@ import torch
 from ai_edge_litert import schema_py_generated as schema
 
 from autoconvert.errors import CheckFailed, InputError
-from autoconvert.program import Weight
+from autoconvert.ir.weight import Weight
 
 _FLOAT32, _FLOAT16, _INT8 = schema.TensorType.FLOAT32, schema.TensorType.FLOAT16, schema.TensorType.INT8
 _DTYPES: dict[int, np.dtype[Any]] = {

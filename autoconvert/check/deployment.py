@@ -10,12 +10,12 @@ from torch import Tensor
 from autoconvert.check.engine import check_bundle
 from autoconvert.check.file import Runner, logits_at, open_file, telling_positions
 from autoconvert.check.parity import Reference, compare_logits, random_tokens
-from autoconvert.compiled import Compiled
+from autoconvert.driver.compiled import Compiled
+from autoconvert.driver.settings import Settings
 from autoconvert.errors import CheckFailed
 from autoconvert.lowering.link import link
-from autoconvert.lowering.quantize import Scheme
-from autoconvert.lowering.tokenizer import TokenizerSpec, load_tokenizer
-from autoconvert.settings import Settings
+from autoconvert.packaging.tokenizer import TokenizerSpec, load_tokenizer
+from autoconvert.quantization.quantize import Scheme
 from autoconvert.source.weights import Weights
 
 # Root mean square of what quantisation changes, in standard deviations of the logits: more is not rounding.

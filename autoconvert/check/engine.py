@@ -9,8 +9,8 @@ import litert_lm
 import torch
 
 from autoconvert.errors import CheckFailed, InputError
-from autoconvert.lowering.litertlm import read_llm_metadata, read_signatures
-from autoconvert.runtime import GREEDY, RuntimeFailed, open_engine
+from autoconvert.packaging.litertlm import read_llm_metadata, read_signatures
+from autoconvert.runtime.engine import GREEDY, RuntimeFailed, open_engine
 
 Encode = Callable[[str], list[int]]
 ReferenceLogits = Callable[[list[int]], torch.Tensor]

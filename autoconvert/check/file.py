@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autoconvert.check.chunks import Chunk, chunk, plan_prefill
 from autoconvert.lowering.litert import quiet
+from autoconvert.runtime.chunks import Chunk, chunk, plan_prefill
 
 
 class Runner:

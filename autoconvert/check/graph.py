@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, fx
 
 from autoconvert import ops
-from autoconvert.check.chunks import Chunk, split
 from autoconvert.check.parity import TOLERANCE, compare_logits, distance, random_tokens
 from autoconvert.errors import CheckFailed, Refused
-from autoconvert.program import Program
+from autoconvert.ir.program import Program
+from autoconvert.runtime.chunks import Chunk, split
 from autoconvert.source.streamed import TILE, LazyParameter
 from autoconvert.source.weights import Weights
 

@@ -11,13 +11,14 @@ from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from autoconvert.check.region import same_numbers
-from autoconvert.matching import Match, Matcher
+from autoconvert.ir.editing import replace, traced
+from autoconvert.ir.fusion import NearMiss
+from autoconvert.ir.program import Program
 from autoconvert.ops.semantic import OUTSIDE
-from autoconvert.passes.normalise import normalise
-from autoconvert.passes.write_out import write_out
-from autoconvert.pattern import Pattern
-from autoconvert.program import NearMiss, Program
-from autoconvert.rewriting import replace, traced
+from autoconvert.passes.canonicalize import canonicalize
+from autoconvert.passes.decompose import decompose
+from autoconvert.rewrite.matching import Match, Matcher
+from autoconvert.rewrite.pattern import Pattern
 
 _OWN = "the example"
 
@@ -60,7 +61,7 @@ def check_other_sizes(pattern: Pattern, times: int = 2) -> None:
 def matches_in(pattern: Pattern, function: Callable[..., Tensor], values: Values) -> list[Match | NearMiss]:
     """What the pattern says to each place of `function`, called with `values`, where it could end."""
     given = {name: value for name, value in pattern.example.items() if isinstance(value, Tensor)}
-    matcher = Matcher(pattern, normalise(pattern.graph).graph, lambda node: given.get(str(node.target)))
+    matcher = Matcher(pattern, canonicalize(pattern.graph).graph, lambda node: given.get(str(node.target)))
     graph = normalised(function, values)
     return [matcher.match(node) for node in graph.graph.find_nodes(op="call_function", target=matcher.anchor)]
 
@@ -74,7 +75,7 @@ def normalised(function: Callable[..., Tensor], values: Values, constants: Colle
     for node in graph.graph.find_nodes(op="placeholder"):
         if node.target in constants:
             _hold(graph, node, values[str(node.target)])
-    return normalise(graph)
+    return canonicalize(graph)
 
 
 def _hold(graph: fx.GraphModule, node: fx.Node, value: Tensor | float) -> None:
@@ -200,7 +201,7 @@ def _check_operations(pattern: Pattern, values: Values) -> None:
             )
     tensors = [value for value in values.values() if isinstance(value, Tensor)]
     expected = pattern.becomes(**values)
-    actual = write_out(program, pattern.operations).graph(*tensors)
+    actual = decompose(program, pattern.operations).graph(*tensors)
     if actual.shape != expected.shape or not same_numbers(actual, expected):
         raise pattern.fault(
             "the `device` bodies of its operations give other numbers than the operations.", of="becomes"

@@ -8,10 +8,11 @@ from torch import Tensor, fx
 
 from autoconvert.analysis.constants import digest
 from autoconvert.errors import CheckFailed
-from autoconvert.graph_module import graph_module
-from autoconvert.matching import Match
+from autoconvert.ir.graph_module import graph_module
+from autoconvert.ir.nodes import concrete, type_key
+from autoconvert.ir.provenance import source_line
 from autoconvert.ops.attention import HIDES
-from autoconvert.rewriting import concrete, source_line, structure
+from autoconvert.rewrite.matching import Match
 
 _LENGTH = 7
 # Both sides sum in float32 in different orders; widths of 10⁴ stay well below this.
@@ -88,7 +89,7 @@ def _constants(match: Match) -> list[str]:
 
 def _structure(region: list[fx.Node], match: Match) -> str:
     index = {node: f"%{i}" for i, node in enumerate([*match.bound.values(), *region])}
-    lines = [structure(node.meta["val"]) for node in match.bound.values()]
+    lines = [type_key(node.meta["val"]) for node in match.bound.values()]
     for node in region:
         args = fx.map_arg((node.args, node.kwargs), lambda n: index.get(n, ""))
         lines.append(f"{node.op} {node.target} {args}")

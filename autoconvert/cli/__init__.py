@@ -17,7 +17,7 @@ from autoconvert.cli.inspect import app as inspect_app
 from autoconvert.cli.patterns import app as patterns_app
 from autoconvert.cli.plan import app as plan_app
 from autoconvert.cli.run import app as run_app
-from autoconvert.memory import collect_seldom
+from autoconvert.system.memory import collect_seldom
 
 # A first word that is none of these is a model to convert.
 COMMANDS: dict[str, typer.Typer] = {

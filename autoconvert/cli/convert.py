@@ -13,7 +13,7 @@ from autoconvert.cli.quiet import captured_stderr, silence_python
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
-# As in autoconvert.settings and autoconvert.lowering.quantize, which take seconds to import.
+# As in autoconvert.driver.settings and autoconvert.quantization.quantize, which take seconds to import.
 Quantize = Literal["none", "fp16", "int8"]
 Verify = Literal["quick", "full", "off"]
 
@@ -179,7 +179,7 @@ def convert(
     with explained(verbose=verbose, model=again):
         silence_python()
         with captured_stderr():
-            from autoconvert.convert import convert as convert_model
+            from autoconvert.driver.convert import convert as convert_model
             from autoconvert.report.summary import summary
             from autoconvert.report.table import display_on
 

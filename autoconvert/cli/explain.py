@@ -59,11 +59,11 @@ def explain(
     with explained(verbose=verbose):
         silence_python()
         with captured_stderr():
-            from autoconvert.explain import explain as explain_model
-            from autoconvert.library import in_order, libraries
-            from autoconvert.report.explained import explained_model
-            from autoconvert.scaffold import write_scaffold
-            from autoconvert.settings import choose
+            from autoconvert.diagnose.explain import explain as explain_model
+            from autoconvert.diagnose.explained import explained_model
+            from autoconvert.diagnose.scaffold import write_scaffold
+            from autoconvert.driver.library import in_order, libraries
+            from autoconvert.driver.settings import choose
             from autoconvert.source.source import plan_source
 
             known = in_order(libraries(patterns or ()))

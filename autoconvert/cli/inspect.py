@@ -8,7 +8,7 @@ import typer
 
 from autoconvert.cli.failures import explained
 from autoconvert.dump.manifest import PAGE
-from autoconvert.readable import readable_size
+from autoconvert.report.readable import readable_size
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 

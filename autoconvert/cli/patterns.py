@@ -12,7 +12,7 @@ from autoconvert.cli.failures import explained
 from autoconvert.cli.quiet import silence_python
 
 if TYPE_CHECKING:
-    from autoconvert.pattern import Pattern
+    from autoconvert.rewrite.pattern import Pattern
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -42,7 +42,7 @@ def patterns(
     """
     with explained(verbose=verbose):
         silence_python()
-        from autoconvert.library import in_order, libraries
+        from autoconvert.driver.library import in_order, libraries
 
         for line in _listing(in_order(libraries(files or ()))):
             typer.echo(line)

@@ -53,11 +53,11 @@ def plan(
     with explained(verbose=verbose, model=again):
         silence_python()
         with captured_stderr():
-            from autoconvert.library import in_order, libraries
-            from autoconvert.needs import refuse_what_cannot_fit
-            from autoconvert.plan import plan as plan_conversion
-            from autoconvert.report.planned import planned
-            from autoconvert.settings import choose
+            from autoconvert.driver.library import in_order, libraries
+            from autoconvert.driver.needs import refuse_what_cannot_fit
+            from autoconvert.driver.plan import plan as plan_conversion
+            from autoconvert.driver.planned import planned
+            from autoconvert.driver.settings import choose
             from autoconvert.source.source import plan_source
 
             outside = libraries(patterns or ())

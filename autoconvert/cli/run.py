@@ -29,7 +29,7 @@ def run(
     """
     with explained(verbose=verbose):
         silence_python()
-        from autoconvert.generate import generate
+        from autoconvert.runtime.generate import generate
 
         generate(file, prompt, max_tokens=max_tokens, on_text=_show)
         _show("\n")

@@ -13,9 +13,9 @@ from autoconvert import ops
 from autoconvert.analysis.constants import digest
 from autoconvert.dump.naming import identifier
 from autoconvert.dump.snapshot import Entry, Snapshot, arguments_of, size_text, symbols_of
-from autoconvert.recurrences.recurrence import CarriedRecurrence, Recurrence
-from autoconvert.recurrences.running_sum import RunningSum
-from autoconvert.rewriting import shape
+from autoconvert.ir.nodes import shape
+from autoconvert.scan.running_sum import RunningSum
+from autoconvert.scan.scan import CarriedScan, Scan
 
 # The file beside the code in which constants lie, by their digests.
 CONSTANTS = "constants.safetensors"
@@ -38,8 +38,8 @@ from safetensors.torch import load_file
 from torch import Tensor, fx, nn
 
 from autoconvert import ops
-from autoconvert.recurrences.recurrence import CarriedRecurrence, Recurrence
-from autoconvert.recurrences.running_sum import RunningSum
+from autoconvert.scan.scan import CarriedRecurrence, Recurrence
+from autoconvert.scan.running_sum import RunningSum
 
 aten = torch.ops.aten
 _file = Path(__file__).with_name("{constants}")
@@ -84,9 +84,9 @@ class _Writer:
         """The expression that makes `module`; classes that it needs are written before."""
         if isinstance(module, RunningSum):
             return f"RunningSum({module.states[0][0]})"
-        if isinstance(module, CarriedRecurrence):
+        if isinstance(module, CarriedScan):
             return f"CarriedRecurrence({self.module(module.recurrence)})"
-        if isinstance(module, Recurrence):
+        if isinstance(module, Scan):
             # A shift register is recognised by its graph.
             step = f"fx.symbolic_trace({self.module(module.step)})"
             return f"Recurrence({step}, {module.states!r}, {module.rows!r})"

@@ -20,11 +20,11 @@ from autoconvert.dump.places import Place, excerpts, without_paths
 from autoconvert.dump.snapshot import Photographer, Snapshot
 from autoconvert.dump.text import text
 from autoconvert.errors import AutoconvertError, InputError
+from autoconvert.ir.program import Program
 from autoconvert.lowering.link import LinkedTensor
-from autoconvert.output import output_folder
-from autoconvert.pattern import Pattern
-from autoconvert.program import Program
 from autoconvert.report.check_result import CheckResult
+from autoconvert.rewrite.pattern import Pattern
+from autoconvert.system.output import output_folder
 
 TRACE = "trace"
 
@@ -87,7 +87,7 @@ class Dump:
                 "file": stem,
                 "nodes": len(snapshot.entries),
                 "operations": snapshot.operations,
-                "blocks": program.recognition.blocks,
+                "blocks": program.fusion.blocks,
                 "matches": self._matches(last, snapshot),
             }
         )
@@ -134,7 +134,7 @@ class Dump:
 
     def _matches(self, last: Snapshot | None, snapshot: Snapshot) -> list[dict[str, Any]]:
         """The blocks that this pass has found, each with the names that its nodes have in the last snapshot."""
-        if last is None or last.program.recognition.found or not snapshot.program.recognition.found:
+        if last is None or last.program.fusion.found or not snapshot.program.fusion.found:
             return []
         before = {entry.node_name: entry.name for entry in last.entries}
         after = {entry.node_name: entry.name for entry in snapshot.entries}
@@ -146,7 +146,7 @@ class Dump:
                 "node": after.get(found.node, ""),
                 "replaced": [before[name] for name in found.replaced if name in before],
             }
-            for found in snapshot.program.recognition.found
+            for found in snapshot.program.fusion.found
         ]
 
     def _used(self) -> list[Pattern]:

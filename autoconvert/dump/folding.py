@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from autoconvert.dump.naming import identifier
 from autoconvert.dump.snapshot import Entry
-from autoconvert.folding import runs
+from autoconvert.report.folding import runs
 
 _GIVEN = ("input", "constant")
 _NAME = re.compile(r"%(\w+)")

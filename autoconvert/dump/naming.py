@@ -6,7 +6,7 @@ import re
 from torch import fx
 
 from autoconvert.dump.places import module_of
-from autoconvert.rewriting import operation_name
+from autoconvert.ir.provenance import operation_name
 
 
 def operation_of(node: fx.Node) -> str:

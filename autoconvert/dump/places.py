@@ -11,8 +11,8 @@ import torch
 from torch import fx
 
 import autoconvert
-from autoconvert.folding import runs
-from autoconvert.rewriting import module_path
+from autoconvert.ir.provenance import module_path
+from autoconvert.report.folding import runs
 
 _FRAME = re.compile(r'File "(.+?)", line (\d+)')
 _PACKAGE = Path(autoconvert.__file__).parent

@@ -16,8 +16,10 @@ from autoconvert.analysis.constants import digest
 from autoconvert.analysis.multiply_adds import MultiplyAdds
 from autoconvert.dump.naming import Namer, operation_of
 from autoconvert.dump.places import Place, module_of, place_of
-from autoconvert.program import Program, Weight
-from autoconvert.rewriting import BLOCK, named_results
+from autoconvert.ir.nodes import named_results
+from autoconvert.ir.program import Program
+from autoconvert.ir.provenance import BLOCK
+from autoconvert.ir.weight import Weight
 
 _DTYPES = {"float": "f", "bfloat": "bf", "int": "i", "uint": "u", "complex": "c"}
 # Up to so many numbers a constant is shown whole.

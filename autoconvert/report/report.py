@@ -9,11 +9,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from autoconvert.ir.fusion import Fusion
+from autoconvert.ir.state import State
 from autoconvert.lowering.link import Linked
-from autoconvert.program import Recognition, State
 from autoconvert.report.check_result import CheckResult
 from autoconvert.report.progress import StageTime
-from autoconvert.settings import Settings
 from autoconvert.source.accounting import Row
 
 _PACKAGES = ("torch", "transformers", "litert-torch", "ai-edge-litert", "ai-edge-quantizer", "litert-lm-api")
@@ -43,8 +43,8 @@ class Report:
 
 def make_report(
     model: str,
-    settings: Settings,
-    recognition: Recognition,
+    settings: dict[str, Any],
+    fusion: Fusion,
     states: Sequence[State],
     linked: Linked,
     rows: Sequence[Row],
@@ -55,10 +55,10 @@ def make_report(
     """Gathers a finished conversion."""
     return Report(
         model=model,
-        settings=dataclasses.asdict(settings),
-        blocks=recognition.blocks,
-        patterns=recognition.patterns,
-        near_misses=[dataclasses.asdict(miss) for miss in recognition.near_misses],
+        settings=settings,
+        blocks=fusion.blocks,
+        patterns=fusion.patterns,
+        near_misses=[dataclasses.asdict(miss) for miss in fusion.near_misses],
         layers=sum(state.kind == "key" for state in states),
         signatures=[dataclasses.asdict(signature) for signature in linked.signatures],
         states=[{"name": state.name, "shape": state.shape, "kind": state.kind} for state in states],

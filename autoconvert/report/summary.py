@@ -7,8 +7,8 @@ from typing import Any
 
 from rich.text import Text
 
-from autoconvert.readable import readable_size
 from autoconvert.report.check_result import CheckResult
+from autoconvert.report.readable import readable_size
 from autoconvert.report.report import Report
 
 _LABEL_WIDTH = 12

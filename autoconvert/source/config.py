@@ -41,7 +41,7 @@ def read_config(folder: Path, trust_remote_code: bool = False) -> PreTrainedConf
     if model_type not in CONFIG_MAPPING and not remote:
         raise InputError(
             f"{path}: transformers {__version__} does not know the model type {model_type!r}",
-            hint="update transformers, or build the module yourself and pass it to autoconvert.convert",
+            hint="update transformers, or build the module yourself and pass it to autoconvert.driver.convert",
         )
     if model_type not in CONFIG_MAPPING and not trust_remote_code:
         raise InputError(

@@ -16,9 +16,11 @@ from torch.fx.graph import CodeGen
 from torch.utils._sympy.value_ranges import ValueRanges, bound_sympy
 
 from autoconvert.errors import Inseparable, Refused
-from autoconvert.graph_module import graph_module
-from autoconvert.program import Program, Weight
-from autoconvert.rewriting import concrete, shape, where
+from autoconvert.ir.graph_module import graph_module
+from autoconvert.ir.nodes import concrete, shape
+from autoconvert.ir.program import Program
+from autoconvert.ir.provenance import location
+from autoconvert.ir.weight import Weight
 from autoconvert.source.experts import experts_as_pairs
 from autoconvert.tracing.functional import functional
 from autoconvert.tracing.loops import trace_loops
@@ -100,7 +102,7 @@ def _try_assertions(graph: fx.Graph, lengths: Sequence[int]) -> None:
         if symbols <= counts.keys() and bound_sympy(expression, counts).lower is sympy.true:
             continue
         if not symbols <= known:
-            raise Inseparable(f"{where(node)}: the model's code depends on the values of its tokens ({expression}).")
+            raise Inseparable(f"{location(node)}: the model's code depends on the values of its tokens ({expression}).")
         fails = (n for n in lengths if expression.subs(dict.fromkeys(symbols, n)) is not sympy.true)
         failing = next(fails, None) if len(symbols) == 1 else "some lengths"
         if failing is not None:

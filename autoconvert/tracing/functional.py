@@ -10,7 +10,7 @@ from torch import fx
 from torch._ops import HigherOrderOperator
 from torch.export import ExportedProgram
 
-from autoconvert.rewriting import inline
+from autoconvert.ir.editing import inline
 from autoconvert.tracing.writes import without_writes
 
 # The operands that come before the body, and the body's own operands after it.

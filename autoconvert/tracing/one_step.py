@@ -13,8 +13,9 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 
 from autoconvert.errors import InputError, Refused
-from autoconvert.program import Program, State
-from autoconvert.rewriting import where
+from autoconvert.ir.program import Program
+from autoconvert.ir.provenance import location
+from autoconvert.ir.state import State
 from autoconvert.tracing.exported import export, program_of
 from autoconvert.tracing.past import Past, takes_texts_together
 from autoconvert.tracing.trace import POSITION_PARAMETERS, POSITIONS, TOKENS, untraceable
@@ -99,7 +100,7 @@ def _name_inputs(graph: fx.GraphModule, inputs: list[str], states: Sequence[Stat
     graph.graph.eliminate_dead_code()
     for node in nodes[len(_INPUTS) : len(inputs)]:
         if node.users:
-            raise Refused(f"{where(next(iter(node.users)))} computes with a count that belongs to no text.")
+            raise Refused(f"{location(next(iter(node.users)))} computes with a count that belongs to no text.")
         graph.graph.erase_node(node)
     _as_many_as(nodes[0], [nodes[1], *nodes[len(inputs) :]])
     graph.recompile()

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from autoconvert.errors import InputError, Inseparable
-from autoconvert.program import Program
+from autoconvert.ir.program import Program
 from autoconvert.tracing.exported import export, program_of
 
 TOKENS = "tokens"

@@ -13,7 +13,8 @@ import torch
 from torch import fx
 from torch._ops import OpOverload
 
-from autoconvert.rewriting import arguments, emit, first_input, is_symbolic, shape
+from autoconvert.ir.editing import emit
+from autoconvert.ir.nodes import arguments, first_operand, is_symbolic, shape
 
 aten = torch.ops.aten
 
@@ -62,7 +63,7 @@ def without_writes(graph: fx.Graph) -> bool:
     if not all(map(_is_covered, written)):
         return False
     for node in written:
-        node.replace_all_uses_with(first_input(node))
+        node.replace_all_uses_with(first_operand(node))
     _rewrite(graph, set(written))
     return True
 
@@ -97,16 +98,16 @@ def _as_value(write: fx.Node) -> OpOverload | None:
 def _source(node: fx.Node) -> fx.Node | None:
     """What the node's value may be a view of; a write gives what it has written into."""
     if node.target is operator.getitem:
-        return first_input(node) if _source(first_input(node)) is not None else None
+        return first_operand(node) if _source(first_operand(node)) is not None else None
     if not isinstance(node.target, OpOverload) or _is_cast(node):
         return None
     shares = any(result.alias_info is not None for result in node.target._schema.returns)
-    return first_input(node) if shares else None
+    return first_operand(node) if shares else None
 
 
 def _is_cast(node: fx.Node) -> bool:
     """`to` gives the tensor itself where nothing changes."""
-    return node.target.overloadpacket is aten.to and _kind(node) != _kind(first_input(node))  # type: ignore[union-attr]
+    return node.target.overloadpacket is aten.to and _kind(node) != _kind(first_operand(node))  # type: ignore[union-attr]
 
 
 def _kind(node: fx.Node) -> tuple[torch.dtype, torch.device]:
@@ -134,7 +135,7 @@ def _is_read_before(view: fx.Node, write: fx.Node) -> bool:
     """Read at the latest by what is written, and not written itself."""
     return all(
         not write < user
-        and (not writes(user) or first_input(user) is not view)
+        and (not writes(user) or first_operand(user) is not view)
         and (_source(user) is not view or _is_read_before(user, write))
         for user in view.users
     )
@@ -168,7 +169,7 @@ def _rewrite(graph: fx.Graph, written: set[fx.Node]) -> None:
         now.update({node: (new, writes_to[view]) for node, new in changed.items()})
 
     for node in list(graph.nodes):
-        operand = first_input(node) if node in written else None
+        operand = first_operand(node) if node in written else None
         with graph.inserting_before(node):
             node.args, node.kwargs = fx.map_arg((node.args, node.kwargs), value)
             if operand is not None:

@@ -16,14 +16,17 @@ from parity import PREFILL_LENGTH, TEXT_LENGTH, compare, says_something
 from tiny_models import NotBuildable, build, config_of, logits_of, sample_tokens, save
 from torch import Tensor
 
-from autoconvert.compile import Stages
-from autoconvert.convert import convert
+from autoconvert.driver.compile import Stages
+from autoconvert.driver.convert import convert
+from autoconvert.driver.pipeline import SINGLE_STEP
 from autoconvert.errors import AutoconvertError, CheckFailed, Refused
-from autoconvert.pipeline import PASSES, SINGLE_STEP, Options, Pass
-from autoconvert.program import Program, Recognition
+from autoconvert.ir.fusion import Fusion
+from autoconvert.ir.program import Program
+from autoconvert.passes.pipeline import PASSES
+from autoconvert.rewrite.passes import Options, Pass
 
 # The step of the table that each stage or pass of a conversion ends; what is not here is within the next.
-_ENDS = {"trace": "trace", "recognise": "recognise", "check graph": "state", "check constants": "lower"}
+_ENDS = {"trace": "trace", "fuse": "fuse", "check graph": "state", "check constants": "lower"}
 
 
 class _Enough(Exception):
@@ -37,7 +40,7 @@ class _Watcher:
     stage: Stage
     passed: list[str] = field(default_factory=list)
     is_of_steps: bool = False
-    recognition: Recognition = field(default_factory=Recognition)
+    fusion: Fusion = field(default_factory=Fusion)
 
     def started(self, stage: str) -> None:
         if stage == "lower" and self.stage == "graph":
@@ -55,7 +58,7 @@ class _Watcher:
     def around(self, step: Pass) -> Pass:
         def run(program: Program, options: Options) -> Program:
             after = step.run(program, options)
-            self.recognition = after.recognition
+            self.fusion = after.fusion
             self._ended(step.name)
             return after
 
@@ -83,8 +86,8 @@ def examine(model_type: str, stage: Stage = "file") -> Outcome:
         outcome,
         passed=passed,
         is_of_steps=watcher.is_of_steps,
-        blocks=watcher.recognition.blocks,
-        patterns=watcher.recognition.patterns,
+        blocks=watcher.fusion.blocks,
+        patterns=watcher.fusion.patterns,
         seconds=time.perf_counter() - begun,
         peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     )

@@ -14,7 +14,7 @@ CONTEXT = 64
 LARGER_CONTEXT = 128
 
 # The columns of the table, in the order in which a conversion goes.
-STEPS = ("trace", "recognise", "state", "lower", "run", "parity")
+STEPS = ("trace", "fuse", "state", "lower", "run", "parity")
 
 # A place as messages have it: `(path.py:line: code)`, where the code may have parentheses of its own.
 _PLACE = re.compile(r"\((?:/[^\s():]+/)?([\w.-]+\.py):(\d+)(?=[:)])")

@@ -20,7 +20,7 @@ from typing import Any
 
 # Installed packages alone: the server of Python 3.11 does not look beside the script.
 PRELOADED = (
-    "autoconvert.convert",
+    "autoconvert.driver.convert",
     "litert_torch.generative.custom_ops.dynamic_update_slice",
     "transformers.models.llama.modeling_llama",
     "ai_edge_litert.interpreter",

@@ -15,8 +15,9 @@ from autoconvert import ops
 from autoconvert.analysis.axis_rules import RULES, Layout
 from autoconvert.analysis.sequence_axis import check_separate
 from autoconvert.errors import Refused
-from autoconvert.passes.normalise import normalise
-from autoconvert.rewriting import is_symbolic, shape, traced
+from autoconvert.ir.editing import traced
+from autoconvert.ir.nodes import is_symbolic, shape
+from autoconvert.passes.canonicalize import canonicalize
 
 aten = torch.ops.aten
 
@@ -324,7 +325,7 @@ MIXED: dict[str, Function] = {
 def test_the_axis_is_followed_through(name: str) -> None:
     function, operand, layout = MOVED[name]
     operand = replace(operand, axis=0)
-    places = proven(normalise(graph_of(function, [operand])).graph)
+    places = proven(canonicalize(graph_of(function, [operand])).graph)
     assert places is not None
     assert [place[1] for place in places] == [layout]
     assert chunks_give_the_whole(function, [operand], places)
@@ -333,4 +334,4 @@ def test_the_axis_is_followed_through(name: str) -> None:
 @pytest.mark.parametrize("name", MIXED)
 def test_positions_that_meet_on_the_way_are_refused(name: str) -> None:
     operand = replace(x(N, N), axis=0)
-    assert proven(normalise(graph_of(MIXED[name], [operand])).graph) is None
+    assert proven(canonicalize(graph_of(MIXED[name], [operand])).graph) is None

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, fx
 
 from autoconvert.analysis.binding_times import Time, binding_times, frontier
-from autoconvert.passes.normalise import normalise
+from autoconvert.passes.canonicalize import canonicalize
 from tests import models
 from tests.models import Decoder
 
@@ -37,12 +37,12 @@ def last_factor(graph: fx.Graph) -> fx.Node:
 @pytest.mark.parametrize("name", CASES)
 def test_binding_time_of(name: str) -> None:
     mix, expected = CASES[name]
-    graph = normalise(models.traced(Decoder(mix)).graph).graph
+    graph = canonicalize(models.traced(Decoder(mix)).graph).graph
     assert binding_times(graph)[last_factor(graph)] is expected
 
 
 def test_frontier_is_what_later_times_use() -> None:
-    graph = normalise(models.traced(Decoder(lambda d, x: x * ((d.gain + 1) * d.offset))).graph).graph
+    graph = canonicalize(models.traced(Decoder(lambda d, x: x * ((d.gain + 1) * d.offset))).graph).graph
     ends = frontier(graph, binding_times(graph), Time.WEIGHT)
     assert last_factor(graph) in ends
     assert not set(last_factor(graph).all_input_nodes) & set(ends)

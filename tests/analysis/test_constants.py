@@ -7,7 +7,7 @@ import torch
 from torch import fx
 
 from autoconvert.analysis.constants import constant, content, digest, held
-from autoconvert.graph_module import graph_module
+from autoconvert.ir.graph_module import graph_module
 
 aten = torch.ops.aten
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from autoconvert.analysis.masks import Mask, recognise_mask, same_mask
+from autoconvert.analysis.masks import Mask, classify_mask, same_mask
 from autoconvert.ops.attention import CLOSED_BIAS
 
 LENGTH = 12
@@ -35,7 +35,7 @@ NAMED: dict[str, tuple[Tensor, tuple[int, int]]] = {
 @pytest.mark.parametrize("name", NAMED)
 def test_what_hides_is_named(name: str) -> None:
     table, expected = NAMED[name]
-    mask = recognise_mask(table)
+    mask = classify_mask(table)
     assert isinstance(mask, Mask)
     assert (mask.window, mask.chunk_size) == expected
     assert mask.slopes is None
@@ -54,7 +54,7 @@ BIASES = {
 def test_what_falls_with_the_distance_is_a_slope_for_each_head(name: str, window: int) -> None:
     distance = ROWS - COLUMNS
     visible = CAUSAL & (distance < window)
-    mask = recognise_mask(hidden(visible, BIASES[name])[None])
+    mask = classify_mask(hidden(visible, BIASES[name])[None])
     assert isinstance(mask, Mask)
     assert mask.window == window % LENGTH
     assert mask.slopes is not None
@@ -63,25 +63,25 @@ def test_what_falls_with_the_distance_is_a_slope_for_each_head(name: str, window
 
 
 def test_a_row_of_keys_alone_is_a_bias_to_all_queries() -> None:
-    assert recognise_mask(BIASES["by key"][None]) == "not causal: a position sees later ones"
+    assert classify_mask(BIASES["by key"][None]) == "not causal: a position sees later ones"
 
 
 def test_beside_a_sink_every_number_counts() -> None:
     """A sink joins the softmax with a number of its own, so that one number added to a row is no longer nothing."""
     table = hidden(CAUSAL, BIASES["by key"])
-    mask = recognise_mask(table, relative=False)
+    mask = classify_mask(table, relative=False)
     assert isinstance(mask, Mask)
     assert mask.slopes is None
     assert mask.table is not None
     torch.testing.assert_close(mask.table[:, CAUSAL], BIASES["by key"].expand(3, LENGTH, -1)[:, CAUSAL])
-    by_distance = recognise_mask(hidden(CAUSAL, BIASES["by distance"]), relative=False)
+    by_distance = classify_mask(hidden(CAUSAL, BIASES["by distance"]), relative=False)
     assert isinstance(by_distance, Mask)
     assert by_distance.slopes is not None
 
 
 def test_other_numbers_are_a_table() -> None:
     bias = torch.randn(2, LENGTH, LENGTH)
-    mask = recognise_mask(hidden(CAUSAL, bias))
+    mask = classify_mask(hidden(CAUSAL, bias))
     assert isinstance(mask, Mask)
     assert (mask.window, mask.chunk_size, mask.slopes) == (0, 0, None)
     assert mask.table is not None
@@ -92,7 +92,7 @@ def test_other_numbers_are_a_table() -> None:
 def test_one_number_that_differs_is_no_slope() -> None:
     bias = BIASES["by distance"].clone()
     bias[1, 7, 2] += 1e-3
-    mask = recognise_mask(hidden(CAUSAL, bias))
+    mask = classify_mask(hidden(CAUSAL, bias))
     assert isinstance(mask, Mask)
     assert mask.slopes is None
     assert mask.table is not None
@@ -108,7 +108,7 @@ HOLES = {
 @pytest.mark.parametrize("name", HOLES)
 def test_what_else_is_hidden_is_a_table(name: str) -> None:
     visible = HOLES[name]
-    mask = recognise_mask(visible)
+    mask = classify_mask(visible)
     assert isinstance(mask, Mask)
     assert mask.table is not None
     hides = mask.table == CLOSED_BIAS
@@ -129,7 +129,7 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_no_cache_can_give_is_refused(name: str) -> None:
     table, reason = REFUSED[name]
-    found = recognise_mask(table)
+    found = classify_mask(table)
     assert isinstance(found, str)
     assert reason in found
 

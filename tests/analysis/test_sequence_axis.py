@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from autoconvert.analysis.sequence_axis import check_sequence_axis
 from autoconvert.errors import Refused
-from autoconvert.passes.bind_weights import bind_weights
-from autoconvert.passes.normalise import normalise
+from autoconvert.passes.canonicalize import canonicalize
+from autoconvert.passes.fold_weights import fold_weights
 from tests import models
 from tests.models import Decoder
 
@@ -128,7 +128,7 @@ class Pointless(Decoder):
 
 def prove(module: nn.Module) -> None:
     program = models.traced(module)
-    program = bind_weights(program.with_graph(normalise(program.graph)))
+    program = fold_weights(program.with_graph(canonicalize(program.graph)))
     check_sequence_axis(program.graph.graph)
 
 

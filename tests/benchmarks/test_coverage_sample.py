@@ -45,7 +45,7 @@ SAMPLE: dict[str, set[str]] = {
 def test_type_is_right_by_its_patterns(model_type: str) -> None:
     outcome = examine(model_type, "graph")
     assert (outcome.status, outcome.reason) == ("right", "")
-    assert outcome.passed == ("trace", "recognise", "state")
+    assert outcome.passed == ("trace", "fuse", "state")
     assert outcome.patterns.keys() >= SAMPLE[model_type]
 
 

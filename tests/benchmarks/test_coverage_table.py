@@ -12,16 +12,14 @@ OUTCOMES = (
     Outcome(
         "llama",
         "right",
-        passed=("trace", "recognise", "state", "lower", "run", "parity"),
+        passed=("trace", "fuse", "state", "lower", "run", "parity"),
         blocks={"norm": 5, "feed_forward": 2},
         patterns={"rms_norm": 5, "rotary": 4},
         distance=2.71e-6,
         multiply_adds=Growth(1000, 1200, ()),
     ),
     Outcome("blt", "refused", "item in model (modeling_blt.py:909) | reads a value", passed=()),
-    Outcome(
-        "gpt2", "wrong", "0.5 σ at position 3", passed=("trace", "recognise", "state", "lower", "run"), distance=0.5
-    ),
+    Outcome("gpt2", "wrong", "0.5 σ at position 3", passed=("trace", "fuse", "state", "lower", "run"), distance=0.5),
     Outcome("musicgen", "not buildable", "takes codebooks"),
 )
 
@@ -46,7 +44,7 @@ def test_a_model_traced_as_a_step_is_marked() -> None:
 
 
 def test_one_type_that_was_not_run_from_a_file_makes_it_a_table_of_graphs() -> None:
-    graph_only = Outcome("qwen3", "right", passed=("trace", "recognise", "state"))
+    graph_only = Outcome("qwen3", "right", passed=("trace", "fuse", "state"))
     assert "`python benchmarks/coverage`" in render(OUTCOMES, PATTERNS, "")
     assert "`python benchmarks/coverage --stage graph`" in render([*OUTCOMES, graph_only], PATTERNS, "")
 

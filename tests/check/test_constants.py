@@ -11,7 +11,7 @@ import torch
 from autoconvert.check.constants import CheckedConstants, Constants, check_constants, read_constant
 from autoconvert.errors import CheckFailed, InputError
 from autoconvert.lowering.link import Linked, LinkedTensor, link
-from autoconvert.lowering.quantize import Scheme
+from autoconvert.quantization.quantize import Scheme
 from tests.lowering import weightless
 
 

@@ -6,9 +6,9 @@ import torch
 
 from autoconvert.check.engine import check_bundle, score
 from autoconvert.errors import CheckFailed, InputError
-from autoconvert.lowering.chat_template import read_chat_template
-from autoconvert.lowering.tokenizer import load_tokenizer, read_tokenizer
-from tests.lowering.tiny_bundle import (
+from autoconvert.packaging.chat_template import read_chat_template
+from autoconvert.packaging.tokenizer import load_tokenizer, read_tokenizer
+from tests.packaging.tiny_bundle import (
     CHAT_TEMPLATE,
     PREFILL,
     bundle,

@@ -4,13 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from autoconvert.passes.pipeline import PASSES
+from autoconvert.rewrite.passes import Pass
 
 import autoconvert
-from autoconvert.check.faults import FAULTS, Fault, wrong_start_token
-from autoconvert.compile import Stages
-from autoconvert.convert import convert
-from autoconvert.pipeline import PASSES, Pass
-from tests.lowering.tiny_bundle import byte_level_tokenizer, tiny_llama
+from autoconvert.driver.compile import Stages
+from autoconvert.driver.convert import convert
+from tests.check.faults import FAULTS, Fault, wrong_start_token
+from tests.packaging.tiny_bundle import byte_level_tokenizer, tiny_llama
 from tests.source.tiny import build, llama
 
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from autoconvert import ops
-from autoconvert.check.chunks import split
 from autoconvert.check.graph import check_graph, run_chunks
 from autoconvert.errors import CheckFailed
-from autoconvert.program import Program
+from autoconvert.ir.program import Program
+from autoconvert.runtime.chunks import split
 from tests import models
 from tests.models import CHUNKS, CONTEXT, VOCABULARY, Decoder
 from tests.source.tiny import Recording

@@ -13,10 +13,10 @@ from torch import Tensor
 from autoconvert import ops
 from autoconvert.check.region import RegionCheck
 from autoconvert.errors import CheckFailed
-from autoconvert.passes.normalise import normalise
-from autoconvert.passes.recognise import recognise
-from autoconvert.pattern import Pattern
+from autoconvert.passes.canonicalize import canonicalize
+from autoconvert.passes.fuse import fuse
 from autoconvert.patterns import PATTERNS
+from autoconvert.rewrite.pattern import Pattern
 from tests import models
 from tests.models import WIDTH, Decoder, tiny_llama
 
@@ -26,7 +26,7 @@ BY_NAME = {pattern.name: pattern for pattern in PATTERNS}
 def checked(module: torch.nn.Module, *patterns: Pattern) -> RegionCheck:
     program = models.traced(module)
     check = RegionCheck()
-    recognise(program.with_graph(normalise(program.graph)), patterns or PATTERNS, check)
+    fuse(program.with_graph(canonicalize(program.graph)), patterns or PATTERNS, check)
     return check
 
 

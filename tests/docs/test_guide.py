@@ -14,13 +14,13 @@ from torch import nn
 import autoconvert
 from autoconvert.check.file import logits_at, open_file
 from autoconvert.check.parity import distance, random_tokens
-from autoconvert.convert import Bundle
+from autoconvert.driver.convert import Bundle
+from autoconvert.driver.library import libraries, load_file
 from autoconvert.errors import Refused
-from autoconvert.library import libraries, load_file
 from autoconvert.lowering.flatbuffer import read_model
-from autoconvert.passes.recognise import recognise
-from autoconvert.pattern import Pattern
+from autoconvert.passes.fuse import fuse
 from autoconvert.patterns import PATTERNS
+from autoconvert.rewrite.pattern import Pattern
 from tests import models
 from tests.docs.document import GUIDE, ROOT, comparable, fenced, files, rerun, without_fenced
 
@@ -106,8 +106,8 @@ def test_the_lines_of_the_model_that_the_guide_shows_are_its_own() -> None:
 
 
 def test_without_its_file_the_model_has_no_known_block_and_is_refused(orchard: nn.Module, tmp_path: Path) -> None:
-    recognised = recognise(models.traced(orchard), PATTERNS, lambda *_: None)
-    assert not recognised.recognition.blocks
+    recognised = fuse(models.traced(orchard), PATTERNS, lambda *_: None)
+    assert not recognised.fusion.blocks
     with pytest.raises(Refused, match="outside a recognised attention"):
         converted(orchard, [], tmp_path / "out")
     assert not list(tmp_path.iterdir())

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from autoconvert.pipeline import PASSES
+from autoconvert.passes.pipeline import PASSES
 from tests.docs.document import ROOT
 
 SPEC = importlib.util.spec_from_file_location("write_passes", ROOT / "docs" / "write_passes.py")
@@ -21,7 +21,7 @@ def test_the_document_is_up_to_date() -> None:
 
 def test_every_pass_is_in_it_once_and_in_order() -> None:
     headings = re.findall(r"^## \d+\. (.*)$", WRITER.TARGET.read_text(), re.MULTILINE)
-    assert headings == [*(each.name for each in PASSES), "specialise"]
+    assert headings == [*(each.name for each in PASSES), "specialize-shapes"]
 
 
 @pytest.mark.parametrize("name", [each.name for each in PASSES])

@@ -11,13 +11,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from autoconvert.driver.pipeline import signatures
 from autoconvert.dump.code import CONSTANTS, code
 from autoconvert.dump.snapshot import Photographer
-from autoconvert.pipeline import signatures
-from autoconvert.program import Program
+from autoconvert.ir.program import Program
 from tests.dump.dumped import dump_of
 from tests.models import WIDTH, rewrite, tiny_llama, traced
-from tests.recurrences.test_running_sum import CountingFromTokens
+from tests.scan.test_running_sum import CountingFromTokens
 from tests.source.tiny import CONFIGS, build
 from tests.tracing.test_one_step import Recurrent, convolving, decaying
 
@@ -63,13 +63,13 @@ def test_code_of_recurrences_gives_what_they_give(module: Any, tmp_path: Path) -
     seen: list[str] = []
 
     def compare(step: Any, program: Program) -> None:
-        if step.name in ("steps to sequence", "carry recurrences"):
+        if step.name in ("batch-to-sequence", "insert-scan-states"):
             assert_computes_the_same(program, tmp_path)
             seen.append(step.name)
 
     made: nn.Module = module()
     rewrite(made, after=compare)
-    assert "carry recurrences" in seen
+    assert "insert-scan-states" in seen
 
 
 def test_a_file_of_a_dump_runs_by_itself(tmp_path: Path) -> None:

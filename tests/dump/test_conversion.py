@@ -5,13 +5,14 @@ from pathlib import Path
 import pytest
 
 from autoconvert import ops
-from autoconvert.cache import FOLDER_VARIABLE
-from autoconvert.compile import Stages
-from autoconvert.convert import convert
+from autoconvert.driver.cache import FOLDER_VARIABLE
+from autoconvert.driver.compile import Stages
+from autoconvert.driver.convert import convert
 from autoconvert.errors import CheckFailed
-from autoconvert.pipeline import PASSES, Pass
-from autoconvert.program import Program
-from autoconvert.rewriting import finish
+from autoconvert.ir.editing import finish
+from autoconvert.ir.program import Program
+from autoconvert.passes.pipeline import PASSES
+from autoconvert.rewrite.passes import Pass
 from tests.dump.dumped import Read
 from tests.models import tiny_llama
 
@@ -26,7 +27,7 @@ def test_a_dump_says_how_weights_are_stored_and_what_was_checked(tmp_path: Path)
     stored = {(row["module"], row["dtype"]): row["bytes"] for row in manifest["bytes"]}
     assert stored["model.layers.0.self_attn.k_proj", "int8"] == 32 * 16
     assert sum(stored.values()) == sum(bundle.report.bytes_by_dtype.values())
-    assert {each["name"] for each in manifest["passes"]} >= {"trace", "recognise", "prefill_4", "decode"}
+    assert {each["name"] for each in manifest["passes"]} >= {"trace", "fuse", "prefill_4", "decode"}
 
 
 def test_a_dump_is_there_where_a_check_fails(tmp_path: Path) -> None:

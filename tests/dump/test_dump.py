@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from autoconvert.errors import InputError, Refused
-from autoconvert.pipeline import PASSES
+from autoconvert.passes.pipeline import PASSES
 from tests.dump.dumped import Read, dump_of
 from tests.models import CONTEXT, Decoder, merged, tiny_llama
 
@@ -26,8 +26,8 @@ def test_every_pass_is_listed_in_order_and_only_what_changed_has_files(llama: Re
     passes = llama.manifest["passes"]
     assert [each["name"] for each in passes] == ["trace", *(p.name for p in PASSES), "prefill_4", "decode"]
     assert [each["index"] for each in passes] == list(range(len(passes)))
-    assert llama.the_pass("recognise")["file"] == "03-recognise"
-    assert llama.the_pass("move histories")["file"] is None
+    assert llama.the_pass("fuse")["file"] == "03-fuse"
+    assert llama.the_pass("hoist-projections")["file"] is None
     stems = [each["file"] for each in passes if each["file"]]
     files = {f"{stem}.{ending}" for stem in stems for ending in ("txt", "py", "graphml", "json")}
     overlays = {f"overlay-{figure}.json" for figure in ("bytes", "error", "multiply-adds")}
@@ -35,28 +35,26 @@ def test_every_pass_is_listed_in_order_and_only_what_changed_has_files(llama: Re
 
 
 def test_what_a_pass_leaves_alone_keeps_its_name(llama: Read) -> None:
-    before, after = llama.nodes("normalise"), llama.nodes("decode")
+    before, after = llama.nodes("canonicalize"), llama.nodes("decode")
     name = "model_layers_1_self_attn_q_proj_linear"
     assert before[name]["namespace"] == after[name]["namespace"] == "model/layers/1/self_attn/q_proj"
     assert before[name]["label"] == after[name]["label"] == "linear"
 
 
 def test_matches_name_the_nodes_before_and_after(llama: Read) -> None:
-    before, after = llama.nodes("normalise"), llama.nodes("recognise")
-    matches = llama.the_pass("recognise")["matches"]
+    before, after = llama.nodes("canonicalize"), llama.nodes("fuse")
+    matches = llama.the_pass("fuse")["matches"]
     assert {match["block"] for match in matches} == {"norm", "rotary", "attention", "feed_forward"}
     assert len(matches) == 7 + 6 + 3 + 3
     for match in matches:
         assert match["node"] in after and match["node"] not in before
         assert set(match["replaced"]) <= before.keys() - after.keys()
         assert match["source"].startswith("patterns/")
-    assert all(not each["matches"] for each in llama.manifest["passes"] if each["name"] != "recognise")
+    assert all(not each["matches"] for each in llama.manifest["passes"] if each["name"] != "fuse")
 
 
 def test_a_block_belongs_to_the_module_that_has_its_weights(llama: Read) -> None:
-    (node,) = [
-        node for node in llama.nodes("recognise").values() if node["id"] == "model_layers_2_mlp_gated_feed_forward"
-    ]
+    (node,) = [node for node in llama.nodes("fuse").values() if node["id"] == "model_layers_2_mlp_gated_feed_forward"]
     assert node["namespace"] == "model/layers/2/mlp"
 
 
@@ -72,7 +70,7 @@ def test_nodes_say_what_they_cost_and_come_from(llama: Read) -> None:
 
 
 def test_sizes_are_symbols_until_the_signatures(llama: Read) -> None:
-    assert llama.attributes("make stateful", "lm_head_linear")["shape"] == "[1, s, 97]"
+    assert llama.attributes("insert-kv-cache", "lm_head_linear")["shape"] == "[1, s, 97]"
     assert llama.attributes("prefill_4", "model_layers_0_mlp_gated_feed_forward")["shape"] == "[1, 4, 32]"
 
 
@@ -104,7 +102,7 @@ def test_a_refused_model_leaves_the_dump_up_to_there(tmp_path: Path) -> None:
 def test_an_overlay_has_a_figure_of_the_nodes_of_each_graph(llama: Read) -> None:
     for figure in ("bytes", "multiply-adds"):
         graphs = json.loads((llama.folder / f"overlay-{figure}.json").read_text())
-        for name in ("trace", "recognise", "decode"):
+        for name in ("trace", "fuse", "decode"):
             known = {node: each["attrs"] for node, each in llama.nodes(name).items()}
             values = {
                 node: float(attribute["value"])

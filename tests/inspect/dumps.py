@@ -14,7 +14,7 @@ def write_dump(folder: Path, layers: int = 3, **changes: Any) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     graphs = {
         "00-trace": _decoder(layers, recognised=False),
-        "01-recognise": _decoder(layers, recognised=True),
+        "01-fuse": _decoder(layers, recognised=True),
         "03-prefill_16": _decoder(layers, recognised=True, length="16"),
         "04-decode": _decoder(layers, recognised=True, length="1"),
     }
@@ -39,8 +39,8 @@ def write_dump(folder: Path, layers: int = 3, **changes: Any) -> Path:
         "way": "whole text",
         "passes": [
             _pass(0, "trace", "00-trace", graphs["00-trace"], {}, []),
-            _pass(1, "recognise", "01-recognise", graphs["01-recognise"], found, matches),
-            _pass(2, "carry sums", None, graphs["01-recognise"], found, []),
+            _pass(1, "fuse", "01-fuse", graphs["01-fuse"], found, matches),
+            _pass(2, "cumsum-to-scan", None, graphs["01-fuse"], found, []),
             _pass(3, "prefill_16", "03-prefill_16", graphs["03-prefill_16"], found, []),
             _pass(4, "decode", "04-decode", graphs["04-decode"], found, []),
         ],

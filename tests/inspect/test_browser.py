@@ -67,7 +67,7 @@ def test_1300_nodes_are_shown_within_two_seconds(browser: Browser, address: str)
 
 def test_the_first_pass_that_found_blocks_is_shown_first(page: Page) -> None:
     expect(page.locator(".step[aria-current]")).to_have_text("recognise1\u2009298 → 1\u200921816 blocks")
-    expect(page.locator(".head h2")).to_have_text("recognise")
+    expect(page.locator(".head h2")).to_have_text("fuse")
     expect(page.locator(".chip.removed")).to_have_text("− 96 removed")
     expect(page.locator(".chip.added")).to_have_text("+ 16 added")
 
@@ -122,7 +122,7 @@ def test_search_finds_by_every_word_and_opens_what_hides_the_node(page: Page) ->
 
 
 def test_arrows_go_from_pass_to_pass_and_from_node_to_node(page: Page) -> None:
-    for expected in ("carry sums", "prefill_16", "decode", "decode"):
+    for expected in ("cumsum-to-scan", "prefill_16", "decode", "decode"):
         page.keyboard.press("ArrowRight")
         expect(page.locator(".head h2")).to_have_text(expected)
     for _ in range(4):

@@ -13,14 +13,14 @@ from tests.inspect.dumps import NORM, write_dump
 
 def test_a_dump_is_read_with_the_graph_after_each_pass_that_changed_something(tmp_path: Path) -> None:
     dump = read_dump(write_dump(tmp_path, layers=2))
-    assert [step.file for step in dump.steps] == ["00-trace", "01-recognise", None, "03-prefill_16", "04-decode"]
+    assert [step.file for step in dump.steps] == ["00-trace", "01-fuse", None, "03-prefill_16", "04-decode"]
     assert {stem: len(nodes) for stem, nodes in dump.graphs.items()} == {
         "00-trace": 164,
-        "01-recognise": 154,
+        "01-fuse": 154,
         "03-prefill_16": 154,
         "04-decode": 154,
     }
-    node = next(n for n in dump.graphs["01-recognise"] if n.operation == "rms_norm")
+    node = next(n for n in dump.graphs["01-fuse"] if n.operation == "rms_norm")
     assert node.inputs == (("model_embedding", "0"), ("model_layers_0_norm_weight", "0"))
     assert (node.module, node.types) == ("model/layers/0/norm", ("f32[1, s, 8]",))
     assert dump.steps[1].matches[1].replaced == tuple(f"model_layers_1_norm_{part}" for part in NORM)
@@ -59,8 +59,8 @@ def test_damaged_json_is_said_to_be(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize("content", ["{}", '{"graphs": []}', '{"graphs": [{"nodes": [{"id": "a"}]}]}', "{"])
 def test_a_damaged_graph_is_named(tmp_path: Path, content: str) -> None:
     folder = write_dump(tmp_path, layers=1)
-    (folder / "01-recognise.json").write_text(content, encoding="utf-8")
-    with pytest.raises(InputError, match=r"01-recognise\.json is damaged"):
+    (folder / "01-fuse.json").write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match=r"01-fuse\.json is damaged"):
         read_dump(folder)
 
 

@@ -39,7 +39,7 @@ def test_two_pages_of_one_dump_are_equal(tmp_path: Path) -> None:
 def test_a_node_that_a_pass_leaves_alone_is_stored_once(tmp_path: Path) -> None:
     data = page_data(read_dump(write_dump(tmp_path, layers=2)))
     names = [node[0] for node in data["nodes"]]
-    left = [data["graphs"][stem][0] for stem in ("00-trace", "01-recognise")]
+    left = [data["graphs"][stem][0] for stem in ("00-trace", "01-fuse")]
     assert [names[number] for number in left] == ["tokens", "tokens"]
     assert left[0] == left[1] != data["graphs"]["04-decode"][0]
 
@@ -48,12 +48,12 @@ def test_signatures_are_compared_with_the_last_pass_and_not_with_each_other(tmp_
     passes = {each["name"]: each for each in page_data(read_dump(write_dump(tmp_path)))["passes"]}
     assert {name: each["before"] for name, each in passes.items()} == {
         "trace": None,
-        "recognise": "00-trace",
-        "carry sums": "01-recognise",
-        "prefill_16": "01-recognise",
-        "decode": "01-recognise",
+        "fuse": "00-trace",
+        "cumsum-to-scan": "01-fuse",
+        "prefill_16": "01-fuse",
+        "decode": "01-fuse",
     }
-    assert passes["carry sums"]["graph"] == "01-recognise"
+    assert passes["cumsum-to-scan"]["graph"] == "01-fuse"
 
 
 def test_times_are_only_in_the_page_where_they_were_given(tmp_path: Path) -> None:

@@ -9,11 +9,11 @@ from ai_edge_litert.interpreter import Interpreter
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from autoconvert.ir.editing import traced
+from autoconvert.ir.program import Program
 from autoconvert.lowering.flatbuffer import operator_name, read_model
 from autoconvert.lowering.litert import lower
-from autoconvert.passes.normalise import normalise
-from autoconvert.program import Program
-from autoconvert.rewriting import traced
+from autoconvert.passes.canonicalize import canonicalize
 
 
 def results(function: Callable[..., Any], *tensors: Tensor) -> list[Tensor]:
@@ -30,7 +30,7 @@ def lowered(function: Callable[..., Any], *tensors: Tensor) -> bytes:
     def named(**bound: Tensor) -> dict[str, Tensor]:
         return {f"y{index}": result for index, result in enumerate(results(function, *bound.values()))}
 
-    return lower("function", Program(normalise(traced(named, values))))
+    return lower("function", Program(canonicalize(traced(named, values))))
 
 
 def run(content: bytes, *tensors: Tensor) -> list[Tensor]:

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from autoconvert.ir.editing import traced
 from autoconvert.lowering import decompose as module
 from autoconvert.lowering.decompose import Definitions, decompose
-from autoconvert.rewriting import traced
 
 aten = torch.ops.aten
 DEFINITIONS: Definitions = torch._decomp.core_aten_decompositions()

@@ -14,9 +14,10 @@ from torch import fx
 
 from autoconvert.check.constants import Constants
 from autoconvert.errors import AutoconvertError, InputError, MachineError
-from autoconvert.lowering import streamed_file, tiles
+from autoconvert.lowering import tiles
 from autoconvert.lowering.link import Linked, link
-from autoconvert.lowering.quantize import Scheme
+from autoconvert.quantization.quantize import Scheme
+from autoconvert.system import streamed_file
 from tests.lowering import weightless
 
 

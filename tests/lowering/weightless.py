@@ -11,7 +11,7 @@ import torch
 from torch import fx
 from torch.nn import functional as F
 
-from autoconvert.program import Weight
+from autoconvert.ir.weight import Weight
 
 VOCABULARY, WIDTH, HIDDEN, POSITIONS = 300, 64, 96, 32
 LENGTHS = {"prefill_4": 4, "decode": 1}

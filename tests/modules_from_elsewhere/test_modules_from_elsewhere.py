@@ -27,7 +27,7 @@ def decoder(kind: type[nn.Module]) -> nn.Module:
 def test_chunks_give_what_the_module_gives(kind: type[nn.Module]) -> None:
     module = decoder(kind)
     program = models.rewrite(module)
-    assert set(program.recognition.patterns) == PATTERNS_OF[kind]
+    assert set(program.fusion.patterns) == PATTERNS_OF[kind]
     models.assert_chunks_give_what_the_model_gives(program, module, VOCABULARY)
 
 

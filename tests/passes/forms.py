@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim
 
-from autoconvert.passes.normalise import normalise
+from autoconvert.passes.canonicalize import canonicalize
 from autoconvert.tracing.exported import export, program_of
 
 Function = Callable[..., Tensor]
@@ -32,7 +32,7 @@ def normalised(function: Function) -> tuple[fx.GraphModule, Call]:
     """The normalised graph of symbolic length, checked to give the numbers of the function at two lengths."""
     module = Call(function).eval()
     exported = export(module, (torch.randn(1, LENGTHS[0], WIDTH),), ({1: Dim("s", min=2, max=64)},))
-    graph = normalise(program_of(exported, ["result"]).graph)
+    graph = canonicalize(program_of(exported, ["result"]).graph)
     for length in LENGTHS:
         x = torch.randn(1, length, WIDTH)
         inputs = [

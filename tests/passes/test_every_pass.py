@@ -1,12 +1,13 @@
 """After every pass the graph executes in PyTorch and gives the numbers of the module."""
 
 import pytest
+from autoconvert.passes.pipeline import PASSES
+from autoconvert.rewrite.passes import Pass
 
-from autoconvert.pipeline import PASSES, Pass
-from autoconvert.program import Program
+from autoconvert.ir.program import Program
 from tests import models
+from tests.driver.test_convert import SHAPES
 from tests.models import tiny_llama
-from tests.test_convert import SHAPES
 
 
 @pytest.mark.parametrize("shape", SHAPES)

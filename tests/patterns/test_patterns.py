@@ -12,11 +12,12 @@ from torch import Tensor
 from autoconvert import ops
 from autoconvert.check.pattern import matches_in, normalised
 from autoconvert.check.region import same_numbers
-from autoconvert.matching import Match
-from autoconvert.passes.recognise import recognise
-from autoconvert.pattern import Pattern
+from autoconvert.ir.fusion import NearMiss
+from autoconvert.ir.program import Program
+from autoconvert.passes.fuse import fuse
 from autoconvert.patterns import PATTERNS
-from autoconvert.program import NearMiss, Program
+from autoconvert.rewrite.matching import Match
+from autoconvert.rewrite.pattern import Pattern
 from autoconvert.testing import check
 
 BY_NAME = {pattern.name: pattern for pattern in PATTERNS}
@@ -73,8 +74,8 @@ def test_the_order_of_patterns_does_not_change_what_a_block_computes(name: str) 
     expected = pattern.matches(**values)
     for order in (PATTERNS, PATTERNS[::-1]):
         program = Program(normalised(pattern.matches, {**values, **numbers}))
-        recognised = recognise(program, order, lambda *_: None)
-        assert recognised.recognition.patterns, "nothing was recognised"
+        recognised = fuse(program, order, lambda *_: None)
+        assert recognised.fusion.patterns, "nothing was recognised"
         assert same_numbers(recognised.graph(*tensors), expected)
 
 

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from autoconvert.check.graph import check_graph
 from autoconvert.check.parity import Reference
 from autoconvert.errors import CheckFailed, Refused
+from autoconvert.ir.program import Program
+from autoconvert.passes.pipeline import PASSES
 from autoconvert.patterns import PATTERNS
-from autoconvert.pipeline import Options, run_passes
-from autoconvert.program import Program
-from autoconvert.recurrences.recurrence import unrolls
+from autoconvert.rewrite.passes import Options, run_passes
+from autoconvert.scan.scan import unrolls
 from autoconvert.tracing.one_step import trace_one_step
 from autoconvert.tracing.past import past_of
 from tests.models import (
@@ -218,12 +219,12 @@ def test_a_step_whose_bias_depends_on_tokens_is_refused_for_that(monkeypatch: py
         patched.setattr(F, "scaled_dot_product_attention", masked)
         program = step_of(tiny_llama())
     with pytest.raises(Refused, match="has a bias that is computed from"):
-        run_passes(program, Options(CONTEXT, PATTERNS, lambda *_: None))
+        run_passes(program, Options(CONTEXT, PATTERNS, lambda *_: None), PASSES)
 
 
 def test_a_step_that_looks_back_outside_of_an_attention_is_refused_there() -> None:
     program = step_of(tiny_llama(attn_implementation="eager"))
     others = [pattern for pattern in PATTERNS if not pattern.block.startswith("attention")]
     with pytest.raises(Refused, match="looks back on what was before") as refusal:
-        run_passes(program, Options(CONTEXT, others, lambda *_: None))
+        run_passes(program, Options(CONTEXT, others, lambda *_: None), PASSES)
     assert refusal.value.at == "matmul"

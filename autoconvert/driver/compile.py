@@ -1,0 +1,189 @@
+"""Compiling: from a source to weightless flatbuffers, each rewrite and the whole graph checked."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from autoconvert.check.graph import check_graph
+from autoconvert.check.parity import reference_of
+from autoconvert.check.region import RegionCheck
+from autoconvert.driver.compiled import Compiled
+from autoconvert.driver.pipeline import OnTrace, rewrite, rewrite_at_most, signatures
+from autoconvert.driver.settings import Settings, at_context, for_unrolled
+from autoconvert.ir.program import Program
+from autoconvert.lowering.litert import lower
+from autoconvert.lowering.worker import start_worker
+from autoconvert.packaging.tokenizer import TokenizerSpec
+from autoconvert.passes.pipeline import PASSES
+from autoconvert.patterns import PATTERNS
+from autoconvert.report.check_result import CheckResult
+from autoconvert.report.progress import Timeline
+from autoconvert.rewrite.matching import OnMatch
+from autoconvert.rewrite.passes import Options, Pass
+from autoconvert.rewrite.pattern import Pattern
+from autoconvert.scan.scan import unrolls
+from autoconvert.source.accounting import require
+from autoconvert.source.source import Source
+from autoconvert.system.memory import give_back
+
+if TYPE_CHECKING:
+    from autoconvert.dump.dump import Dump
+
+# From this size of checkpoint on, in bytes, a second process pays for its start.
+_LARGE_MODEL = 300 << 20
+
+Lowered = Callable[[], bytes]
+
+
+@dataclass(frozen=True)
+class Stages:
+    """The replaceable parts of a conversion, so that a test can put a fault into one of them."""
+
+    passes: Sequence[Pass] = PASSES
+    before_lower: Callable[[Program], Program] = lambda program: program
+    before_bundle: Callable[[TokenizerSpec], TokenizerSpec] = lambda tokenizer: tokenizer
+
+
+def compile_model(
+    source: Source,
+    settings: Settings,
+    timeline: Timeline,
+    stages: Stages,
+    patterns: Sequence[Pattern] = PATTERNS,
+    dump: "Dump | None" = None,
+) -> Compiled:
+    """Traces, rewrites and lowers the module of `source`, and checks the graph with its weights.
+
+    `dump` is told what every pass made.
+
+    Raises:
+        InputError: the checkpoint lacks a tensor that the graph reaches.
+        Refused: something in the model is not proven to convert.
+        CheckFailed: a rewrite or the whole graph gives other numbers than the model.
+    """
+    return _Compilation(source, settings, timeline, stages, patterns, dump).run()
+
+
+def rewrite_within(
+    source: Source,
+    settings: Settings,
+    on_match: OnMatch = lambda *_: None,
+    passes: Sequence[Pass] = PASSES,
+    timeline: Timeline | None = None,
+    patterns: Sequence[Pattern] = PATTERNS,
+    dump: "Dump | None" = None,
+) -> tuple[Program, Settings]:
+    """The rewritten program, and the settings that suit it where a person left them open; `dump` is told each pass.
+
+    Raises:
+        Refused: something in the model is not proven to convert.
+    """
+    options = Options(settings.context, patterns, on_match)
+    on_trace: OnTrace = dump.traced if dump else lambda *_: None
+
+    def after(step: Pass, program: Program) -> None:
+        if dump:
+            dump.after(step.name, program)
+
+    if settings.chose_context:
+        program = rewrite(source.module, options, passes, after, timeline, on_trace)
+    else:
+        program, context = rewrite_at_most(source.module, options, passes, after, timeline, on_trace)
+        settings = at_context(settings, context)
+    return program, for_unrolled(settings) if unrolls(program) else settings
+
+
+@dataclass
+class _Compilation:
+    source: Source
+    settings: Settings
+    timeline: Timeline
+    stages: Stages
+    patterns: Sequence[Pattern]
+    dump: "Dump | None"
+
+    def run(self) -> Compiled:
+        checks = []
+        with self._lowering() as lower_later:
+            regions = RegionCheck() if self.settings.verify != "off" else None
+            on_match = regions or (lambda *_: None)
+            if self.dump and regions:
+                self.dump.errors = regions.errors
+            program, self.settings = rewrite_within(
+                self.source, self.settings, on_match, self.stages.passes, self.timeline, self.patterns, self.dump
+            )
+            require(self.source, [source for weight in program.weights.values() for source in weight.sources])
+            final = self.stages.before_lower(program)
+            parts = signatures(final, self.settings.prefill)
+            if self.dump:
+                for name, part in parts.items():
+                    self.dump.after(name, part)
+            lowered = {name: lower_later(name, part) for name, part in parts.items()}
+            give_back()
+            if regions is not None:
+                checks.append(CheckResult("rewrites", True, f"{regions.executed} distinct regions executed"))
+                checks.append(self._check_graph(program))
+            graphs = self._lowered(lowered)
+        return Compiled(
+            graphs=graphs,
+            weights=final.weights,
+            states=final.states,
+            context=self.settings.context,
+            prefill=self.settings.prefill,
+            vocabulary=_vocabulary(final),
+            fusion=final.fusion,
+            checks=tuple(checks),
+        )
+
+    def _check_graph(self, program: Program) -> CheckResult:
+        # The worker has the other core; two threads here would wait for each other.
+        threads = 1 if self._is_large else torch.get_num_threads()
+        with (
+            self.timeline.stage("check graph") as stage,
+            reference_of(self.source) as reference,
+            _threads(threads),
+        ):
+            vocabulary = _vocabulary(program)
+            worst = check_graph(program, self.source.weights, reference, vocabulary, reference.token_by_token)
+            stage.note = f"logits within {worst:.1e} σ"
+            return CheckResult("graph in chunks", True, stage.note)
+
+    @property
+    def _is_large(self) -> bool:
+        return sum(self.source.checkpoint.values()) >= _LARGE_MODEL
+
+    @contextmanager
+    def _lowering(self) -> Iterator[Callable[[str, Program], Lowered]]:
+        """How to lower: for a large model in a process of its own, meanwhile; otherwise here, when asked."""
+        if not self._is_large:
+            yield lambda name, part: lambda: lower(name, part)
+            return
+        with start_worker() as worker:
+            yield lambda name, part: worker.lower(name, part).result
+
+    def _lowered(self, lowered: dict[str, Lowered]) -> dict[str, bytes]:
+        with self.timeline.stage("lower") as stage:
+            graphs = {}
+            for index, (name, result) in enumerate(lowered.items()):
+                stage.advance(index, len(lowered))
+                graphs[name] = result()
+            stage.note = ", ".join(lowered)
+        return graphs
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _vocabulary(program: Program) -> int:
+    output = next(iter(reversed(program.graph.graph.nodes)))
+    return int(output.args[0]["logits"].meta["val"].shape[-1])

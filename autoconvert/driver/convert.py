@@ -1,0 +1,261 @@
+"""A conversion from end to end: a source is compiled, or was, then linked and bundled, each step checked."""
+
+import dataclasses
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from autoconvert.check.constants import check_constants
+from autoconvert.check.deployment import check_bundle_file, check_linked_file
+from autoconvert.check.parity import reference_of
+from autoconvert.driver.cache import key_of
+from autoconvert.driver.cache import load as load_compiled
+from autoconvert.driver.cache import store as store_compiled
+from autoconvert.driver.compile import Stages, compile_model
+from autoconvert.driver.compiled import Compiled
+from autoconvert.driver.library import Library, in_order, libraries
+from autoconvert.driver.needs import needs_of, refuse_what_cannot_fit
+from autoconvert.driver.settings import Settings, choose
+from autoconvert.errors import InputError
+from autoconvert.lowering.link import Linked, link
+from autoconvert.packaging.litertlm import write_bundle
+from autoconvert.packaging.metadata import build_executor_metadata, build_llm_metadata
+from autoconvert.packaging.tokenizer import TokenizerSpec, read_tokenizer
+from autoconvert.report.check_result import CheckResult
+from autoconvert.report.progress import Display, Silent, Timeline
+from autoconvert.report.readable import readable_size
+from autoconvert.report.report import Report, make_report, write_report
+from autoconvert.rewrite.pattern import Pattern
+from autoconvert.source.accounting import account
+from autoconvert.source.read_ahead import read_ahead
+from autoconvert.source.source import Source, load_source
+from autoconvert.system.memory import give_back
+from autoconvert.system.output import output_folder
+
+if TYPE_CHECKING:
+    from autoconvert.dump.dump import Dump
+
+# Above this size the file and the bundle are run only by `--verify full`: the engine takes gigabytes.
+_QUICK_FILE = 300 << 20
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What a conversion wrote: `files` by format, and the report."""
+
+    folder: Path
+    files: dict[str, Path]
+    report: Report
+
+
+def convert(
+    model: str | Path | nn.Module,
+    output: str | Path | None = None,
+    *,
+    quantize: str = "int8",
+    context: int | None = None,
+    prefill: Sequence[int] | None = None,
+    formats: Sequence[str] = ("litertlm",),
+    verify: str = "quick",
+    revision: str | None = None,
+    token: str | None = None,
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
+    cache: bool = True,
+    patterns: Sequence[str | Path | Pattern] = (),
+    dump: str | Path | None = None,
+    display: Display | None = None,
+    stages: Stages | None = None,
+) -> Bundle:
+    """Converts `model` ("demo", a folder, a hub id, or a module from tokens to logits) into `output` (./NAME).
+
+    With `cache`, what was compiled before for the same configuration and lengths is only linked. `patterns`,
+    files or patterns themselves, are tried before those of installed packages and the built-in ones. With `dump`, a
+    folder, all is compiled anew, and what every pass made lies there afterwards, also where the conversion ends in an
+    error.
+
+    Raises:
+        InputError: the model, its checkpoint, a pattern or the options are not usable.
+        Refused: something in the model is not proven to convert.
+        CheckFailed: the result differs from the model.
+        MachineError: disk, memory, access or network.
+    """
+    timeline = Timeline(display or Silent())
+    outside = libraries(patterns)
+    with timeline.stage("read model") as stage:
+        if not isinstance(model, nn.Module) and Path(model).is_dir():
+            read_ahead(Path(model))
+        source = load_source(
+            model,
+            revision=revision,
+            token=token,
+            trust_remote_code=trust_remote_code,
+            allow_pickle=allow_pickle,
+            progress=stage.advance,
+        )
+        stage.note = f"{len(source.checkpoint)} tensors, {readable_size(sum(source.checkpoint.values()))}"
+        settings = choose(
+            source.config, context=context, prefill=prefill, quantize=quantize, formats=formats, verify=verify
+        )
+        tokenizer = _tokenizer(source) if "litertlm" in settings.formats else None
+        # Reading a tokenizer takes many times what stays of it.
+        give_back()
+    target = Path(output) if output is not None else Path(source.name)
+    refuse_what_cannot_fit(needs_of(source, settings), target)
+    with _dump_of(source, dump, outside) as dumped, output_folder(target) as (folder, publish):
+        # What a test has changed must neither be kept nor replaced by what was kept.
+        key = key_of(source, settings, outside) if cache and stages is None else None
+        compiled = _compiled(source, settings, timeline, stages or Stages(), key, outside, dumped)
+        settings = dataclasses.replace(settings, context=compiled.context, prefill=compiled.prefill)
+        if tokenizer is not None and stages is not None:
+            tokenizer = stages.before_bundle(tokenizer)
+        files, report = _Conversion(source, settings, tokenizer, timeline, folder, dumped).run(compiled)
+        return Bundle(publish.folder, publish(files), report)
+
+
+def _dump_of(
+    source: Source, folder: str | Path | None, outside: Sequence[Library]
+) -> "AbstractContextManager[Dump | None]":
+    if folder is None:
+        return nullcontext()
+    # What writes dumps takes half a second to import.
+    from autoconvert.dump.dump import dump_to
+
+    sizes = {name: tensor.nbytes for name, tensor in source.module.state_dict().items()}
+    return dump_to(Path(folder), source.name, sizes, {pattern.name: pattern for pattern in in_order(outside)})
+
+
+def _compiled(
+    source: Source,
+    settings: Settings,
+    timeline: Timeline,
+    stages: Stages,
+    key: str | None,
+    outside: Sequence[Library],
+    dump: "Dump | None",
+) -> Compiled:
+    """What `source` compiles to, from the cache if it has that and nobody wants to see how."""
+    if key is not None and dump is None and (kept := load_compiled(key)) is not None:
+        with timeline.stage("reuse") as stage:
+            stage.note = f"compiled before: {', '.join(kept.graphs)}"
+        return kept
+    compiled = compile_model(source, settings, timeline, stages, in_order(outside), dump)
+    # Only what was checked is kept.
+    if key is not None and settings.verify != "off":
+        store_compiled(key, compiled)
+    return compiled
+
+
+def _tokenizer(source: Source) -> TokenizerSpec:
+    if source.folder is None:
+        raise InputError(
+            "A .litertlm bundle needs a tokenizer, and a module in memory has none.",
+            hint="Choose --format tflite (formats=('tflite',)), or convert a folder that holds the tokenizer.",
+        )
+    return read_tokenizer(source.folder)
+
+
+@dataclass
+class _Conversion:
+    """One conversion under way; each method is a stage and writes into `folder`."""
+
+    source: Source
+    settings: Settings
+    tokenizer: TokenizerSpec | None
+    timeline: Timeline
+    folder: Path
+    dump: "Dump | None" = None
+    checks: list[CheckResult] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.dump is not None:
+            self.checks = self.dump.checks
+
+    def run(self, compiled: Compiled) -> tuple[dict[str, Path], Report]:
+        rows = account(self.source, compiled.sources)
+        linked = self._link(compiled)
+        files = {"tflite": linked.path}
+        if self.settings.verify != "off":
+            self.checks.extend(compiled.checks)
+            self._check_constants(linked, compiled)
+            if self._runs_file(linked):
+                self._check_file(linked, compiled)
+        if self.tokenizer is not None:
+            files["litertlm"] = self._bundle(linked, compiled, self.tokenizer)
+            if self._runs_file(linked):
+                self._check_bundle(files["litertlm"], linked, self.tokenizer)
+        files = {name: file for name, file in files.items() if name in self.settings.formats}
+        report = make_report(
+            self.source.name,
+            dataclasses.asdict(self.settings),
+            compiled.fusion,
+            compiled.states,
+            linked,
+            rows,
+            files,
+            self.timeline.stages,
+            self.checks,
+        )
+        files["report"] = write_report(report, self.folder / "report.json")
+        return files, report
+
+    def _runs_file(self, linked: Linked) -> bool:
+        return self.settings.verify == "full" or (self.settings.verify == "quick" and linked.size < _QUICK_FILE)
+
+    def _link(self, compiled: Compiled) -> Linked:
+        with self.timeline.stage("link") as stage:
+            linked = link(
+                list(compiled.graphs.values()),
+                compiled.weights,
+                self.source.weights,
+                self.settings.quantize,
+                self.folder / "model.tflite",
+                progress=stage.advance,
+            )
+            stage.note = f"{readable_size(linked.size)}, {self.settings.quantize}"
+        if self.dump is not None:
+            self.dump.linked(linked.tensors)
+        return linked
+
+    def _check_constants(self, linked: Linked, compiled: Compiled) -> None:
+        with self.timeline.stage("check constants") as stage:
+            checked = check_constants(linked.path, compiled.weights, self.source.weights, self.settings.quantize)
+            stage.note = f"{checked.constants} tensors, {checked.numbers:,} numbers read back"
+            self.checks.append(CheckResult("constants", True, stage.note))
+
+    def _check_file(self, linked: Linked, compiled: Compiled) -> None:
+        with self.timeline.stage("check file") as stage, reference_of(self.source) as reference:
+            stage.note = check_linked_file(
+                linked.path,
+                compiled,
+                self.source.weights,
+                self.settings.quantize,
+                reference,
+                thorough=self.settings.verify == "full",
+            )
+            self.checks.append(CheckResult("file in the interpreter", True, stage.note))
+
+    def _bundle(self, linked: Linked, compiled: Compiled, tokenizer: TokenizerSpec) -> Path:
+        with self.timeline.stage("bundle") as stage:
+            path = self.folder / "model.litertlm"
+            write_bundle(
+                linked.path,
+                linked.digest,
+                tokenizer.section,
+                build_llm_metadata(tokenizer, self.settings.context),
+                build_executor_metadata(compiled.states, self.settings.context),
+                path,
+                consume="tflite" not in self.settings.formats and not self._runs_file(linked),
+            )
+            stage.note = readable_size(path.stat().st_size)
+        return path
+
+    def _check_bundle(self, bundle: Path, linked: Linked, tokenizer: TokenizerSpec) -> None:
+        with self.timeline.stage("check bundle") as stage, reference_of(self.source) as reference:
+            assert self.source.folder is not None
+            stage.note = check_bundle_file(bundle, linked.path, self.source.folder, self.settings, reference, tokenizer)
+            self.checks.append(CheckResult("bundle in the runtime", True, stage.note))

@@ -1,0 +1,79 @@
+"""What a conversion needs of the machine, from the shapes of a model alone, and whether the machine has it."""
+
+import shutil
+from collections.abc import Collection
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import psutil
+
+from autoconvert.driver.settings import Settings
+from autoconvert.errors import MachineError
+from autoconvert.report.readable import readable_size
+from autoconvert.source.source import Source
+
+# Bytes of a number in a table of rows, and of what each row has besides in each signature.
+_TABLE_BYTES = {"none": 4, "fp16": 2, "int8": 1}
+_SCALE_BYTES = {"none": 0, "fp16": 0, "int8": 4}
+_NUMBER_BYTES = 4
+# Measured with `python benchmarks/convert.py`: libraries in two processes, what graphs take for each tensor, and
+# float32 copies of one tensor. A larger table is read in tiles.
+_LIBRARIES = 1_300_000_000
+_GRAPHS_PER_TENSOR = 400_000
+_COPIES = 3
+_LARGEST_WHOLE = 256 << 20
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What converting takes: bytes of disk while it runs, and of memory at most."""
+
+    disk: int
+    memory: int
+
+
+def needs_of(source: Source, settings: Settings) -> Needs:
+    """What converting `source` takes, from shapes alone: no less than it turns out to be."""
+    shapes = parameter_shapes(source, [name for name, _ in source.module.named_parameters()])
+    file = file_size(shapes, settings.quantize, len(settings.prefill) + 1)
+    # Where a disk has no way to put room before the file, the bundle is a copy, and both are there for a moment.
+    copies = 2 if "litertlm" in settings.formats else 1
+    sizes = [min(_NUMBER_BYTES * prod(shape), _LARGEST_WHOLE) for shape in shapes if not _is_read_in_tiles(shape)]
+    graphs = _GRAPHS_PER_TENSOR * len(shapes)
+    return Needs(disk=copies * file, memory=_LIBRARIES + graphs + _COPIES * max(sizes, default=0))
+
+
+def _is_read_in_tiles(shape: tuple[int, ...]) -> bool:
+    return len(shape) == 2 and _NUMBER_BYTES * prod(shape) > _LARGEST_WHOLE
+
+
+def refuse_what_cannot_fit(needs: Needs, folder: Path) -> None:
+    """Raise MachineError where the disk of `folder`, or the memory, has less than a conversion needs."""
+    place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    disk, memory = shutil.disk_usage(place).free, psutil.virtual_memory().available
+    if disk < needs.disk:
+        raise MachineError(
+            f"Converting needs about {readable_size(needs.disk)} of disk, and {place} has {readable_size(disk)} left.",
+            hint="Free some space, choose another -o, or a smaller --quantize.",
+        )
+    if memory < needs.memory:
+        raise MachineError(
+            f"Converting needs about {readable_size(needs.memory)} of memory, and {readable_size(memory)} are free.",
+            hint="Close other programs, or use a machine with more memory.",
+        )
+
+
+def parameter_shapes(source: Source, names: Collection[str]) -> list[tuple[int, ...]]:
+    """The shapes of these parameters, each parameter once."""
+    parameters = dict(source.module.named_parameters(remove_duplicate=False))
+    distinct = {id(parameters[name]): tuple(parameters[name].shape) for name in names if name in parameters}
+    return list(distinct.values())
+
+
+def file_size(shapes: Collection[tuple[int, ...]], scheme: str, signatures: int) -> int:
+    """Bytes of a `.tflite`, but for its operations: scales are in each signature, the rest is shared."""
+    tables = [shape for shape in shapes if len(shape) > 1]
+    vectors = sum(prod(shape) for shape in shapes if len(shape) < 2)
+    numbers, rows = sum(map(prod, tables)), sum(prod(shape[:-1]) for shape in tables)
+    return round(_TABLE_BYTES[scheme] * numbers + _NUMBER_BYTES * vectors + signatures * _SCALE_BYTES[scheme] * rows)

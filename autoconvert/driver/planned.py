@@ -1,0 +1,29 @@
+"""What `autoconvert plan` says."""
+
+from collections.abc import Iterator
+
+from rich.text import Text
+
+from autoconvert.driver.plan import Plan
+from autoconvert.report.readable import readable_size
+from autoconvert.report.summary import block_counts, labelled
+
+
+def planned(plan: Plan) -> Iterator[Text]:
+    """The lines about a plan; a wall is not among them, it is a refusal."""
+    settings = plan.settings
+    yield labelled("model", f"{plan.name}: {plan.parameters / 1e6:,.0f} million parameters")
+    yield labelled("checkpoint", f"{readable_size(plan.checkpoint_bytes)} to read")
+    if plan.wall is None:
+        yield labelled("found", block_counts(plan.blocks))
+    prefill = " or ".join(map(str, settings.prefill))
+    yield labelled("context", f"{settings.context} positions, prefilled {prefill} at a time")
+    files = (f"{readable_size(size)} {scheme}" for scheme, size in plan.files.items())
+    yield labelled("file", ", ".join(files))
+    needs = plan.needs
+    yield labelled(
+        "needs",
+        f"about {readable_size(needs.memory)} of memory and {readable_size(needs.disk)} of disk as {settings.quantize}",
+    )
+    if plan.wall is None:
+        yield labelled("takes", f"about {plan.seconds:.0f} s on two cores")

@@ -1,0 +1,122 @@
+"""What a person may choose about a conversion, checked before anything is done."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+from autoconvert.errors import InputError
+from autoconvert.quantization.quantize import SCHEMES, Scheme
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+Format = Literal["litertlm", "tflite"]
+Verify = Literal["quick", "full", "off"]
+
+DEFAULT_CONTEXT = 4096
+SHORTEST_CONTEXT = 4
+# A large rung for speed and a small one for the last slots of a conversation, which the planner fills only so.
+DEFAULT_PREFILL = (128, 16)
+# Where each position of a chunk is written out one after the other, a long chunk is a large file.
+UNROLLED_PREFILL = (16,)
+# What configurations call the number of positions that the model was made for.
+_LIMITS = ("max_position_embeddings", "max_seq_len", "seq_length")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A valid choice: `context` in positions, `prefill` chunk lengths, the longest first.
+
+    `chose_context` and `chose_prefill` say whether a person did.
+    """
+
+    context: int
+    chose_context: bool
+    prefill: tuple[int, ...]
+    chose_prefill: bool
+    quantize: Scheme
+    formats: tuple[Format, ...]
+    verify: Verify
+
+
+def choose(
+    config: "PreTrainedConfig | None",
+    *,
+    context: int | None,
+    prefill: Sequence[int] | None,
+    quantize: str,
+    formats: Sequence[str],
+    verify: str,
+) -> Settings:
+    """Settles defaults by the model's `config`.
+
+    Raises:
+        InputError: a choice that contradicts another, or the model.
+    """
+    limit = context_limit(config)
+    if context is not None and context < SHORTEST_CONTEXT:
+        raise InputError(
+            f"A context of {context} positions holds no conversation.",
+            hint=f"Choose at least {SHORTEST_CONTEXT}.",
+        )
+    if context is not None and limit is not None and context > limit:
+        raise InputError(
+            f"A context of {context} positions is larger than the {limit} that the model was made for.",
+            hint=f"Choose --context {limit} or less.",
+        )
+    chosen = context if context is not None else min(DEFAULT_CONTEXT, limit or DEFAULT_CONTEXT)
+    return Settings(
+        context=chosen,
+        chose_context=context is not None,
+        prefill=_prefill(prefill, chosen),
+        chose_prefill=prefill is not None,
+        quantize=_one_of("quantize", quantize, SCHEMES),  # type: ignore[arg-type]
+        formats=tuple(_one_of("format", name, get_args(Format)) for name in formats),  # type: ignore[misc]
+        verify=_one_of("verify", verify, get_args(Verify)),  # type: ignore[arg-type]
+    )
+
+
+def at_context(settings: Settings, context: int) -> Settings:
+    """The same, with the context that the model turned out to hold."""
+    return dataclasses.replace(settings, context=context, prefill=_fitting(settings.prefill, context))
+
+
+def for_unrolled(settings: Settings) -> Settings:
+    """The same, with a chunk length that suits a model whose positions are computed one after the other."""
+    if settings.chose_prefill:
+        return settings
+    return dataclasses.replace(settings, prefill=_fitting(UNROLLED_PREFILL, settings.context))
+
+
+def context_limit(config: "PreTrainedConfig | None") -> int | None:
+    """How many positions the model was made for; None where its configuration does not say."""
+    if config is None:
+        return None
+    text = config.get_text_config(decoder=True)
+    limits = (getattr(text, name, None) for name in _LIMITS)
+    return next((limit for limit in limits if isinstance(limit, int) and limit > 0), None)
+
+
+def _prefill(prefill: Sequence[int] | None, context: int) -> tuple[int, ...]:
+    if prefill is None:
+        return _fitting(DEFAULT_PREFILL, context)
+    if not prefill or any(length < 1 for length in prefill):
+        raise InputError("Prefill lengths are positive numbers.", hint="For example --prefill 128,16.")
+    too_long = max(prefill)
+    if too_long > context:
+        raise InputError(
+            f"A prefill of {too_long} positions does not fit a context of {context}.",
+            hint="Choose shorter --prefill lengths or a larger --context.",
+        )
+    return tuple(sorted(set(prefill), reverse=True))
+
+
+def _fitting(lengths: tuple[int, ...], context: int) -> tuple[int, ...]:
+    return tuple(length for length in lengths if length <= context) or (context,)
+
+
+def _one_of(option: str, value: str, allowed: Sequence[str]) -> str:
+    if value not in allowed:
+        raise InputError(f"--{option} {value} is not known.", hint=f"Choose one of: {', '.join(allowed)}.")
+    return value

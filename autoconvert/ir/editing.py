@@ -1,0 +1,115 @@
+"""Editing graphs: every new node knows the type of its value and where it comes from."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._guards import detect_fake_mode
+from torch._ops import OpOverload
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from autoconvert.ir.nodes import named_arguments
+from autoconvert.ir.provenance import PROVENANCE
+
+Argument = Any
+
+
+def emit(graph: fx.Graph, target: Callable[..., Any], *args: Argument, like: fx.Node, **kwargs: Argument) -> fx.Node:
+    """Inserts a call at the graph's insertion point; shape and dtype are inferred, the origin is that of `like`."""
+    node = graph.call_function(target, args, kwargs)
+    node.meta = {key: like.meta[key] for key in PROVENANCE if key in like.meta}
+    node.meta["val"] = infer(node)
+    return node
+
+
+def infer(node: fx.Node) -> Any:
+    """The fake value of a call, from the fake values of its arguments."""
+    values = fx.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
+    tensors = [n.meta["val"] for n in node.all_input_nodes if isinstance(n.meta["val"], Tensor)]
+    # What is computed from sizes alone belongs to the fake tensors of the graph's inputs.
+    inputs = (n.meta.get("val") for n in node.graph.nodes if n.op == "placeholder")
+    mode = detect_fake_mode(tensors or [next((value for value in inputs if isinstance(value, Tensor)), None)])
+    assert callable(node.target)
+    if mode is None:
+        return node.target(*values[0], **values[1])
+    with mode, torch.no_grad():
+        return node.target(*values[0], **values[1])
+
+
+def replace(node: fx.Node, new: fx.Node) -> None:
+    """Every use of `node` becomes a use of `new`, and `node` goes."""
+    node.replace_all_uses_with(new)
+    node.graph.erase_node(node)
+
+
+def replace_by_results(node: fx.Node, results: Any) -> None:
+    """As `replace`, by one node or, where `node` has several results that its users pick, by a node for each."""
+    if isinstance(results, fx.Node):
+        replace(node, results)
+        return
+    for user in list(node.users):
+        replace(user, results[user.args[1]])
+    node.graph.erase_node(node)
+
+
+def set_arguments(node: fx.Node, **changes: Argument) -> None:
+    """Changes arguments of an operation by their names; all of them then stand by position."""
+    node.args, node.kwargs = tuple((named_arguments(node) | changes).values()), {}
+
+
+def finish(graph: fx.GraphModule) -> fx.GraphModule:
+    """Drops what nobody uses, checks the graph's form, and makes it callable again."""
+    graph.graph.eliminate_dead_code()
+    graph.graph.lint()
+    graph.delete_all_unused_submodules()
+    used = {node.target for node in graph.graph.nodes if node.op == "get_attr"}
+    for name in [name for name, _ in graph.named_buffers() if name not in used]:
+        delattr(graph, name)
+    graph.recompile()
+    return graph
+
+
+def inline(graph: fx.Graph, body: fx.Graph, inputs: dict[str, Argument], like: fx.Node | None = None) -> Any:
+    """Copies `body` to the insertion point with its placeholders replaced by `inputs`; gives what it returns.
+
+    The copies come from where `like` came from, or where the originals did.
+    """
+    values: dict[fx.Node, Any] = {}
+    for node in body.nodes:
+        if node.op == "placeholder":
+            values[node] = inputs[str(node.target)]
+        elif node.op == "output":
+            return fx.map_arg(node.args[0], lambda n: values[n])
+        else:
+            copy = graph.node_copy(node, lambda n: values[n])
+            origin = like if like is not None else node
+            copy.meta = {key: origin.meta[key] for key in PROVENANCE if key in origin.meta}
+            copy.meta["val"] = node.meta["val"]
+            values[node] = copy
+    raise AssertionError("a graph ends in its output")
+
+
+def traced(
+    function: Callable[..., Any],
+    values: dict[str, Any],
+    definitions: dict[OpOverload, Callable[..., Any]] | None = None,
+) -> fx.GraphModule:
+    """The graph of `function` called with fake `values` by name, semantic operations kept as nodes.
+
+    With `definitions` the operations in it are written out, and those that PyTorch composes of others as well.
+    """
+    names = list(values)
+    fakes = [value for value in values.values() if isinstance(value, Tensor)]
+    mode = detect_fake_mode(fakes)
+
+    def call(*args: Any) -> Any:
+        return function(**dict(zip(names, args, strict=True)))
+
+    with mode, torch.no_grad():  # type: ignore[union-attr]
+        # One fake value may stand for several nodes, and tracing tells arguments apart by identity.
+        distinct = [value.clone() if isinstance(value, Tensor) else value for value in values.values()]
+        graph = make_fx(call, definitions, pre_dispatch=definitions is None)(*distinct)
+    for node, name in zip(graph.graph.find_nodes(op="placeholder"), names, strict=True):
+        node.target = name
+    return graph

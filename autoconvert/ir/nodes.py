@@ -1,0 +1,72 @@
+"""Reading nodes: a node's operands by position and by name, and the shape and type of its value."""
+
+from typing import Any, TypeGuard
+
+import torch
+from torch import Tensor, fx
+from torch._ops import OpOverload
+
+
+def shape(node: fx.Node) -> tuple[int | torch.SymInt, ...]:
+    """The shape of a node's value; () where it is no tensor."""
+    value = node.meta.get("val")
+    return tuple(value.shape) if isinstance(value, Tensor) else ()
+
+
+def arguments(node: fx.Node) -> tuple[Any, ...]:
+    """The positional arguments, as what they are rather than as all that they could be."""
+    return tuple(node.args)
+
+
+def named_arguments(node: fx.Node) -> dict[str, Any]:
+    """Every argument of an operation by its name in the schema, in its order; the default where none is given."""
+    schema = overload(node)._schema
+    given = dict(zip((a.name for a in schema.arguments), node.args, strict=False)) | dict(node.kwargs)
+    return {a.name: given.get(a.name, a.default_value) for a in schema.arguments}
+
+
+def named_results(graph: fx.Graph) -> dict[str, fx.Node]:
+    """What a program's graph returns, by name."""
+    (results,) = graph.output_node().args
+    assert isinstance(results, dict)
+    return dict(results)
+
+
+def first_operand(node: fx.Node) -> fx.Node:
+    """The first argument of an operation on a tensor."""
+    source = node.args[0]
+    assert isinstance(source, fx.Node)
+    return source
+
+
+def overload(node: fx.Node) -> OpOverload:
+    """The operation that a node calls."""
+    assert isinstance(node.target, OpOverload)
+    return node.target
+
+
+def same_shape(a: fx.Node, b: fx.Node) -> bool:
+    return _key(shape(a)) == _key(shape(b))
+
+
+def _key(sizes: tuple[int | torch.SymInt, ...]) -> tuple[str, ...]:
+    return tuple(str(size) for size in sizes)
+
+
+def is_symbolic(size: int | torch.SymInt) -> TypeGuard[torch.SymInt]:
+    return isinstance(size, torch.SymInt)
+
+
+def concrete(size: int | torch.SymInt, length: int) -> int:
+    """A size with the sequence symbol set to `length`."""
+    if isinstance(size, int):
+        return size
+    expression = size.node.expr
+    return int(expression.subs(dict.fromkeys(expression.free_symbols, length)))
+
+
+def type_key(value: Any) -> str:
+    """Shape and dtype as text: equal for values that no rewrite could tell apart."""
+    if isinstance(value, Tensor):
+        return f"{value.dtype}[{', '.join(map(str, value.shape))}]"
+    return repr(value)

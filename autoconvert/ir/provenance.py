@@ -1,0 +1,52 @@
+"""Provenance: the module, the source line and the fused block that a node comes from."""
+
+import re
+
+from torch import fx
+
+# Where a node says which fused block it belongs to.
+BLOCK = "block"
+
+# What a new node takes over from the one that it stands for.
+PROVENANCE = ("stack_trace", "nn_module_stack", BLOCK)
+
+
+def operation_name(node: fx.Node) -> str:
+    """What a node computes, as people call it."""
+    return str(node.target).removeprefix("aten.").removesuffix(".default").removesuffix(".Tensor")
+
+
+def location(node: fx.Node) -> str:
+    """The place in the model a node came from: operation, module path and source line, for messages."""
+    stack = node.meta.get("nn_module_stack") or {}
+    paths = [path for path, _ in stack.values()] if stack else []
+    path = paths[-1].split("decoder.")[-1] if paths else ""
+    operation = operation_name(node)
+    place = f"{operation} in {path}" if path else operation
+    line = source_line(node)
+    return f"{place} ({line})" if line else place
+
+
+def module_path(node: fx.Node) -> str | None:
+    """The module that computed a node, as the model names it: `model.layers.0.mlp`, "" for the model as a whole.
+
+    None for what was not computed in the model.
+    """
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    path = str(stack[-1][0]) if stack else ""
+    if path != "decoder" and not path.startswith("decoder."):
+        return None
+    # A module that is called a second time is a path with a number after this sign.
+    return re.sub(r"@\d+", "", path).removeprefix("decoder").removeprefix(".")
+
+
+def source_line(node: fx.Node) -> str:
+    """`file:line: code` of the innermost line of the model's own code, or ""."""
+    trace = (node.meta.get("stack_trace") or "").strip().splitlines()
+    for index in range(len(trace) - 1, -1, -1):
+        text = trace[index].strip()
+        if text.startswith("File "):
+            file, line = text.split('"')[1], text.split("line ")[1].split(",")[0]
+            code = trace[index + 1].strip() if index + 1 < len(trace) else ""
+            return f"{file}:{line}: {code}"
+    return ""

@@ -1,0 +1,29 @@
+"""Weights: constants of the device's graph, as expressions over the tensors of a checkpoint."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import fx
+
+ReadTensor = Callable[[str], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A constant of the device graph, as an expression over checkpoint tensors.
+
+    The graph has a placeholder of the same `name`. `sources` are names of the module's parameters or
+    buffers; without a `program` the weight is the one source as it is, otherwise it is
+    `program(*sources)`, each read and cast to float32 first.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    sources: tuple[str, ...]
+    program: fx.GraphModule | None = None
+
+    def evaluate(self, read: ReadTensor) -> torch.Tensor:
+        """The weight's value, float32 of `shape`, reading each source through `read` once."""
+        sources = [read(name).to(torch.float32) for name in self.sources]
+        return sources[0] if self.program is None else self.program(*sources)

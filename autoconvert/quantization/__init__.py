@@ -1,0 +1,1 @@
+"""How weights are stored: encodings, and the recipe that chooses them."""

@@ -1,0 +1,1 @@
+"""How rewrites are written and applied: patterns, matching, and the passes' form."""

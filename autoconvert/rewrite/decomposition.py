@@ -1,0 +1,33 @@
+"""Expansion: operations of a graph are replaced by what they stand for."""
+
+from collections.abc import Mapping
+
+from torch import Tensor, fx
+from torch._ops import OpOverload
+
+from autoconvert.ir.editing import inline, replace_by_results, traced
+from autoconvert.ir.nodes import overload, type_key
+from autoconvert.ops.semantic import Body
+
+
+def expand_nodes(graph: fx.Graph, bodies: Mapping[OpOverload, Body]) -> int:
+    """Writes out every node of an operation in `bodies`, its body traced at the node's shapes; gives how many."""
+    known: dict[str, fx.Graph] = {}
+    nodes = [node for node in graph.nodes if node.target in bodies]
+    for node in nodes:
+        _expand(graph, node, bodies[node.target], known)
+    return len(nodes)
+
+
+def _expand(graph: fx.Graph, node: fx.Node, body: Body, known: dict[str, fx.Graph]) -> None:
+    names = [argument.name for argument in overload(node)._schema.arguments]
+    arguments = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
+    values = {name: v.meta["val"] if isinstance(v, fx.Node) else v for name, v in arguments.items()}
+    key = f"{node.target} {[type_key(value) for value in values.values()]}"
+    if key not in known:
+        fixed = {name: value for name, value in values.items() if not isinstance(value, Tensor)}
+        tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
+        known[key] = traced(lambda **bound: body(**bound, **fixed), tensors).graph
+    with graph.inserting_before(node):
+        result = inline(graph, known[key], arguments, like=node)
+    replace_by_results(node, result)

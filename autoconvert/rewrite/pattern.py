@@ -1,0 +1,152 @@
+"""A pattern: a building block as PyTorch people write it, and the semantic operation that it is."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+from autoconvert.errors import InputError
+from autoconvert.ir.editing import traced
+from autoconvert.ops.semantic import Operation
+
+# Sizes of random numbers, or numbers as they are, by parameter.
+Example = Mapping[str, tuple[int, ...] | Tensor | float]
+Guard = Callable[..., str | None]
+
+
+def _accept(**_: Any) -> None:
+    return None
+
+
+@dataclass(frozen=True, eq=False)
+class Pattern:
+    """`matches` and `becomes` are plain PyTorch functions of the same parameters with the same result.
+
+    Parameters annotated `Tensor` bind any value of the graph; those annotated `float` capture a number that
+    must stand in the graph as it is. `example` has an entry for every parameter: for a tensor its sizes, or a tensor
+    where random numbers would not do; for a number the number. Its sizes are distinct: a size of the example stands
+    for one size of the model wherever it occurs, and 1 for any. `guard` gets what was bound, by name, and
+    returns why it declines, or None: tensors are fake tensors, but constants of the model have their numbers, which
+    `same` compares. `operations` are those that `becomes` calls and the project does not have.
+    """
+
+    name: str
+    block: str
+    matches: Callable[..., Tensor]
+    becomes: Callable[..., Tensor]
+    example: Example
+    guard: Guard = field(default=_accept)
+    operations: tuple[Operation, ...] = ()
+
+    @property
+    def source(self) -> str:
+        """Where the pattern is written, as file:line."""
+        return _place(self.matches)
+
+    def fault(self, what: str, *, hint: str = "", of: str = "matches", line: int | None = None) -> InputError:
+        """What is wrong with the function `of` this pattern, said with its file and line."""
+        places = (_place(getattr(self, role)) for role in (of, "matches", "becomes"))
+        file, _, first = next(filter(None, places), "<unknown>:0").rpartition(":")
+        return InputError(f"{file}:{line or first}: pattern {self.name}: {what}", hint=hint)
+
+    def ask(self, bound: Mapping[str, Any]) -> str | None:
+        """Why the guard declines what was bound, or None.
+
+        Raises:
+            InputError: the guard itself fails.
+        """
+        try:
+            return self.guard(**bound)
+        except Exception as error:
+            raise self.fault(f"`guard` fails: {error}", of="guard") from error
+
+    def replacement(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, float]) -> fx.GraphModule:
+        """What the block becomes where fake `tensors` and `numbers` were bound.
+
+        Raises:
+            InputError: `becomes` cannot be run there.
+        """
+        try:
+            return traced(lambda **bound: self.becomes(**bound, **numbers), dict(tensors))
+        except Exception as error:
+            shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in tensors.items())
+            raise self.fault(
+                f"`becomes` cannot be run where it matched, with {shapes}: {error}",
+                hint="`guard` must decline what `becomes` is not for.",
+                of="becomes",
+            ) from error
+
+    def inputs(self, times: int = 1) -> dict[str, Tensor | float]:
+        """The same random arguments each time, for both functions; every size but 1 is `times` that of the example."""
+        generator = torch.Generator().manual_seed(0)
+
+        def value(given: tuple[int, ...] | Tensor | float) -> Tensor | float:
+            if isinstance(given, tuple):
+                return torch.randn([size if size == 1 else size * times for size in given], generator=generator)
+            if isinstance(given, Tensor):
+                return given.repeat([1 if size == 1 else times for size in given.shape])
+            return given
+
+        return {name: value(given) for name, given in self.example.items()}
+
+    @cached_property
+    def scalars(self) -> dict[float, str]:
+        """The numbers that stand for the scalar parameters in the traced pattern."""
+        names = [name for name, value in self.example.items() if isinstance(value, int | float)]
+        return {0.7390851332151607 + index: name for index, name in enumerate(names)}
+
+    @cached_property
+    def graph(self) -> fx.GraphModule:
+        """The pattern, traced as a model is; its placeholders are the tensor parameters.
+
+        Raises:
+            InputError: a number was computed with, or does not show in the traced function; or a constant
+                tensor stands in it, which no comparison would see.
+        """
+        numbers = {name: number for number, name in self.scalars.items()}
+        values = self.inputs()
+        with FakeTensorMode() as mode:
+            tensors = {n: mode.from_tensor(v) for n, v in values.items() if isinstance(v, Tensor)}
+        graph = traced(lambda **bound: self.matches(**bound, **numbers), tensors)
+        self._check_scalars(graph.graph)
+        self._check_constants(graph.graph)
+        return graph
+
+    def _check_scalars(self, graph: fx.Graph) -> None:
+        found: set[float] = set()
+        for node in graph.nodes:
+            fx.node.map_aggregate((node.args, node.kwargs), lambda a: found.add(a) if isinstance(a, float) else None)
+        lost = [name for number, name in self.scalars.items() if number not in found]
+        if lost:
+            raise self.fault(
+                f"the number `{lost[0]}` is not in the traced function.",
+                hint="Use it as it is, as an operand or argument of an operation; compute in `becomes`.",
+            )
+
+    def _check_constants(self, graph: fx.Graph) -> None:
+        if graph.find_nodes(op="get_attr"):
+            raise self.fault(
+                "a tensor of its own stands in the traced function.",
+                hint="Make it a parameter annotated `Tensor`, or use a number.",
+            )
+
+
+def same(bound: Tensor, expected: Tensor) -> bool:
+    """Whether what a guard got is a constant of the model, and has the numbers that are `expected`."""
+    is_constant = not isinstance(bound, FakeTensor)
+    return is_constant and bound.shape == expected.shape and torch.equal(bound.to(expected.dtype), expected)
+
+
+def _place(function: Callable[..., Any]) -> str:
+    """Where a function is written, as file:line; "" for what is no function."""
+    code = getattr(function, "__code__", None)
+    return f"{code.co_filename}:{code.co_firstlineno}" if code is not None else ""
+
+
+def operations_of(patterns: Iterable[Pattern]) -> tuple[Operation, ...]:
+    """The operations that the patterns bring, each once."""
+    return tuple({each.overload: each for pattern in patterns for each in pattern.operations}.values())

@@ -1,0 +1,72 @@
+"""Operations that PyTorch itself defines by others are written out as those, where no building block is one."""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._ops import OpOverload
+
+from autoconvert.ir.editing import inline, traced
+
+aten = torch.ops.aten
+
+# Composites that patterns and lowerings are written in.
+_KEPT = {
+    aten.linear.default,
+    aten.matmul.default,
+    aten.reshape.default,
+    aten.softmax.int,
+    aten.log_softmax.int,
+    aten.layer_norm.default,
+    aten.rms_norm.default,
+    aten.scaled_dot_product_attention.default,
+    aten.conv1d.default,
+    aten.conv2d.default,
+    aten.dropout.default,
+    aten.item.default,
+}
+# No composites to the dispatcher, but PyTorch has a definition of them by simpler operations.
+_DEFINED = {
+    aten.addcdiv.default,
+    aten.addcmul.default,
+    aten.baddbmm.default,
+    aten.glu.default,
+    aten.rsub.Scalar,
+    aten.rsub.Tensor,
+    aten.std.correction,
+}
+
+
+def _written_out(node: fx.Node) -> fx.Node | None:
+    operands = {f"x{index}": operand for index, operand in enumerate(node.all_input_nodes)}
+    values = {name: operand.meta["val"] for name, operand in operands.items()}
+    is_tensors = all(isinstance(value, Tensor) for value in (node.meta.get("val"), *values.values()))
+    if not operands or not is_tensors or not _is_written_out(node.target):
+        return None
+    names = {operand: name for name, operand in operands.items()}
+
+    def call(**bound: Tensor) -> Any:
+        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: bound[names[n]])
+        return node.target(*args, **kwargs)  # type: ignore[operator]
+
+    result = inline(node.graph, traced(call, values, _definitions()).graph, operands, like=node)
+    return result if isinstance(result, fx.Node) else None
+
+
+def _is_written_out(operation: Any) -> bool:
+    if not isinstance(operation, OpOverload) or operation.namespace != "aten" or operation in _KEPT:
+        return False
+    return operation in _DEFINED or operation.has_kernel_for_dispatch_key(
+        torch._C.DispatchKey.CompositeImplicitAutograd
+    )
+
+
+@cache
+def _definitions() -> dict[OpOverload, Callable[..., Any]]:
+    known = torch.export.default_decompositions()
+    return {operation: known[operation] for operation in _DEFINED}
+
+
+RULES = (_written_out,)

@@ -1,0 +1,137 @@
+"""Choices between values: what is filled in comes first, and a sum weighted with zeros and ones is a choice."""
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from autoconvert.analysis.constants import held
+from autoconvert.ir.editing import emit
+from autoconvert.ir.nodes import arguments, first_operand
+from autoconvert.passes.canonicalization.arithmetic import constant_number, is_float
+
+aten = torch.ops.aten
+
+
+# These leave numbers as they are, or put zeros in their place.
+_REARRANGEMENTS = {
+    aten.embedding.default,
+    aten.expand.default,
+    aten.index.Tensor,
+    aten.index_select.default,
+    aten.permute.default,
+    aten.reshape.default,
+    aten.select.int,
+    aten.slice.Tensor,
+    aten.transpose.int,
+    aten.tril.default,
+    aten.triu.default,
+    aten.unsqueeze.default,
+}
+_ZEROS_OR_ONES = {aten.ones.default, aten.ones_like.default, aten.zeros.default, aten.zeros_like.default}
+
+
+def _filling_is_where(node: fx.Node) -> fx.Node | None:
+    if node.target is aten.masked_fill.Scalar:
+        x, mask, value = arguments(node)
+        return _where(node, mask, _fill(node, value), x)
+    if node.target is aten.masked_fill.Tensor:
+        x, mask, value = arguments(node)
+        if value.meta["val"].dtype == node.meta["val"].dtype:
+            return _where(node, mask, value, x)
+    return None
+
+
+def _fill(node: fx.Node, value: Any) -> fx.Node:
+    dtype = node.meta["val"].dtype
+    with node.meta["val"].fake_mode:
+        number = float(value) if dtype.is_floating_point else value
+        return emit(node.graph, aten.scalar_tensor.default, number, dtype=dtype, like=node)
+
+
+def _where(node: fx.Node, condition: fx.Node, a: fx.Node, b: fx.Node) -> fx.Node:
+    return emit(node.graph, aten.where.self, condition, a, b, like=node)
+
+
+def _full_is_number(node: fx.Node) -> fx.Node | None:
+    """`full` of no axes."""
+    if node.target is aten.full.default and list(arguments(node)[0]) == [] and is_float(node):
+        return _fill(node, arguments(node)[1])
+    return None
+
+
+def _filled_comes_first(node: fx.Node) -> fx.Node | None:
+    """where(mask, x, number) is where(not mask, number, x); a constant without axes is a number."""
+    if node.target is not aten.where.self:
+        return None
+    condition, *values = arguments(node)
+    numbers = [constant_number(value) for value in values]
+    a, b = (
+        value if number is None or not _same_dtype(value, node) else _fill(node, number)
+        for value, number in zip(values, numbers, strict=True)
+    )
+    if _is_number(b) and not _is_number(a):
+        opposite = emit(node.graph, aten.logical_not.default, condition, like=node)
+        return _where(node, opposite, b, a)
+    return _where(node, condition, a, b) if [a, b] != values else None
+
+
+def _same_dtype(a: fx.Node, b: fx.Node) -> bool:
+    return bool(a.meta["val"].dtype == b.meta["val"].dtype)
+
+
+def _is_number(value: fx.Node) -> bool:
+    return value.target is aten.scalar_tensor.default
+
+
+def _blend_is_where(node: fx.Node) -> fx.Node | None:
+    """x · b + y · (1 − b) is where(b = 0, y, x) if b is known to be zeros and ones; x and y are finite."""
+    if node.target is not aten.add.Tensor or node.kwargs or not all(map(is_float, arguments(node))):
+        return None
+    for first, second in (arguments(node), arguments(node)[::-1]):
+        for x, share in _factors(first):
+            for y, rest in _factors(second):
+                if _is_rest(rest, share) and is_float(x) and _same_dtype(x, node) and _is_zeros_and_ones(share):
+                    never = emit(node.graph, aten.eq.Scalar, share, 0, like=node)
+                    return _where(node, never, y if isinstance(y, fx.Node) else _fill(node, y), x)
+    return None
+
+
+def _factors(product: fx.Node) -> list[tuple[Any, Any]]:
+    a, b = arguments(product) if product.target is aten.mul.Tensor else (None, None)
+    return [(a, b), (b, a)]
+
+
+def _is_rest(value: Any, share: Any) -> bool:
+    """Whether `value` is 1 − share."""
+    is_difference = isinstance(value, fx.Node) and value.target is aten.sub.Tensor and not value.kwargs
+    return is_difference and arguments(value)[0] == 1 and arguments(value)[1] is share
+
+
+def _is_zeros_and_ones(node: fx.Node) -> bool:
+    """What truth is cast to, or a constant that is looked at; in whatever shape."""
+    while node.target in _REARRANGEMENTS:
+        node = first_operand(node)
+    if node.target is aten._to_copy.default:
+        return bool(first_operand(node).meta["val"].dtype == torch.bool)
+    value = held(node)
+    if value is not None:
+        return bool(((value == 0) | (value == 1)).all())
+    return node.target in _ZEROS_OR_ONES
+
+
+def _negation_of_truth(node: fx.Node) -> fx.Node | None:
+    """`~` of a bool is `logical_not`, and twice is nothing."""
+    if node.target not in (aten.bitwise_not.default, aten.logical_not.default):
+        return None
+    source = first_operand(node)
+    if source.meta["val"].dtype != torch.bool:
+        return None
+    if source.target is aten.logical_not.default and first_operand(source).meta["val"].dtype == torch.bool:
+        return first_operand(source)
+    if node.target is aten.bitwise_not.default:
+        return emit(node.graph, aten.logical_not.default, source, like=node)
+    return None
+
+
+RULES = (_filling_is_where, _full_is_number, _filled_comes_first, _blend_is_where, _negation_of_truth)

@@ -1,0 +1,159 @@
+"""Normalise: what people write in many ways becomes one way, so that one pattern covers it.
+
+Nothing here knows a building block. Casts to the same type, copies and operations that change no value go;
+arguments that equal their defaults are left out; axes count from the end; products with matrices are linear.
+"""
+
+import operator
+from typing import Any
+
+import torch
+from torch import fx
+
+from autoconvert.ir.editing import finish, replace
+from autoconvert.ir.nodes import arguments, first_operand, overload, shape
+from autoconvert.passes.canonicalization import RULES
+from autoconvert.passes.complex_numbers import real_pairs
+
+aten = torch.ops.aten
+
+_ASSERTIONS = {
+    aten._assert_tensor_metadata.default,
+    aten._assert_scalar.default,
+    aten.sym_constrain_range_for_size.default,
+    aten.sym_constrain_range.default,
+}
+_COMPUTED_IN_A_TYPE = {aten.softmax.int, aten.log_softmax.int, aten.mean.dim, aten.sum.dim_IntList}
+_SAY_NOTHING = {"device", "layout", "pin_memory", "non_blocking", "memory_format", "cudnn_enable"}
+
+
+def canonicalize(graph: fx.GraphModule) -> fx.GraphModule:
+    """Rewrites `graph` in place to the canonical form that patterns are traced to as well."""
+    real_pairs(graph)
+    canonical: set[fx.Node] = set()
+    for node in list(graph.graph.nodes):
+        _normalise_node(node, canonical)
+    _share_equal_nodes(graph.graph)
+    return finish(graph)
+
+
+def _normalise_node(node: fx.Node, canonical: set[fx.Node]) -> None:
+    if node.target in _ASSERTIONS:
+        node.graph.erase_node(node)
+        return
+    canonical.add(node)
+    if node.op != "call_function":
+        return
+    if isinstance(node.target, torch._ops.OpOverload) and node.target.namespace == "aten":
+        _explicit_arguments(node)
+    for rule in RULES:
+        before = node.prev
+        with node.graph.inserting_before(node):
+            new = rule(node)
+        if new is not None:
+            made = _between(before, node)
+            replace(node, new)
+            for helper in made:
+                if helper not in canonical:
+                    _normalise_node(helper, canonical)
+            return
+
+
+def _between(first: fx.Node, last: fx.Node) -> list[fx.Node]:
+    """The nodes after `first` and before `last`, in order."""
+    found = []
+    node = first.next
+    while node is not last:
+        found.append(node)
+        node = node.next
+    return found
+
+
+def _explicit_arguments(node: fx.Node) -> None:
+    """Positional up to the last argument that is not its default, the rest by keyword; axes from the end."""
+    operation = overload(node)
+    schema = operation._schema
+    given = dict(zip((a.name for a in schema.arguments), arguments(node), strict=False)) | dict(node.kwargs)
+    if schema.name == "aten::scaled_dot_product_attention" and given.get("scale") is None:
+        given["scale"] = float(shape(arguments(node)[0])[-1]) ** -0.5
+    if schema.name == "aten::rms_norm" and given.get("eps") is None:
+        given["eps"] = torch.finfo(node.meta["val"].dtype).eps
+    # Patterns capture numbers, so those stand in the graph even where they are the default.
+    given = {a.name: a.default_value for a in schema.arguments if isinstance(a.default_value, float)} | given
+    if node.target in _COMPUTED_IN_A_TYPE and given.get("dtype") == first_operand(node).meta["val"].dtype:
+        given["dtype"] = None
+    rank = _rank_of_axes(node)
+    args: list[Any] = []
+    kwargs: dict[str, Any] = {}
+    positional = True
+    for argument in schema.arguments:
+        default = argument.default_value
+        is_axis = bool(rank) and argument.name in ("dim", "dims", "dim0", "dim1")
+        # An axis stands there even where it is the default, which counts from the front or from the end.
+        value = given.get(argument.name, default)
+        if not (is_axis and value is not None) and (argument.name not in given or _is_default(value, argument)):
+            positional = False
+            continue
+        if is_axis:
+            value = _from_the_end(value, rank)
+            if torch.Tag.reduction in operation.tags and isinstance(value, list):
+                value = sorted(value)
+        if positional and not argument.kwarg_only:
+            args.append(value)
+        else:
+            kwargs[argument.name] = value
+    node.args, node.kwargs = tuple(args), kwargs
+
+
+def _is_default(value: Any, argument: Any) -> bool:
+    if not argument.has_default_value() or isinstance(value, fx.Node):
+        return False
+    if argument.name in _SAY_NOTHING:
+        return True
+    default = argument.default_value
+    return type(value) is type(default) and not isinstance(default, float) and bool(value == default)
+
+
+def _rank_of_axes(node: fx.Node) -> int:
+    if node.target is aten.tile.default:
+        return 0  # Its `dims` are counts.
+    if node.target is aten.unsqueeze.default:
+        return len(shape(node))
+    if node.target in (aten.cat.default, aten.stack.default):
+        return len(shape(node))
+    first = arguments(node)[0] if arguments(node) else None
+    return len(shape(first)) if isinstance(first, fx.Node) else 0
+
+
+def _from_the_end(axis: Any, rank: int) -> Any:
+    if isinstance(axis, list | tuple):
+        return [_from_the_end(a, rank) for a in axis]
+    return axis - rank if isinstance(axis, int) and axis >= 0 else axis
+
+
+def _share_equal_nodes(graph: fx.Graph) -> None:
+    """Common subexpressions are one node: the same operation on the same operands, once."""
+    seen: dict[Any, fx.Node] = {}
+    for node in list(graph.nodes):
+        key = _value_key(node)
+        if key is None:
+            continue
+        first = seen.setdefault(key, node)
+        if first is not node:
+            replace(node, first)
+
+
+def _value_key(node: fx.Node) -> Any:
+    if node.op != "call_function" or not (
+        node.target is operator.getitem or isinstance(node.target, torch._ops.OpOverload)
+    ):
+        return None
+    return (node.target, _freeze(arguments(node)), _freeze(node.kwargs))
+
+
+def _freeze(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return tuple(_freeze(v) for v in value)
+    if isinstance(value, dict):
+        return tuple((k, _freeze(v)) for k, v in sorted(value.items()))
+    return (type(value), value) if isinstance(value, bool | int | float) else value

@@ -1,0 +1,71 @@
+"""Bind weights: what depends on parameters alone is computed when the file is written, not on the device.
+
+`1 + weight`, a transposed matrix, a fused projection: each becomes one weight with the expression as its program.
+"""
+
+import dataclasses
+
+import torch
+from torch import fx
+
+from autoconvert.analysis.binding_times import Time, binding_times, frontier
+from autoconvert.analysis.regions import extract
+from autoconvert.ir.editing import finish, replace
+from autoconvert.ir.program import Program
+from autoconvert.ir.weight import Weight
+
+
+def fold_weights(program: Program) -> Program:
+    """Lifts every expression over parameters into a weight, and evaluates every expression over constants."""
+    graph = program.graph
+    weights = dict(program.weights)
+    for node in frontier(graph.graph, binding_times(graph.graph), Time.CONSTANT):
+        if node.op == "call_function":
+            _fold(graph, node)
+    # Users first: an expression may be part of another, which must still see the parameters.
+    for node in reversed(frontier(graph.graph, binding_times(graph.graph), Time.WEIGHT)):
+        if node.op == "call_function":
+            weight = _lift(graph, node, program.weights)
+            weights[weight.name] = weight
+    finish(graph)
+    return dataclasses.replace(program, weights=_used(graph, weights))
+
+
+def _fold(graph: fx.GraphModule, node: fx.Node) -> None:
+    with torch.no_grad():
+        (value,) = extract(graph, [node])()
+    name = f"constant_{node.name}"
+    graph.register_buffer(name, value)
+    with graph.graph.inserting_before(node):
+        constant = graph.graph.get_attr(name)
+    constant.meta = dict(node.meta)
+    replace(node, constant)
+
+
+def _lift(graph: fx.GraphModule, node: fx.Node, known: dict[str, Weight]) -> Weight:
+    region = extract(graph, [node])
+    output = next(iter(reversed(region.graph.nodes)))
+    output.args = (output.args[0][0],)
+    region.recompile()
+    names = [str(p.target) for p in region.graph.find_nodes(op="placeholder")]
+    sources = tuple(source for name in names for source in known[name].sources)
+    name = f"{names[0]}_{node.name}"
+    first = graph.graph.find_nodes(op="placeholder")[-1]
+    with graph.graph.inserting_after(first):
+        placeholder = graph.graph.placeholder(name)
+    placeholder.meta = {**node.meta, "is_weight": True}
+    replace(node, placeholder)
+    return Weight(name, tuple(node.meta["val"].shape), sources, region)
+
+
+def _used(graph: fx.GraphModule, weights: dict[str, Weight]) -> dict[str, Weight]:
+    """Drops the placeholders of parameters that only expressions used."""
+    for node in graph.graph.find_nodes(op="placeholder"):
+        if node.meta.get("is_weight") and not node.users:
+            graph.graph.erase_node(node)
+    graph.recompile()
+    return {
+        str(n.target): weights[str(n.target)]
+        for n in graph.graph.find_nodes(op="placeholder")
+        if n.meta.get("is_weight")
+    }

@@ -1,0 +1,122 @@
+"""Recognise: building blocks become semantic operations, wherever a pattern matches."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+from itertools import takewhile
+from typing import Any
+
+from torch import fx
+
+from autoconvert import ops
+from autoconvert.ir.editing import inline, replace
+from autoconvert.ir.fusion import FusedBlock, Fusion, NearMiss
+from autoconvert.ir.nodes import type_key
+from autoconvert.ir.program import Program
+from autoconvert.ir.provenance import BLOCK
+from autoconvert.ops.attention import attention_scores
+from autoconvert.passes.canonicalize import canonicalize
+from autoconvert.rewrite.decomposition import expand_nodes
+from autoconvert.rewrite.matching import Match, Matcher, OnMatch
+from autoconvert.rewrite.pattern import Pattern
+
+
+def fuse(program: Program, patterns: Sequence[Pattern], on_match: OnMatch) -> Program:
+    """Replaces every match of `patterns`, in their order and again until no more is found.
+
+    `on_match` sees each match before it is replaced. What has grown only in part is written out again.
+
+    Raises:
+        InputError: a pattern's own function fails where it matched.
+    """
+    graph = program.graph
+    given = {node.name for node in graph.graph.nodes}
+    found: Counter[str] = Counter()
+    blocks: dict[fx.Node, FusedBlock] = {}
+    near_misses: dict[str, NearMiss] = {}
+    replacements: dict[str, fx.GraphModule] = {}
+    matchers = [Matcher(pattern, canonicalize(pattern.graph).graph) for pattern in patterns]
+    before = -1
+    while before < found.total():
+        before = found.total()
+        for matcher in matchers:
+            matched = False
+            for node in graph.graph.find_nodes(op="call_function", target=matcher.anchor):
+                result = matcher.match(node)
+                if isinstance(result, NearMiss):
+                    _keep_nearest(near_misses, result)
+                    continue
+                replacement = _replacement(result, replacements)
+                on_match(graph, result, replacement)
+                # What stands for the block comes from the block, in this pass and after it.
+                node.meta["nn_module_stack"] = _stack_of(result)
+                node.meta[BLOCK] = _recognised(result, given)
+                with graph.graph.inserting_before(node):
+                    new = inline(graph.graph, replacement.graph, dict(result.bound), like=node)
+                replace(node, new)
+                found[result.pattern.name] += 1
+                blocks[new] = dataclasses.replace(new.meta[BLOCK], node=new.name)
+                matched = True
+            if matched:
+                graph.graph.eliminate_dead_code()
+    for node in graph.graph.find_nodes(op="call_function", target=ops.attention_scores):
+        # A part of a block is none.
+        node.meta.pop(BLOCK, None)
+    # What only patterns know.
+    expand_nodes(graph.graph, {ops.attention_scores: attention_scores})
+    alive = set(graph.graph.nodes)
+    names = {node.name for node in alive}
+    fusion = Fusion(
+        patterns=dict(found),
+        blocks=dict(Counter(block.block for node, block in blocks.items() if node in alive)),
+        near_misses=tuple(miss for miss in near_misses.values() if miss.node in names),
+        found=tuple(
+            dataclasses.replace(blocks[node], replaced=tuple(n for n in blocks[node].replaced if n not in names))
+            for node in graph.graph.nodes
+            if node in blocks
+        ),
+    )
+    # What replacements compute beside their operation, as tables of another width, is the same for every layer.
+    return dataclasses.replace(program, graph=canonicalize(graph), fusion=fusion)
+
+
+def _recognised(match: Match, given: set[str]) -> FusedBlock:
+    """What `match` replaces; a block that was found before and is part of it, by what that had replaced."""
+    replaced: list[str] = []
+    for node in match.region:
+        inner = node.meta.get(BLOCK)
+        replaced.extend([node.name] if inner is None else inner.replaced)
+    pattern, names = match.pattern, tuple(name for name in dict.fromkeys(replaced) if name in given)
+    return FusedBlock(pattern.name, pattern.block, "", match.output.name, names)
+
+
+def _stack_of(match: Match) -> dict[str, Any]:
+    """The module that has all of the block's weights: a feed-forward is not its last projection."""
+    readers = [node for node in match.region if any(map(_is_weight, node.all_input_nodes))]
+    stacks = [dict(node.meta.get("nn_module_stack") or {}) for node in (match.output, *readers)]
+    shared = takewhile(lambda key: all(key in stack for stack in stacks), stacks[0])
+    return {key: stacks[0][key] for key in shared}
+
+
+def _is_weight(node: fx.Node) -> bool:
+    while len(node.all_input_nodes) == 1:
+        (node,) = node.all_input_nodes
+    return bool(node.meta.get("is_weight"))
+
+
+def _replacement(match: Match, known: dict[str, fx.GraphModule]) -> fx.GraphModule:
+    """What the pattern becomes at these shapes, traced once for all matches that look the same."""
+    values = {name: node.meta["val"] for name, node in match.bound.items()}
+    key = f"{match.pattern.name} {match.scalars} {[type_key(value) for value in values.values()]}"
+    if key not in known:
+        known[key] = match.pattern.replacement(values, match.scalars)
+    return known[key]
+
+
+def _keep_nearest(near_misses: dict[str, NearMiss], miss: NearMiss) -> None:
+    """Two operations in common are chance; the share that matched decides between patterns."""
+    if miss.matched < 2:
+        return
+    known = near_misses.get(miss.node)
+    if known is None or miss.matched / miss.of > known.matched / known.of:
+        near_misses[miss.node] = miss

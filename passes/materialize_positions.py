@@ -1,0 +1,288 @@
+"""Bind positions: what depends on positions alone is evaluated, at the full context, and becomes a table.
+
+A table with one sequence axis is read at `input_pos`. What attention takes as its mask is recognised as causal, with
+a window or in chunks, which become attributes of the attention, and with numbers added to the scores, its bias.
+"""
+
+import dataclasses
+import math
+
+import torch
+from torch import Tensor, fx
+
+from autoconvert import ops
+from autoconvert.analysis.axis_rules import FILLED
+from autoconvert.analysis.binding_times import Time, binding_times, frontier
+from autoconvert.analysis.masks import Mask, classify_mask, same_mask
+from autoconvert.analysis.regions import extract
+from autoconvert.errors import Inseparable, Refused
+from autoconvert.ir.editing import emit, finish, infer, set_arguments
+from autoconvert.ir.nodes import first_operand, is_symbolic, named_arguments, shape
+from autoconvert.ir.program import Program
+from autoconvert.ir.provenance import location
+from autoconvert.tracing.trace import POSITIONS
+
+aten = torch.ops.aten
+
+INPUT_POS = "input_pos"
+
+# Of their operand these take the shape and the type, not the numbers.
+_FILLED = FILLED | {aten.full_like.default, aten.ones_like.default, aten.zeros_like.default}
+
+# A mask of heads · context² numbers and its intermediates must fit beside everything else.
+_LONGEST_MASK = 16384
+# A bias that has no closed form is a constant of the file.
+_LARGEST_TABLE = 256 << 20
+
+
+def materialize_positions(program: Program, context: int) -> Program:
+    """Replaces `positions` int64 [1, s] by `input_pos` int32 [s], and what is computed from it by tables.
+
+    Raises:
+        Refused: a value depends on how long the sequence is and not only on the position, or a mask is neither
+            causal nor a window.
+    """
+    graph = program.graph
+    _fill_by_positions(graph.graph)
+    times = binding_times(graph.graph)
+    nodes = [node for node in frontier(graph.graph, times, Time.POSITION) if _is_table(node)]
+    tables = _evaluate(graph, nodes, times, context)
+    positions = graph.graph.find_nodes(op="placeholder", target=POSITIONS)[0]
+    input_pos = _input_pos(graph.graph, positions)
+    for node, table in zip(nodes, tables, strict=True):
+        users = _later_users(node, times)
+        _refuse_rows_beyond(node, table, users, context)
+        axes = [axis - len(shape(node)) for axis, size in enumerate(shape(node)) if is_symbolic(size)]
+        if masked := [user for user in users if _is_mask_of(node, user)]:
+            _bind_mask(graph, node, table, masked, input_pos)
+            users = [user for user in users if user not in masked]
+        if len(axes) == 1 and users:
+            _bind_rows(graph, node, table, axes[0], input_pos)
+        elif users and axes:
+            raise Inseparable(
+                f"{location(users[0])} uses a mask over the whole sequence outside a recognised attention.",
+                hint="No pattern recognised the attention around it.",
+                at=users[0].name,
+            )
+        elif users:
+            _bind_constant(graph, node, table)
+    graph.graph.eliminate_dead_code()
+    _drop_positions(graph, input_pos)
+    return dataclasses.replace(program, graph=finish(graph), context=context)
+
+
+def _fill_by_positions(graph: fx.Graph) -> None:
+    """What is filled in the shape of activations is known with the positions, where all its users are as well."""
+    positions = graph.find_nodes(op="placeholder", target=POSITIONS)[0]
+    sources: dict[fx.Node, fx.Node] = {}
+    for node in [node for node in graph.nodes if node.target in _FILLED]:
+        source = first_operand(node)
+        with graph.inserting_before(node):
+            like = _in_the_shape_of(source, positions)
+        if like is not None:
+            sources[node] = source
+            node.replace_input_with(source, like)
+    times = binding_times(graph)
+    for node, source in sources.items():
+        if any(times[user] is Time.TOKEN for user in node.users):
+            node.replace_input_with(first_operand(node), source)
+    graph.eliminate_dead_code()
+
+
+def _in_the_shape_of(source: fx.Node, positions: fx.Node) -> fx.Node | None:
+    """A value of positions alone with the shape and the type of `source`, if that has the sequence once."""
+    sizes = [-1 if is_symbolic(size) else size for size in shape(source)]
+    if [str(size) for size in shape(source) if is_symbolic(size)] != [str(shape(positions)[-1])]:
+        return None
+    rows = emit(positions.graph, aten.reshape.default, positions, [min(size, 1) for size in sizes], like=source)
+    rows = emit(positions.graph, aten.expand.default, rows, sizes, like=source)
+    return emit(positions.graph, aten._to_copy.default, rows, dtype=source.meta["val"].dtype, like=source)
+
+
+def _is_table(node: fx.Node) -> bool:
+    return isinstance(node.meta.get("val"), Tensor)
+
+
+def _later_users(node: fx.Node, times: dict[fx.Node, Time]) -> list[fx.Node]:
+    return [user for user in node.users if times.get(user) is not Time.POSITION]
+
+
+def _is_mask_of(node: fx.Node, user: fx.Node) -> bool:
+    return user.target is ops.attention and named_arguments(user)["mask"] is node
+
+
+def _refuse_rows_beyond(node: fx.Node, table: Tensor, users: list[fx.Node], context: int) -> None:
+    """A device reads on behind the last row, where PyTorch raises."""
+    for user in users:
+        is_lookup = user.target is aten.embedding.default and user.args[1] is node
+        rows = shape(user.args[0])[0] if is_lookup else None  # type: ignore[arg-type]
+        if isinstance(rows, int) and int(table.max()) >= rows:
+            raise Refused(
+                f"With {context} positions, {location(user)} looks up row {int(table.max())} of a table of {rows}.",
+                hint="The model has learned fewer positions: choose a smaller --context.",
+            )
+
+
+def _evaluate(graph: fx.GraphModule, nodes: list[fx.Node], times: dict[fx.Node, Time], context: int) -> list[Tensor]:
+    for node in nodes:
+        longest = int(_LONGEST_MASK / math.prod(size for size in shape(node) if not is_symbolic(size)) ** 0.5)
+        if sum(map(is_symbolic, shape(node))) == 2 and context > longest:
+            raise Refused(
+                f"The mask at {location(node)} would need {context}² entries for each head to be evaluated.",
+                hint=f"Choose a context of at most {longest} with --context.",
+            )
+    region = extract(graph, nodes)
+    tables = _run(region, context)
+    # A value that changes when the sequence grows is no function of the position.
+    for shorter in _shorter_lengths(context):
+        for node, table, part in zip(nodes, tables, _run(region, shorter), strict=True):
+            leading = table[tuple(slice(0, size) for size in part.shape)]
+            same = leading.shape == part.shape and torch.equal(leading, part)
+            if not same and not _same_for_attention(table, part, _later_users(node, times), node):
+                raise Refused(
+                    f"The value of {location(node)} at one position depends on how long the sequence is "
+                    f"(it differs between lengths {shorter} and {context}).",
+                    hint="A shorter --context may lie in the range where it does not.",
+                )
+    return tables
+
+
+def _same_for_attention(table: Tensor, part: Tensor, users: list[fx.Node], node: fx.Node) -> bool:
+    """A mask may change with the length by what changes no softmax (MPT counts the distance from the last key)."""
+    if not users or not all(_is_mask_of(node, user) for user in users):
+        return False
+    return same_mask(table, part, relative=all(_is_relative(user) for user in users))
+
+
+def _is_relative(attention: fx.Node) -> bool:
+    return named_arguments(attention)["sinks"] is None
+
+
+def _shorter_lengths(context: int) -> list[int]:
+    """Every small length, and both sides of each power of two: a threshold shows between two of them."""
+    powers = [2**exponent for exponent in range(1, context.bit_length())]
+    around = {power + step for power in powers for step in (-1, 0, 1)}
+    return sorted(n for n in {*range(2, 18), *around, context // 2, context - 1} if 2 <= n < context)
+
+
+def _run(region: fx.GraphModule, length: int) -> list[Tensor]:
+    inputs = {POSITIONS: torch.arange(length)[None], "tokens": torch.zeros(1, length, dtype=torch.int64)}
+    names = [str(node.target) for node in region.graph.find_nodes(op="placeholder")]
+    with torch.no_grad():
+        return list(region(*(inputs[name] for name in names)))
+
+
+def _input_pos(graph: fx.Graph, positions: fx.Node) -> fx.Node:
+    with graph.inserting_after(positions):
+        node = graph.placeholder(INPUT_POS)
+    with positions.meta["val"].fake_mode:
+        node.meta["val"] = positions.meta["val"].reshape(-1).to(torch.int32)
+    return node
+
+
+def _drop_positions(graph: fx.GraphModule, input_pos: fx.Node) -> None:
+    """What is left of `positions` are lengths, which `input_pos` has as well."""
+    positions = graph.graph.find_nodes(op="placeholder", target=POSITIONS)[0]
+    for user in list(positions.users):
+        if user.target is not aten.sym_size.int:
+            raise Refused(f"{location(user)} uses positions in a way that no table covers.")
+        user.args = (input_pos, -1)
+        user.meta["val"] = infer(user)
+    graph.graph.erase_node(positions)
+
+
+def _bind_constant(graph: fx.GraphModule, node: fx.Node, value: Tensor) -> None:
+    with graph.graph.inserting_before(_first_user(node)):
+        constant = _constant(graph, f"table_{node.name}", value, node)
+    _replace_users(node, constant)
+
+
+def _bind_rows(graph: fx.GraphModule, node: fx.Node, table: Tensor, axis: int, input_pos: fx.Node) -> None:
+    """Rows of a matrix [context, everything else] by position, in the shape that they had."""
+    order = graph.graph
+    sizes = [-1 if is_symbolic(size) else size for size in shape(node)]
+    with order.inserting_before(_first_user(node)):
+        if torch.equal(table.flatten(), torch.arange(table.numel())):
+            rows = emit(order, aten.reshape.default, input_pos, sizes, like=node)
+        else:
+            rows = _rows(graph, f"table_{node.name}", table.movedim(axis, 0), input_pos, node)
+            if any(size != 1 for size in sizes[:axis]):
+                rows = emit(order, aten.reshape.default, rows, [-1, *sizes[:axis], *sizes[axis:][1:]], like=node)
+                back = [index + 1 for index in range(len(sizes) - 1)]
+                back.insert(axis % len(sizes), 0)
+                rows = emit(order, aten.permute.default, rows, back, like=node)
+            else:
+                rows = emit(order, aten.reshape.default, rows, sizes, like=node)
+    _replace_users(node, rows)
+
+
+def _rows(graph: fx.GraphModule, name: str, table: Tensor, input_pos: fx.Node, like: fx.Node) -> fx.Node:
+    """The rows of a table [context, ...] at `input_pos`, as a matrix."""
+    matrix = _constant(graph, name, _narrow(table).reshape(table.shape[0], -1), like)
+    return emit(graph.graph, aten.embedding.default, matrix, input_pos, like=like)
+
+
+def _narrow(table: Tensor) -> Tensor:
+    """Indices fit int32, which is what the device computes with."""
+    return table.to(torch.int32) if table.dtype == torch.int64 else table
+
+
+def _constant(graph: fx.GraphModule, name: str, value: Tensor, like: fx.Node) -> fx.Node:
+    """A new constant at the insertion point."""
+    graph.register_buffer(name, value.contiguous())
+    constant = graph.graph.get_attr(name)
+    constant.meta = dict(like.meta)
+    constant.meta["val"] = like.meta["val"].fake_mode.from_tensor(value, static_shapes=True)
+    return constant
+
+
+def _first_user(node: fx.Node) -> fx.Node:
+    return next(n for n in node.graph.nodes if n in node.users)
+
+
+def _replace_users(node: fx.Node, new: fx.Node) -> None:
+    """Later uses of `node` become uses of `new`; the node goes with the dead code."""
+    node.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
+
+
+def _bind_mask(graph: fx.GraphModule, node: fx.Node, table: Tensor, users: list[fx.Node], input_pos: fx.Node) -> None:
+    """The mask becomes attributes of the attentions in `users`, and a bias where it is more than those say."""
+    for relative in (True, False):
+        attentions = [user for user in users if _is_relative(user) is relative]
+        if not attentions:
+            continue
+        mask = classify_mask(table, relative)
+        if isinstance(mask, str):
+            raise Refused(f"The attention at {location(attentions[0])} has a mask that is {mask}.")
+        with graph.graph.inserting_before(next(n for n in graph.graph.nodes if n in attentions)):
+            bias = _bias(graph, f"{node.name}_{relative}", mask, table.shape[-1], input_pos, node)
+        attributes = {"window": mask.window, "chunk_size": mask.chunk_size, "bias": bias}
+        for user in attentions:
+            set_arguments(user, mask=None, causal=True, **attributes)
+
+
+def _bias(
+    graph: fx.GraphModule, name: str, mask: Mask, context: int, input_pos: fx.Node, like: fx.Node
+) -> fx.Node | None:
+    """[1, heads or 1, s, context]: slopes times distances, or rows of a table."""
+    order = graph.graph
+    if mask.slopes is not None:
+        rows = emit(order, aten._to_copy.default, input_pos, dtype=torch.float32, like=like)
+        rows = emit(order, aten.reshape.default, rows, [1, 1, -1, 1], like=like)
+        slots = _constant(graph, f"slots_{name}", torch.arange(context, dtype=torch.float32), like)
+        distance = emit(order, aten.sub.Tensor, slots, rows, like=like)
+        slopes = _constant(graph, f"slopes_{name}", mask.slopes.reshape(1, -1, 1, 1), like)
+        return emit(order, aten.mul.Tensor, distance, slopes, like=like)
+    if mask.table is None:
+        return None
+    heads = mask.table.shape[0]
+    if mask.table.nbytes > _LARGEST_TABLE:
+        raise Refused(
+            f"The bias at {location(like)} is a table of {heads} · {context}² numbers that follow no known rule.",
+            hint=f"Choose a context of at most {int((_LARGEST_TABLE / 4 / heads) ** 0.5)} with --context.",
+        )
+    rows = _rows(graph, f"table_{name}", mask.table.transpose(0, 1), input_pos, like)
+    if heads == 1:
+        return emit(order, aten.reshape.default, rows, [1, 1, -1, context], like=like)
+    rows = emit(order, aten.reshape.default, rows, [1, -1, heads, context], like=like)
+    return emit(order, aten.transpose.int, rows, 1, 2, like=like)

@@ -1,0 +1,33 @@
+"""Chunk lengths suit the model unless a person named them, and so does the context."""
+
+import pytest
+from transformers import PreTrainedConfig
+
+from autoconvert.driver.settings import choose, context_limit, for_unrolled
+
+
+def settings(prefill: tuple[int, ...] | None, context: int | None = 64) -> tuple[int, ...]:
+    chosen = choose(None, context=context, prefill=prefill, quantize="none", formats=("tflite",), verify="quick")
+    return for_unrolled(chosen).prefill
+
+
+def test_positions_one_after_the_other_come_in_short_chunks() -> None:
+    assert settings(None, context=None) == (16,)
+
+
+def test_a_short_context_is_one_chunk() -> None:
+    assert settings(None, context=8) == (8,)
+
+
+def test_lengths_that_a_person_named_are_exact() -> None:
+    assert settings((64, 4)) == (64, 4)
+
+
+@pytest.mark.parametrize("name", ["max_position_embeddings", "max_seq_len", "seq_length"])
+def test_the_limit_is_read_whatever_a_configuration_calls_it(name: str) -> None:
+    assert context_limit(PreTrainedConfig(**{name: 48})) == 48
+
+
+def test_a_configuration_may_name_no_limit() -> None:
+    assert context_limit(PreTrainedConfig()) is None
+    assert context_limit(None) is None

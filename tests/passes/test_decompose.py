@@ -1,0 +1,85 @@
+"""An operation that a pattern brings: one node while blocks are recognised, then what the device computes."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from autoconvert import ops
+from autoconvert.errors import InputError, Refused
+from autoconvert.ir.program import Program
+from autoconvert.patterns import PATTERNS
+from autoconvert.rewrite.passes import Pass
+from autoconvert.rewrite.pattern import Pattern
+from autoconvert.testing import check
+from tests.models import Decoder, assert_chunks_give_what_the_model_gives, rewrite
+
+
+def squared_relu(x: Tensor, k: float) -> Tensor:
+    return torch.relu(x) * torch.relu(x) * k
+
+
+def as_a_power(x: Tensor, k: float) -> Tensor:
+    return torch.clamp(x, min=0.0).square() * k
+
+
+def reversed_in_time(x: Tensor, k: float) -> Tensor:
+    return x.flip(-2) * k
+
+
+def bringing(operation: ops.Operation, matches: object = squared_relu) -> Pattern:
+    return Pattern("squared", "activation", matches, operation, {"x": (1, 5, 14), "k": 0.5}, operations=(operation,))  # type: ignore[arg-type]
+
+
+OPERATION = ops.operation(squared_relu, as_a_power)
+PATTERN = bringing(OPERATION)
+
+
+def test_it_is_one_node_until_it_is_written_out_as_the_device_has_it() -> None:
+    seen: dict[str, set[str]] = {}
+
+    def see(step: Pass, program: Program) -> None:
+        seen[step.name] = {str(node.target) for node in program.graph.graph.nodes}
+
+    module = Decoder(lambda _, x: squared_relu(x, 0.5))
+    program = rewrite(module, patterns=(PATTERN, *PATTERNS), after=see)
+    name = str(OPERATION.overload)
+    assert {step for step, names in seen.items() if name in names} == {"fuse"}
+    assert "aten.clamp_min.default" in seen["decompose"] or "aten.clamp.default" in seen["decompose"]
+    assert "aten.relu.default" not in seen["decompose"]
+    assert program.fusion.patterns["squared"] == 1
+    assert_chunks_give_what_the_model_gives(program, module)
+
+
+def test_the_process_that_lowers_needs_not_know_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autoconvert.driver.compile._LARGE_MODEL", 0)
+    assert check(PATTERN, Decoder(lambda _, x: squared_relu(x, 0.5)), context=16) == 1
+
+
+def test_one_that_mixes_positions_is_refused_as_its_body_is() -> None:
+    operation = ops.operation(reversed_in_time)
+    with pytest.raises(Refused, match="flip in "):
+        rewrite(
+            Decoder(lambda _, x: reversed_in_time(x, 0.5)), patterns=(bringing(operation, reversed_in_time), *PATTERNS)
+        )
+
+
+def test_two_of_one_name_are_two_operations() -> None:
+    again = ops.operation(squared_relu)
+    assert again.overload is not OPERATION.overload
+    torch.testing.assert_close(again(torch.ones(2), 3.0), OPERATION(torch.ones(2), 3.0))
+
+
+def test_a_pattern_that_brings_its_operation_holds_alone() -> None:
+    check(PATTERN)
+
+
+def test_a_device_body_with_other_numbers_is_an_input_error() -> None:
+    wrong = ops.operation(squared_relu, lambda x, k: torch.relu(x) * k)
+    with pytest.raises(InputError, match="`device` bodies of its operations give other numbers"):
+        check(bringing(wrong))
+
+
+def test_an_operation_that_the_pattern_does_not_bring_is_an_input_error() -> None:
+    pattern = Pattern("squared", "activation", squared_relu, OPERATION, {"x": (1, 5, 14), "k": 0.5})
+    with pytest.raises(InputError, match=r"calls outside\.squared_relu, which the pattern does not bring"):
+        check(pattern)

@@ -1,0 +1,282 @@
+"""Tables read at input_pos, masks recognised, and what is no function of the position refused."""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from autoconvert import ops
+from autoconvert.errors import Refused
+from autoconvert.ir.nodes import named_arguments
+from autoconvert.ir.program import Program
+from autoconvert.passes import materialize_positions
+from autoconvert.passes.pipeline import PASSES
+from autoconvert.patterns import PATTERNS
+from autoconvert.rewrite.passes import Options, run_passes
+from tests import models
+from tests.attentions import added, alibi_from_the_end, later
+from tests.models import CONTEXT, Change, Decoder, masked, tiny_llama
+
+
+def bound(module: torch.nn.Module, context: int = CONTEXT) -> Program:
+    options = Options(context, PATTERNS, lambda *_: None)
+    last = [step.name for step in PASSES].index("materialize-positions")
+    return run_passes(models.traced(module, context), options, PASSES[: last + 1])
+
+
+def test_rotary_tables_are_rows_by_position() -> None:
+    program = bound(tiny_llama())
+    tables = {name: table for name, table in program.graph.named_buffers() if name.startswith("table_")}
+    assert sorted(tuple(table.shape) for table in tables.values()) == [(CONTEXT, 8), (CONTEXT, 8)]
+    angles = torch.arange(CONTEXT)[:, None] * 10000.0 ** -(torch.arange(8) % 4 / 4)
+    expected = [angles.cos(), angles.sin()]
+    for table in tables.values():
+        assert any(torch.allclose(table, value, atol=1e-5) for value in expected)
+
+
+def test_positions_are_gone_and_input_pos_is_there() -> None:
+    inputs = [node.target for node in bound(tiny_llama()).graph.graph.find_nodes(op="placeholder")]
+    assert inputs[:2] == ["tokens", "input_pos"]
+    assert "positions" not in inputs
+
+
+def attention(program: Program) -> dict[str, Any]:
+    """The arguments of the one attention."""
+    (call,) = program.graph.graph.find_nodes(op="call_function", target=ops.attention)
+    return named_arguments(call)
+
+
+MASKS: dict[str, tuple[Change, int, int]] = {
+    "filled": (masked(lambda scores, row, column: scores.masked_fill(column > row, -torch.inf)), 0, 0),
+    "filled with a large number": (
+        masked(lambda scores, row, column: scores.masked_fill(column > row, -1e9)),
+        0,
+        0,
+    ),
+    "added": (
+        masked(lambda scores, row, column: scores + torch.where(column > row, torch.finfo(torch.float32).min, 0.0)),
+        0,
+        0,
+    ),
+    "window": (
+        masked(lambda scores, row, column: scores.masked_fill((column > row) | (column <= row - 4), -1e9)),
+        4,
+        0,
+    ),
+    "itself alone": (masked(lambda scores, row, column: scores.masked_fill(column != row, -1e9)), 1, 0),
+    "chunks": (
+        masked(lambda scores, row, column: scores.masked_fill((column > row) | (column // 4 < row // 4), -1e9)),
+        0,
+        4,
+    ),
+    "another size for each head": (
+        masked(
+            lambda scores, row, column: (
+                scores + torch.where(column > row, -1e9, 0.0) * torch.tensor([1.0, 2.0]).view(1, 2, 1, 1)
+            )
+        ),
+        0,
+        0,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_mask_becomes_an_attribute(name: str) -> None:
+    attend, window, chunk_size = MASKS[name]
+    module = Decoder(attend=attend)
+    given = attention(bound(module))
+    assert (given["mask"], given["bias"], given["causal"]) == (None, None, True)
+    assert (given["window"], given["chunk_size"]) == (window, chunk_size)
+    models.assert_chunks_give_what_the_model_gives(models.rewrite(module), module)
+
+
+SLOPES = torch.tensor([0.5, 0.1]).view(1, 2, 1, 1)
+
+BIASES: dict[str, Change] = {
+    "by distance": masked(
+        lambda scores, row, column: scores + torch.where(column > row, -1e9, SLOPES * (column - row))
+    ),
+    "by key": masked(lambda scores, row, column: (scores + SLOPES * column).masked_fill(column > row, -torch.inf)),
+    "by distance from the end": masked(
+        lambda scores, row, column: (scores + SLOPES * (column - scores.shape[-1])).masked_fill(column > row, -1e9)
+    ),
+    "within a window": masked(
+        lambda scores, row, column: (scores + SLOPES * column).masked_fill((column > row) | (column <= row - 4), -1e9)
+    ),
+    "curved": masked(
+        lambda scores, row, column: scores + torch.where(column > row, -1e9, -((row - column).clamp(min=0) ** 0.5))
+    ),
+    "curved for each head": masked(
+        lambda scores, row, column: (scores + SLOPES * (1.0 + column) ** 0.5).masked_fill(column > row, -torch.inf)
+    ),
+    "every second": masked(
+        lambda scores, row, column: scores.masked_fill((column > row) | ((row - column) % 2 == 1), -1e9)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BIASES)
+def test_what_else_a_mask_does_is_a_bias(name: str) -> None:
+    module = Decoder(attend=BIASES[name])
+    given = attention(bound(module))
+    assert given["mask"] is None
+    assert given["causal"] is True
+    assert list(given["bias"].meta["val"].shape)[-1] == CONTEXT
+    models.assert_chunks_give_what_the_model_gives(models.rewrite(module), module)
+
+
+def test_slopes_need_no_table_of_the_context_squared() -> None:
+    largest = max(table.numel() for _, table in bound(Decoder(attend=BIASES["by key"])).graph.named_buffers())
+    assert largest <= CONTEXT
+
+
+def test_a_table_too_large_for_a_file_is_refused_with_the_context_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(materialize_positions, "_LARGEST_TABLE", 2 * 16 * 16 * 4)
+    with pytest.raises(Refused, match="follow no known rule") as refusal:
+        bound(Decoder(attend=BIASES["curved for each head"]))
+    assert "at most 16 with --context" in refusal.value.hint
+    bound(Decoder(attend=BIASES["curved for each head"]), context=16)
+
+
+def test_a_bias_that_grows_with_the_length_is_refused() -> None:
+    attend = masked(
+        lambda scores, row, column: (scores + SLOPES * column / scores.shape[-1]).masked_fill(column > row, -1e9)
+    )
+    with pytest.raises(Refused, match="depends on how long"):
+        bound(Decoder(attend=attend))
+
+
+def test_beside_a_sink_a_bias_that_counts_from_the_end_is_refused() -> None:
+    """What is the same for all scores of a row is not the same for the sink."""
+
+    def attend(decoder: Decoder, x: Tensor) -> Tensor:
+        query, key, value = decoder.heads(x)
+        scores = query @ key.mT + added(query) + alibi_from_the_end(query)
+        column = decoder.gain[:2].reshape(1, -1, 1, 1).expand(1, -1, x.shape[1], -1)
+        return models.merged(torch.cat([scores, column], dim=-1).softmax(-1)[..., :-1] @ value)
+
+    with pytest.raises(Refused, match="depends on how long"):
+        bound(Decoder(attend=attend))
+
+
+REFUSED: dict[str, tuple[Change, str]] = {
+    "later positions": (
+        masked(lambda scores, row, column: scores.masked_fill(column > row + 1, -1e9)),
+        "not causal: a position sees later ones",
+    ),
+    "prefix": (
+        masked(lambda scores, row, column: scores.masked_fill((column > row) & (column > 3), -1e9)),
+        "not causal",
+    ),
+    "outside of attention": (
+        masked(lambda scores, row, column: (scores.tanh() + torch.where(column > row, -1e9, 0.0)).relu()),
+        "outside a recognised attention",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_another_mask_is_refused_with_what_it_is(name: str) -> None:
+    attend, what = REFUSED[name]
+    with pytest.raises(Refused, match=what):
+        bound(Decoder(attend=attend))
+
+
+def by_length(change: Change) -> Decoder:
+    return Decoder(mix=lambda d, x: x + change(d, x))
+
+
+def test_a_base_that_grows_with_the_length_is_refused_with_both_lengths() -> None:
+    def dynamic(decoder: Decoder, x: Tensor) -> Tensor:
+        base = torch.full((), x.shape[1]).clamp(min=20).float()
+        return torch.cos(torch.arange(x.shape[1])[:, None] / base ** (torch.arange(models.WIDTH) / models.WIDTH))
+
+    with pytest.raises(Refused, match=rf"depends on how long the sequence is .*lengths \d+ and {CONTEXT}"):
+        bound(by_length(dynamic))
+
+
+def test_positions_counted_from_the_end_are_refused() -> None:
+    with pytest.raises(Refused, match="depends on how long"):
+        bound(by_length(lambda d, x: torch.arange(x.shape[1]).flip(0)[:, None] * 0.1))
+
+
+@pytest.mark.parametrize("threshold", [2, 5, 11, 30])
+def test_a_value_that_changes_beyond_a_length_is_refused(threshold: int) -> None:
+    with pytest.raises(Refused, match="depends on how long"):
+        bound(by_length(lambda d, x: torch.where(torch.full((), x.shape[1]) > threshold, 1.0, -1.0)))
+
+
+def test_a_mask_that_is_open_for_short_runs_is_refused() -> None:
+    attend = masked(
+        lambda scores, row, column: scores.masked_fill((column > row) & (torch.full((), scores.shape[-1]) > 5), -1e9)
+    )
+    with pytest.raises(Refused, match="depends on how long"):
+        bound(Decoder(attend=attend))
+
+
+def test_learned_positions_are_looked_up_at_input_pos() -> None:
+    module = Decoder(lambda d, x: x + torch.nn.functional.embedding(torch.arange(x.shape[1]) + 2, d.rows))
+    models.assert_chunks_give_what_the_model_gives(models.rewrite(module), module)
+
+
+def test_learned_frequencies_are_multiplied_by_the_position() -> None:
+    module = Decoder(lambda d, x: x + torch.sin(torch.arange(x.shape[1]).float()[:, None] * d.gain))
+    models.assert_chunks_give_what_the_model_gives(models.rewrite(module), module)
+
+
+def test_a_mask_too_large_to_evaluate_is_refused() -> None:
+    with pytest.raises(Refused, match="would need 20000"):
+        bound(Decoder(attend=MASKS["filled"][0]), context=20000)
+
+
+def test_axes_before_the_sequence_stay_before_it() -> None:
+    """A table [1, heads, s, 4], another for each head."""
+
+    rates = torch.rand(4)
+
+    def turned(decoder: Decoder, x: Tensor) -> Tensor:
+        query, key, value = decoder.heads(x)
+        angles = torch.arange(x.shape[1])[:, None] * torch.tensor([[1.0], [0.3]])[:, None] * rates
+        return models.merged(F.scaled_dot_product_attention(query * angles.cos()[None], key, value, is_causal=True))
+
+    module = Decoder(attend=turned)
+    models.assert_chunks_give_what_the_model_gives(models.rewrite(module), module)
+
+
+@pytest.mark.parametrize("offset", [0, 3])
+def test_a_context_beyond_the_learned_positions_is_refused_with_how_many_there_are(offset: int) -> None:
+    def positions(decoder: Decoder, x: Tensor) -> Tensor:
+        return x + F.embedding(torch.arange(x.shape[1]) + offset, decoder.rows)
+
+    rows = 2 * CONTEXT
+    assert bound(Decoder(positions), rows - offset).context == rows - offset
+    with pytest.raises(Refused, match=f"looks up row {rows} of a table of {rows}"):
+        bound(Decoder(positions), rows - offset + 1)
+
+
+def test_a_mask_of_numbers_filled_in_the_shape_of_activations_is_one_of_positions() -> None:
+    def attend(decoder: Decoder, x: Tensor) -> Tensor:
+        blocks = torch.where(torch.zeros_like(x, dtype=torch.int32)[..., 0] == 1, 0, -1)
+        together = (blocks[:, :, None] == blocks[:, None]) & (blocks[:, :, None] >= 0)
+        query, key, value = decoder.heads(x)
+        mask = (~later(query) | together)[:, None]
+        return models.merged(F.scaled_dot_product_attention(query, key, value, mask))
+
+    module = Decoder(attend=attend)
+    assert attention(bound(module))["causal"]
+    models.assert_chunks_give_what_the_model_gives(models.rewrite(module), module)
+
+
+def test_what_is_filled_for_activations_to_be_written_into_is_no_table() -> None:
+    module = Decoder(lambda _, x: torch.zeros_like(x).scatter(-1, x.argsort(-1), x))
+    program = bound(module)
+    assert not dict(program.graph.named_buffers())
+    models.assert_chunks_give_what_the_model_gives(models.rewrite(module), module)
+
+
+def test_what_is_filled_keeps_the_type_of_activations() -> None:
+    module = Decoder(lambda _, x: x * (torch.full_like(x, 0.3)[..., :1] * torch.arange(x.shape[1])[:, None]))
+    models.assert_chunks_give_what_the_model_gives(models.rewrite(module), module)

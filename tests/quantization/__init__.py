@@ -1,0 +1,1 @@
+"""Tests of how weights are stored."""
