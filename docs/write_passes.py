@@ -32,13 +32,13 @@ def document() -> str:
 
 
 def functions() -> list[tuple[str, ModuleType, list[Function]]]:
-    """Each pass with its module and the functions that do it; specialising, which comes after the others, has two."""
+    """Each pass with its module and the functions that do it; specialising comes after the others."""
     found: list[tuple[str, ModuleType, list[Function]]] = []
     for each in PASSES:
         name = each.name.replace("-", "_")
         module = importlib.import_module(f"autoconvert.passes.{name}")
         found.append((each.name, module, [getattr(module, name)]))
-    return [*found, ("specialize-shapes", specialize_shapes, [specialize_shapes.prefill, specialize_shapes.decode])]
+    return [*found, ("specialize-shapes", specialize_shapes, [specialize_shapes.specialize_shapes])]
 
 
 def refusals(function: Function) -> list[str]:

@@ -19,7 +19,7 @@ from autoconvert.ir.program import Program
 from autoconvert.lowering import lookup, repetition, sorting
 from autoconvert.lowering.experts import expert_linear
 from autoconvert.lowering.provenance import locate
-from autoconvert.ops.attention import attend
+from autoconvert.ops.attention import attend, laid_out
 from autoconvert.ops.semantic import Body
 from autoconvert.passes.canonicalize import canonicalize
 from autoconvert.rewrite.decomposition import expand_nodes
@@ -75,15 +75,20 @@ def _cached_attention(
     value_cache: Tensor,
     input_pos: Tensor,
     mask: Tensor,
+    key_axis: int,
+    value_axis: int,
     **attributes: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As ops.cached_attention, with the one operation that becomes DYNAMIC_UPDATE_SLICE."""
     from litert_torch.generative.custom_ops.dynamic_update_slice import dynamic_update_slice
 
     start, zero = input_pos[0], torch.zeros((), dtype=torch.int32)
-    keys = dynamic_update_slice(key_cache, key, [zero, zero, start, zero])
-    values = dynamic_update_slice(value_cache, value.transpose(-2, -1), [zero, zero, zero, start])
-    attended = attend(query, keys, values, input_pos, mask, **attributes, times_transposed=_times_transposed)
+    keys, values = (
+        dynamic_update_slice(cache, laid_out(chunk, axis), [start if at == axis else zero for at in range(4)])
+        for cache, chunk, axis in ((key_cache, key, key_axis), (value_cache, value, value_axis))
+    )
+    layout = (key_axis, value_axis)
+    attended = attend(query, keys, values, input_pos, mask, *layout, **attributes, times_transposed=_times_transposed)
     return attended, keys, values
 
 

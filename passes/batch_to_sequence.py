@@ -9,6 +9,7 @@ import dataclasses
 import operator
 
 import torch
+from sympy import Symbol
 from torch import fx
 from torch.fx.passes.tools_common import stable_topological_sort
 
@@ -20,91 +21,105 @@ from autoconvert.analysis.token_flow import TokenFlow
 from autoconvert.errors import Refused
 from autoconvert.ir.editing import emit, finish, replace
 from autoconvert.ir.graph_module import graph_module
+from autoconvert.ir.interface import Role
 from autoconvert.ir.nodes import concrete, first_operand, is_symbolic, named_arguments, named_results, shape
-from autoconvert.ir.program import Program
+from autoconvert.ir.program import LENGTH, TEXTS, Program
 from autoconvert.ir.provenance import location
 from autoconvert.scan.scan import Scan
-from autoconvert.tracing.one_step import OFFSET, STEPS
-from autoconvert.tracing.trace import POSITIONS, TOKENS
+from autoconvert.tracing.trace import TEXT
 
 aten = torch.ops.aten
-
-LOGITS = "logits"
 
 
 def batch_to_sequence(program: Program, context: int) -> Program:
     """Turns the trace of a step into that of a whole text; any other program stays as it is.
 
-    `tokens` and `positions` become int64 [1, s] again and `logits` [1, s, vocabulary]; `offset` and the states go.
+    Tokens and positions become int64 [1, s] again and logits [1, s, vocabulary]; the offset and the states go.
 
     Raises:
         Refused: a step looks back in a way that no block covers.
     """
-    graph = program.graph.graph
-    inputs = {str(node.target): node for node in graph.find_nodes(op="placeholder")}
-    if OFFSET not in inputs:
+    graph, offset = program.graph.graph, program.find_input(Role.OFFSET)
+    if offset is None:
         return program
-    if not is_symbolic(inputs[TOKENS].meta["val"].shape[0]):
-        return _one_text_at_a_time(program, inputs)
+    tokens = program.input(Role.TOKENS)
+    if not is_symbolic(shape(tokens)[0]):
+        return _one_text_at_a_time(program)
+    texts = program.symbols[TEXTS]
     # Layers share few masks.
     masks: dict[fx.Node, Mask] = {}
     for attention in graph.find_nodes(op="call_function", target=ops.attention):
         _check_looks_back(attention)
         node = named_arguments(attention)["mask"]
         if node not in masks:
-            masks[node] = _mask_of_steps(program.graph, attention, inputs[OFFSET], context)
+            masks[node] = _mask_of_steps(program.graph, attention, offset, context)
         _attend_to_sequence(graph, attention, masks[node])
-    results = named_results(graph)
-    states = [(inputs[state.name], results[state.name]) for state in program.states]
+    results, before = named_results(graph), program.state_nodes()
+    states = [(before[state.name], results[state.name]) for state in program.states]
     for index, region in enumerate(find_recurrences(graph, states)):
-        _recur(program.graph, region, f"recurrence_{index}")
-    graph.output_node().args = ({LOGITS: named_results(graph)[LOGITS]},)
-    _sizes_of(graph, inputs[TOKENS])
+        _recur(program.graph, region, f"recurrence_{index}", texts)
+    (logits,) = program.outputs
+    graph.output_node().args = ({logits.name: named_results(graph)[logits.name]},)
+    _sizes_of(graph, tokens)
     graph.eliminate_dead_code()
-    _check_all_is_attention(graph)
-    for name in (OFFSET, STEPS, *(state.name for state in program.states)):
-        _drop_input(graph, inputs[name])
-    _read_as_sequence(graph, inputs)
+    _check_all_is_attention(program)
+    for node in (offset, program.input(Role.STEPS), *before.values()):
+        _drop_input(graph, node)
+    _read_as_sequence(program)
     stable_topological_sort(program.graph)
-    return dataclasses.replace(program, graph=finish(program.graph), states=())
+    return _of_a_text(program, finish(program.graph), texts)
 
 
-def _one_text_at_a_time(program: Program, inputs: dict[str, fx.Node]) -> Program:
+def _of_a_text(program: Program, graph: fx.GraphModule, length: Symbol) -> Program:
+    """The program whose graph takes and gives what the trace of a whole text does."""
+    (logits,) = program.outputs
+    output = dataclasses.replace(logits, shape=(1, LENGTH, logits.shape[-1]))
+    return dataclasses.replace(
+        program, graph=graph, inputs=TEXT, outputs=(output,), states=(), symbols={LENGTH: length}, streamed=LENGTH
+    )
+
+
+def _one_text_at_a_time(program: Program) -> Program:
     """The whole step is one recurrence, from the token to the logits."""
     owner, results = program.graph, named_results(program.graph.graph)
+    offset = program.input(Role.OFFSET)
     for node in owner.graph.nodes:
-        if node.target is ops.history or (node is inputs[OFFSET] and node.users):
+        if node.target is ops.history or (node is offset and node.users):
             raise Refused(f"{location(node)} looks back in a model that takes one text at a time only.")
-    weights = [node for node in inputs.values() if node.meta.get("is_weight")]
-    per_step = [node for node in (inputs[TOKENS], inputs[POSITIONS]) if node.users]
-    states = [inputs[state.name] for state in program.states]
-    step = _single(owner, [*states, *per_step, *weights], [results[name] for name in (LOGITS, *map(_name, states))])
+    weights = [node for node in owner.graph.find_nodes(op="placeholder") if node.target in program.weights]
+    of_text = [program.input(port.role) for port in TEXT]
+    per_step = [node for node in of_text if node.users]
+    states = list(program.state_nodes().values())
+    logits = program.result(Role.LOGITS)
+    step = _single(owner, [*states, *per_step, *weights], [logits, *(results[_name(state)] for state in states)])
     graph = fx.Graph()
     texts = {}
-    mode, steps = inputs[STEPS].meta["val"].fake_mode, inputs[STEPS].meta["val"]
-    for node in (inputs[TOKENS], inputs[POSITIONS]):
+    steps = program.input(Role.STEPS).meta["val"]
+    mode = steps.fake_mode
+    for node in of_text:
         texts[node] = graph.placeholder(_name(node))
         with mode:
             texts[node].meta = {**node.meta, "val": steps.reshape(1, -1)}
     shared = [graph.node_copy(node) for node in weights]
     moving = [emit(graph, aten.reshape.default, texts[node], [-1, 1], like=node) for node in per_step]
     whole = graph_module(owner, graph)
-    whole.add_submodule("step", Scan(step, [s.shape for s in program.states], [1] * len(moving) + [0] * len(shared)))
+    sizes = [tuple(state.meta["val"].shape[1:]) for state in states]
+    whole.add_submodule("step", Scan(step, sizes, [1] * len(moving) + [0] * len(shared)))
     call = graph.call_module("step", (*moving, *shared))
-    logits = results[LOGITS]
     with mode:
         call.meta = {**logits.meta, "val": (steps.new_empty(steps.shape[0], *shape(logits)[1:], dtype=torch.float32),)}
     rows = emit(graph, operator.getitem, call, 0, like=logits)
-    graph.output({LOGITS: emit(graph, aten.reshape.default, rows, [1, -1, shape(logits)[-1]], like=logits)})
-    return dataclasses.replace(program, graph=finish(whole), states=())
+    (port,) = program.outputs
+    graph.output({port.name: emit(graph, aten.reshape.default, rows, [1, -1, shape(logits)[-1]], like=logits)})
+    return _of_a_text(program, finish(whole), program.symbols[TEXTS])
 
 
 def _name(node: fx.Node) -> str:
     return str(node.target)
 
 
-def _check_all_is_attention(graph: fx.Graph) -> None:
-    for node in TokenFlow(graph).looking_back:
+def _check_all_is_attention(program: Program) -> None:
+    for node in TokenFlow(program).looking_back:
         raise Refused(
             f"{location(node)} looks back on what was before outside of a recognised attention.",
             hint="A pattern must recognise the attention that it belongs to.",
@@ -187,10 +202,10 @@ def _between(inputs: list[fx.Node], outputs: list[fx.Node]) -> set[fx.Node]:
     return found
 
 
-def _recur(owner: fx.GraphModule, region: Region, name: str) -> None:
+def _recur(owner: fx.GraphModule, region: Region, name: str, texts: Symbol) -> None:
     """One call of a recurrence in place of the region."""
     graph, inputs, outputs = owner.graph, region.inputs, region.outputs
-    _prove_separate(owner, region)
+    _prove_separate(owner, region, texts)
     step = _single(owner, [*region.before, *inputs], [*outputs, *region.after])
     rows = [_rows(node) for node in inputs]
     if not any(rows):
@@ -219,7 +234,7 @@ def _rows(node: fx.Node) -> int:
     return concrete(symbolic[0], 1)
 
 
-def _prove_separate(owner: fx.GraphModule, region: Region) -> None:
+def _prove_separate(owner: fx.GraphModule, region: Region, texts: Symbol) -> None:
     """The step itself must not mix the batch either."""
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
@@ -229,7 +244,7 @@ def _prove_separate(owner: fx.GraphModule, region: Region) -> None:
     for node in owner.graph.nodes:
         if node in region.nodes or (is_size(node) and node not in copies and _feeds(node, region)):
             copies[node] = graph.node_copy(node, lambda n: copies[n])
-    check_separate(graph)
+    check_separate(graph, texts)
 
 
 def _feeds(node: fx.Node, region: Region) -> bool:
@@ -263,10 +278,11 @@ def _drop_input(graph: fx.Graph, node: fx.Node) -> None:
     graph.erase_node(node)
 
 
-def _read_as_sequence(graph: fx.Graph, inputs: dict[str, fx.Node]) -> None:
-    """`tokens`, `positions` and `logits` have the steps as their second axis, as one text."""
-    for name in (TOKENS, POSITIONS):
-        node = inputs[name]
+def _read_as_sequence(program: Program) -> None:
+    """Tokens, positions and logits have the steps as their second axis, as one text."""
+    graph = program.graph.graph
+    for port in TEXT:
+        node = program.input(port.role)
         users = list(node.users)
         with node.meta["val"].fake_mode:
             node.meta["val"] = node.meta["val"].reshape(1, -1)
@@ -277,7 +293,7 @@ def _read_as_sequence(graph: fx.Graph, inputs: dict[str, fx.Node]) -> None:
                 user.args = (node, -1)
             else:
                 user.replace_input_with(node, steps)
-    (logits,) = graph.output_node().all_input_nodes
+    logits = program.result(Role.LOGITS)
     with graph.inserting_after(logits):
         text = emit(graph, aten.reshape.default, logits, [1, -1, logits.meta["val"].shape[-1]], like=logits)
-    graph.output_node().args = ({LOGITS: text},)
+    graph.output_node().args = ({program.outputs[0].name: text},)

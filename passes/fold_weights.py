@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+from collections.abc import Mapping
 
 import torch
 from torch import fx
@@ -19,11 +20,11 @@ def fold_weights(program: Program) -> Program:
     """Lifts every expression over parameters into a weight, and evaluates every expression over constants."""
     graph = program.graph
     weights = dict(program.weights)
-    for node in frontier(graph.graph, binding_times(graph.graph), Time.CONSTANT):
+    for node in frontier(graph.graph, binding_times(program), Time.CONSTANT):
         if node.op == "call_function":
             _fold(graph, node)
     # Users first: an expression may be part of another, which must still see the parameters.
-    for node in reversed(frontier(graph.graph, binding_times(graph.graph), Time.WEIGHT)):
+    for node in reversed(frontier(graph.graph, binding_times(program), Time.WEIGHT)):
         if node.op == "call_function":
             weight = _lift(graph, node, program.weights)
             weights[weight.name] = weight
@@ -42,7 +43,7 @@ def _fold(graph: fx.GraphModule, node: fx.Node) -> None:
     replace(node, constant)
 
 
-def _lift(graph: fx.GraphModule, node: fx.Node, known: dict[str, Weight]) -> Weight:
+def _lift(graph: fx.GraphModule, node: fx.Node, known: Mapping[str, Weight]) -> Weight:
     region = extract(graph, [node])
     output = next(iter(reversed(region.graph.nodes)))
     output.args = (output.args[0][0],)
@@ -53,7 +54,7 @@ def _lift(graph: fx.GraphModule, node: fx.Node, known: dict[str, Weight]) -> Wei
     first = graph.graph.find_nodes(op="placeholder")[-1]
     with graph.graph.inserting_after(first):
         placeholder = graph.graph.placeholder(name)
-    placeholder.meta = {**node.meta, "is_weight": True}
+    placeholder.meta = dict(node.meta)
     replace(node, placeholder)
     return Weight(name, tuple(node.meta["val"].shape), sources, region)
 
@@ -61,11 +62,8 @@ def _lift(graph: fx.GraphModule, node: fx.Node, known: dict[str, Weight]) -> Wei
 def _used(graph: fx.GraphModule, weights: dict[str, Weight]) -> dict[str, Weight]:
     """Drops the placeholders of parameters that only expressions used."""
     for node in graph.graph.find_nodes(op="placeholder"):
-        if node.meta.get("is_weight") and not node.users:
+        if node.target in weights and not node.users:
             graph.graph.erase_node(node)
     graph.recompile()
-    return {
-        str(n.target): weights[str(n.target)]
-        for n in graph.graph.find_nodes(op="placeholder")
-        if n.meta.get("is_weight")
-    }
+    left = [str(node.target) for node in graph.graph.find_nodes(op="placeholder")]
+    return {name: weights[name] for name in left if name in weights}

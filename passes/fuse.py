@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from itertools import takewhile
 from typing import Any
 
@@ -49,7 +49,7 @@ def fuse(program: Program, patterns: Sequence[Pattern], on_match: OnMatch) -> Pr
                 replacement = _replacement(result, replacements)
                 on_match(graph, result, replacement)
                 # What stands for the block comes from the block, in this pass and after it.
-                node.meta["nn_module_stack"] = _stack_of(result)
+                node.meta["nn_module_stack"] = _stack_of(result, program.weights)
                 node.meta[BLOCK] = _recognised(result, given)
                 with graph.graph.inserting_before(node):
                     new = inline(graph.graph, replacement.graph, dict(result.bound), like=node)
@@ -90,18 +90,18 @@ def _recognised(match: Match, given: set[str]) -> FusedBlock:
     return FusedBlock(pattern.name, pattern.block, "", match.output.name, names)
 
 
-def _stack_of(match: Match) -> dict[str, Any]:
+def _stack_of(match: Match, weights: Container[str]) -> dict[str, Any]:
     """The module that has all of the block's weights: a feed-forward is not its last projection."""
-    readers = [node for node in match.region if any(map(_is_weight, node.all_input_nodes))]
+    readers = [node for node in match.region if any(_is_weight(n, weights) for n in node.all_input_nodes)]
     stacks = [dict(node.meta.get("nn_module_stack") or {}) for node in (match.output, *readers)]
     shared = takewhile(lambda key: all(key in stack for stack in stacks), stacks[0])
     return {key: stacks[0][key] for key in shared}
 
 
-def _is_weight(node: fx.Node) -> bool:
+def _is_weight(node: fx.Node, weights: Container[str]) -> bool:
     while len(node.all_input_nodes) == 1:
         (node,) = node.all_input_nodes
-    return bool(node.meta.get("is_weight"))
+    return node.op == "placeholder" and str(node.target) in weights
 
 
 def _replacement(match: Match, known: dict[str, fx.GraphModule]) -> fx.GraphModule:

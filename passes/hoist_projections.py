@@ -42,7 +42,7 @@ def hoist_projections(program: Program) -> Program:
         region = _from_histories(graph, list(computed.values()))
         if not region.nodes or not all(result in region.nodes for result in region.results):
             continue
-        _prove_separate(program.graph, region, attention)
+        _prove_separate(program, region, attention)
         with graph.inserting_before(attention):
             moved = _moved(region)
         set_arguments(attention, **dict(zip(computed, moved, strict=True)))
@@ -74,7 +74,7 @@ def _from_histories(graph: fx.Graph, results: list[fx.Node]) -> _Region:
     return _Region(nodes, results, histories, [node for node in operands if node not in (*nodes, *histories)])
 
 
-def _prove_separate(owner: fx.GraphModule, region: _Region, attention: fx.Node) -> None:
+def _prove_separate(program: Program, region: _Region, attention: fx.Node) -> None:
     """The region with the number of slots as a symbol, at whose value in the trace it is what the trace has."""
     histories = region.histories
     if len({history.args[1] for history in histories}) != 1:
@@ -85,7 +85,7 @@ def _prove_separate(owner: fx.GraphModule, region: _Region, attention: fx.Node) 
     for node in region.outside:
         if is_size(node):
             copies[node] = concrete(node.meta["val"], 1)
-        elif node.meta.get("is_weight") or node.op == "get_attr":
+        elif node.target in program.weights or node.op == "get_attr":
             copies[node] = graph.placeholder(node.name)
         else:
             raise Refused(f"{location(attention)} looks back on more than histories and weights: {location(node)}.")
@@ -101,9 +101,10 @@ def _prove_separate(owner: fx.GraphModule, region: _Region, attention: fx.Node) 
     symbol = Dim("slots", min=2)
     axes = [{len(shape(node)) + _SLOTS: symbol} if node in histories else None for node in inputs]
     try:
-        exported = export(fx.GraphModule(owner, graph), tuple(examples), dynamic_shapes=tuple(axes))
+        exported = export(fx.GraphModule(program.graph, graph), tuple(examples), dynamic_shapes=tuple(axes))
         traced = canonicalize(exported.graph_module).graph
-        layouts = check_separate(traced)
+        (followed,) = shape(traced.find_nodes(op="placeholder")[0])[_SLOTS].node.expr.free_symbols  # type: ignore[union-attr]
+        layouts = check_separate(traced, followed)
     except (Refused, Inseparable) as refusal:
         raise Refused(f"{location(attention)} looks back on a mixture of positions: {refusal.message}") from refusal
     except Exception as error:

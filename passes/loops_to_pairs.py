@@ -7,6 +7,7 @@ computed at once, each with the parameters of its own class: `expert_linear` the
 
 import dataclasses
 import operator
+from collections.abc import Container
 from dataclasses import dataclass
 
 import torch
@@ -61,7 +62,7 @@ def loops_to_pairs(program: Program) -> Program:
     chains = _chains(graph.graph)
     _check_visits(graph.graph, made, [link for chain in chains for link in chain])
     for chain in chains:
-        _replace(chain)
+        _replace(chain, program.weights)
     for node in graph.graph.find_nodes(op="call_function", target=aten._assert_async.msg):
         if first_operand(node).target is ops.visit:
             graph.graph.erase_node(node)
@@ -128,13 +129,13 @@ def _counted(hit: fx.Node) -> OneHot | None:
     return code if over == {place for place, axis in enumerate(code.axes) if axis is not None} else None
 
 
-def _replace(chain: list[Link]) -> None:
+def _replace(chain: list[Link], weights: Container[str]) -> None:
     """The sum with all rows added at once, for each run of classes that are computed alike."""
     total, last = first_operand(chain[0].node), chain[-1].node
     with last.graph.inserting_before(last):
-        for run in _runs(chain):
+        for run in _runs(chain, weights):
             try:
-                added = on_pairs(_pairs(run), [link.rows for link in run], [link.columns for link in run])
+                added = on_pairs(_pairs(run), [link.rows for link in run], [link.columns for link in run], weights)
             except NotRowwise as reason:
                 raise Inseparable(
                     f"{location(run[0].node)}: a loop whose rows are not computed alone: {reason}."
@@ -143,7 +144,7 @@ def _replace(chain: list[Link]) -> None:
     last.replace_all_uses_with(total)
 
 
-def _runs(chain: list[Link]) -> list[list[Link]]:
+def _runs(chain: list[Link], weights: Container[str]) -> list[list[Link]]:
     """Links of consecutive classes that compute the same but for parameters."""
     runs: list[list[Link]] = []
     for link in sorted(chain, key=lambda link: link.mask.number):
@@ -151,7 +152,7 @@ def _runs(chain: list[Link]) -> list[list[Link]]:
         if (
             first is not None
             and link.mask.number == runs[-1][-1].mask.number + 1
-            and isomorphic(first.rows, first.columns, link.rows, link.columns) is not None
+            and isomorphic(first.rows, first.columns, link.rows, link.columns, weights) is not None
         ):
             runs[-1].append(link)
         else:

@@ -6,6 +6,7 @@ a window or in chunks, which become attributes of the attention, and with number
 
 import dataclasses
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, fx
@@ -17,14 +18,12 @@ from autoconvert.analysis.masks import Mask, classify_mask, same_mask
 from autoconvert.analysis.regions import extract
 from autoconvert.errors import Inseparable, Refused
 from autoconvert.ir.editing import emit, finish, infer, set_arguments
-from autoconvert.ir.nodes import first_operand, is_symbolic, named_arguments, shape
+from autoconvert.ir.interface import Role, port_of
+from autoconvert.ir.nodes import concrete, first_operand, is_symbolic, named_arguments, shape
 from autoconvert.ir.program import Program
 from autoconvert.ir.provenance import location
-from autoconvert.tracing.trace import POSITIONS
 
 aten = torch.ops.aten
-
-INPUT_POS = "input_pos"
 
 # Of their operand these take the shape and the type, not the numbers.
 _FILLED = FILLED | {aten.full_like.default, aten.ones_like.default, aten.zeros_like.default}
@@ -42,12 +41,11 @@ def materialize_positions(program: Program, context: int) -> Program:
         Refused: a value depends on how long the sequence is and not only on the position, or a mask is neither
             causal nor a window.
     """
-    graph = program.graph
-    _fill_by_positions(graph.graph)
-    times = binding_times(graph.graph)
+    graph, positions = program.graph, program.input(Role.POSITIONS)
+    _fill_by_positions(program, positions)
+    times = binding_times(program)
     nodes = [node for node in frontier(graph.graph, times, Time.POSITION) if _is_table(node)]
-    tables = _evaluate(graph, nodes, times, context)
-    positions = graph.graph.find_nodes(op="placeholder", target=POSITIONS)[0]
+    tables = _evaluate(program, nodes, times, context)
     input_pos = _input_pos(graph.graph, positions)
     for node, table in zip(nodes, tables, strict=True):
         users = _later_users(node, times)
@@ -67,13 +65,15 @@ def materialize_positions(program: Program, context: int) -> Program:
         elif users:
             _bind_constant(graph, node, table)
     graph.graph.eliminate_dead_code()
-    _drop_positions(graph, input_pos)
-    return dataclasses.replace(program, graph=finish(graph), context=context)
+    _drop_positions(graph.graph, positions, input_pos)
+    inputs = [port for port in program.inputs if port.role is not Role.POSITIONS]
+    inputs.append(port_of(input_pos, str(input_pos.target), Role.INPUT_POS, program.symbols))
+    return dataclasses.replace(program, graph=finish(graph), inputs=tuple(inputs))
 
 
-def _fill_by_positions(graph: fx.Graph) -> None:
+def _fill_by_positions(program: Program, positions: fx.Node) -> None:
     """What is filled in the shape of activations is known with the positions, where all its users are as well."""
-    positions = graph.find_nodes(op="placeholder", target=POSITIONS)[0]
+    graph = program.graph.graph
     sources: dict[fx.Node, fx.Node] = {}
     for node in [node for node in graph.nodes if node.target in _FILLED]:
         source = first_operand(node)
@@ -82,7 +82,7 @@ def _fill_by_positions(graph: fx.Graph) -> None:
         if like is not None:
             sources[node] = source
             node.replace_input_with(source, like)
-    times = binding_times(graph)
+    times = binding_times(program)
     for node, source in sources.items():
         if any(times[user] is Time.TOKEN for user in node.users):
             node.replace_input_with(first_operand(node), source)
@@ -123,7 +123,7 @@ def _refuse_rows_beyond(node: fx.Node, table: Tensor, users: list[fx.Node], cont
             )
 
 
-def _evaluate(graph: fx.GraphModule, nodes: list[fx.Node], times: dict[fx.Node, Time], context: int) -> list[Tensor]:
+def _evaluate(program: Program, nodes: list[fx.Node], times: dict[fx.Node, Time], context: int) -> list[Tensor]:
     for node in nodes:
         longest = int(_LONGEST_MASK / math.prod(size for size in shape(node) if not is_symbolic(size)) ** 0.5)
         if sum(map(is_symbolic, shape(node))) == 2 and context > longest:
@@ -131,11 +131,11 @@ def _evaluate(graph: fx.GraphModule, nodes: list[fx.Node], times: dict[fx.Node, 
                 f"The mask at {location(node)} would need {context}² entries for each head to be evaluated.",
                 hint=f"Choose a context of at most {longest} with --context.",
             )
-    region = extract(graph, nodes)
-    tables = _run(region, context)
+    region = extract(program.graph, nodes)
+    tables = _run(region, program.roles, context)
     # A value that changes when the sequence grows is no function of the position.
     for shorter in _shorter_lengths(context):
-        for node, table, part in zip(nodes, tables, _run(region, shorter), strict=True):
+        for node, table, part in zip(nodes, tables, _run(region, program.roles, shorter), strict=True):
             leading = table[tuple(slice(0, size) for size in part.shape)]
             same = leading.shape == part.shape and torch.equal(leading, part)
             if not same and not _same_for_attention(table, part, _later_users(node, times), node):
@@ -165,30 +165,34 @@ def _shorter_lengths(context: int) -> list[int]:
     return sorted(n for n in {*range(2, 18), *around, context // 2, context - 1} if 2 <= n < context)
 
 
-def _run(region: fx.GraphModule, length: int) -> list[Tensor]:
-    inputs = {POSITIONS: torch.arange(length)[None], "tokens": torch.zeros(1, length, dtype=torch.int64)}
-    names = [str(node.target) for node in region.graph.find_nodes(op="placeholder")]
+def _run(region: fx.GraphModule, roles: Mapping[str, Role], length: int) -> list[Tensor]:
+    """The values of `region` for a text of `length`; of other inputs than positions only the shape counts."""
+
+    def value(node: fx.Node) -> Tensor:
+        if roles[str(node.target)] is Role.POSITIONS:
+            return torch.arange(length)[None]
+        return torch.zeros([concrete(size, length) for size in shape(node)], dtype=node.meta["val"].dtype)
+
     with torch.no_grad():
-        return list(region(*(inputs[name] for name in names)))
+        return list(region(*map(value, region.graph.find_nodes(op="placeholder"))))
 
 
 def _input_pos(graph: fx.Graph, positions: fx.Node) -> fx.Node:
     with graph.inserting_after(positions):
-        node = graph.placeholder(INPUT_POS)
+        node = graph.placeholder(Role.INPUT_POS.value)
     with positions.meta["val"].fake_mode:
         node.meta["val"] = positions.meta["val"].reshape(-1).to(torch.int32)
     return node
 
 
-def _drop_positions(graph: fx.GraphModule, input_pos: fx.Node) -> None:
+def _drop_positions(graph: fx.Graph, positions: fx.Node, input_pos: fx.Node) -> None:
     """What is left of `positions` are lengths, which `input_pos` has as well."""
-    positions = graph.graph.find_nodes(op="placeholder", target=POSITIONS)[0]
     for user in list(positions.users):
         if user.target is not aten.sym_size.int:
             raise Refused(f"{location(user)} uses positions in a way that no table covers.")
         user.args = (input_pos, -1)
         user.meta["val"] = infer(user)
-    graph.graph.erase_node(positions)
+    graph.erase_node(positions)
 
 
 def _bind_constant(graph: fx.GraphModule, node: fx.Node, value: Tensor) -> None:

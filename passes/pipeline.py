@@ -28,6 +28,6 @@ PASSES: tuple[Pass, ...] = (
     Pass("materialize-positions", lambda program, options: materialize_positions(program, options.context)),
     # After positions: a sum over what tokens do not change is a table by now.
     Pass("cumsum-to-scan", lambda program, _: cumsum_to_scan(program)),
-    Pass("insert-kv-cache", lambda program, _: insert_kv_cache(program)),
-    Pass("insert-scan-states", lambda program, _: insert_scan_states(program)),
+    Pass("insert-kv-cache", lambda program, options: insert_kv_cache(program, options.context, options.target)),
+    Pass("insert-scan-states", lambda program, options: insert_scan_states(program, options.target)),
 )

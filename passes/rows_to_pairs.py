@@ -3,7 +3,7 @@
 The rows are all the pairs that `numbers` has an entry for, each with the parameters of the class that its number names.
 """
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,11 +54,11 @@ class Pairs:
 
 
 def isomorphic(
-    rows: fx.Node, columns: Columns, others: fx.Node, other_columns: Columns
+    rows: fx.Node, columns: Columns, others: fx.Node, other_columns: Columns, weights: Container[str]
 ) -> dict[fx.Node, fx.Node] | None:
     """For every value that both are computed from, what stands in its place in the other; None if they differ.
 
-    Such a pair is one value for both, or two parameters of one shape.
+    Such a pair is one value for both, or two parameters of one shape; `weights` names the inputs that are weights.
     """
     dependent = _dependent(columns)
     same = {a: b for a, b in zip(columns, other_columns, strict=True) if a is not None}
@@ -78,7 +78,8 @@ def isomorphic(
         same[a] = b
         if a not in dependent:
             leaves[a] = b
-            return a is b or (_is_parameter(a) and _is_parameter(b) and type_key(_value(a)) == type_key(_value(b)))
+            alike = type_key(_value(a)) == type_key(_value(b))
+            return a is b or (alike and _is_parameter(a, weights) and _is_parameter(b, weights))
         return a.target == b.target and equal(list(a.args), list(b.args)) and equal_options(a, b)
 
     def equal_options(a: fx.Node, b: fx.Node) -> bool:
@@ -87,13 +88,13 @@ def isomorphic(
     return leaves if equal(rows, others) else None
 
 
-def on_pairs(pairs: Pairs, rows: Sequence[fx.Node], columns: Sequence[Columns]) -> fx.Node:
+def on_pairs(pairs: Pairs, rows: Sequence[fx.Node], columns: Sequence[Columns], weights: Container[str]) -> fx.Node:
     """What all classes together add, [size of the axis, …]; `rows` and `columns` are those of each class.
 
     Raises:
         NotRowwise: rows are not computed one by one, or parameters are used in an unknown way.
     """
-    leaves = [isomorphic(rows[0], columns[0], r, c) for r, c in zip(rows, columns, strict=True)]
+    leaves = [isomorphic(rows[0], columns[0], r, c, weights) for r, c in zip(rows, columns, strict=True)]
     parameters = {
         leaf: [of_class[leaf] for of_class in leaves if of_class is not None]
         for leaf, own in (leaves[0] or {}).items()
@@ -117,9 +118,9 @@ def _dependent(columns: Columns) -> set[fx.Node]:
     return found
 
 
-def _is_parameter(node: fx.Node) -> bool:
+def _is_parameter(node: fx.Node, weights: Container[str]) -> bool:
     inputs = [n for n in ancestors([node]) if n.op == "placeholder"]
-    return isinstance(_value(node), Tensor) and all(n.meta.get("is_weight") for n in inputs)
+    return isinstance(_value(node), Tensor) and all(n.target in weights for n in inputs)
 
 
 def _value(node: fx.Node) -> Any:
@@ -131,7 +132,7 @@ def _check_rowwise(rows: fx.Node, columns: Columns, dependent: set[fx.Node]) -> 
     graph = fx.Graph()
     copies: dict[fx.Node, Any] = {}
     mode = FakeTensorMode(shape_env=ShapeEnv())
-    count = mode.from_tensor(torch.empty(5), static_shapes=False).shape[0]
+    count: Any = mode.from_tensor(torch.empty(5), static_shapes=False).shape[0]
 
     def copy(node: fx.Node) -> Any:
         if node not in copies:
@@ -156,7 +157,7 @@ def _check_rowwise(rows: fx.Node, columns: Columns, dependent: set[fx.Node]) -> 
     try:
         result = copy(rows)
         graph.output(result)
-        separate = check_separate(graph).get(result) == Layout() and is_symbolic(shape(result)[0])
+        separate = check_separate(graph, count.node.expr).get(result) == Layout() and is_symbolic(shape(result)[0])
     except (Refused, RuntimeError) as error:
         raise NotRowwise(str(error)) from error
     if not separate:

@@ -1,46 +1,73 @@
-"""Specialise: the stateful graph at one chunk length, as the runtime calls it by signature."""
+"""Specialize shapes: a program as one of its signatures calls it, every size a number."""
 
 import operator
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
+from sympy import Symbol, sympify
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from autoconvert.ir.editing import finish, inline, traced
 from autoconvert.ir.graph_module import graph_module
-from autoconvert.ir.nodes import concrete
+from autoconvert.ir.interface import Port, Role
+from autoconvert.ir.model import Model, Signature
+from autoconvert.ir.nodes import concrete, named_results
 from autoconvert.ir.program import Program
 
-aten = torch.ops.aten
 
-LOGITS = "logits"
+def signature_programs(model: Model, names: Mapping[Role, str]) -> dict[str, Program]:
+    """What each signature of a model calls, by its name."""
+    return {each.name: specialize_shapes(model.programs[each.program], each, names) for each in model.signatures}
 
 
-def specialize_shapes(program: Program, length: int) -> Program:
-    """The program for chunks of exactly `length` positions; every shape in it is a number."""
+def specialize_shapes(program: Program, signature: Signature, names: Mapping[Role, str]) -> Program:
+    """The program as `signature` calls it: every shape a number, ports by the target's `names`, its outputs alone."""
+    values = {program.symbols[name]: size for name, size in signature.sizes.items()}
+    inputs, outputs = (
+        tuple(_specialized(port, signature.sizes, names) for port in ports)
+        for ports in (program.inputs, program.outputs)
+    )
+    renamed = {old.name: new.name for old, new in zip(program.inputs, inputs, strict=True)}
     graph = fx.Graph()
     copies: dict[fx.Node, Any] = {}
     with FakeTensorMode(), torch.no_grad():
         for node in program.graph.graph.nodes:
             if node.op == "call_module":
                 copies[node] = _unrolled(graph, node, program.graph.get_submodule(str(node.target)), copies)
+            elif node.op == "output":
+                graph.output(fx.map_arg(_results(program, outputs, signature.without), lambda n: copies[n]))
             else:
-                copies[node] = _copy(graph, node, copies, length)
-    return program.with_graph(finish(graph_module(program.graph, graph)))
+                copies[node] = _copy(graph, node, copies, values)
+            if node.op == "placeholder" and node.target in renamed:
+                copies[node].target = renamed[node.target]
+    return replace(
+        program,
+        graph=finish(graph_module(program.graph, graph)),
+        inputs=inputs,
+        outputs=tuple(port for port in outputs if port.role not in signature.without),
+        symbols={},
+        streamed=None,
+    )
 
 
-def prefill(program: Program, length: int) -> Program:
-    """A chunk of a prompt: fills the states, gives no logits."""
-    special = specialize_shapes(program, length)
-    output = next(iter(reversed(special.graph.graph.nodes)))
-    output.args = ({name: node for name, node in output.args[0].items() if name != LOGITS},)
-    return special.with_graph(finish(special.graph))
+def _specialized(port: Port, sizes: Mapping[str, int], names: Mapping[Role, str]) -> Port:
+    """The port under the target's name, its shape in numbers."""
+    shape = tuple(size if isinstance(size, int) else int(sympify(size).subs(sizes)) for size in port.shape)
+    return replace(port, name=names.get(port.role, port.name), shape=shape)
 
 
-def decode(program: Program) -> Program:
-    """One token: gives the logits [1, 1, vocabulary] that follow it, and the states."""
-    return specialize_shapes(program, 1)
+def _results(program: Program, outputs: Sequence[Port], without: Collection[Role]) -> dict[str, fx.Node]:
+    """What the graph returns, under the names of `outputs`, and the states."""
+    results = named_results(program.graph.graph)
+    by_port = {old.name: new for old, new in zip(program.outputs, outputs, strict=True)}
+    return {
+        by_port[name].name if name in by_port else name: node
+        for name, node in results.items()
+        if name not in by_port or by_port[name].role not in without
+    }
 
 
 def _unrolled(graph: fx.Graph, call: fx.Node, recurrence: nn.Module, copies: dict[fx.Node, Any]) -> Any:
@@ -51,18 +78,18 @@ def _unrolled(graph: fx.Graph, call: fx.Node, recurrence: nn.Module, copies: dic
     return inline(graph, body.graph, arguments, like=call)
 
 
-def _copy(graph: fx.Graph, node: fx.Node, copies: dict[fx.Node, Any], length: int) -> Any:
+def _copy(graph: fx.Graph, node: fx.Node, copies: dict[fx.Node, Any], values: Mapping[Symbol, int]) -> Any:
     value = node.meta.get("val")
     if node.target is operator.getitem and isinstance(copies[node.args[0]], tuple | list):  # type: ignore[index]
         return copies[node.args[0]][node.args[1]]  # type: ignore[index]
     if isinstance(value, torch.SymInt):
-        return concrete(value, length)
+        return concrete(value, values)
     copy = graph.node_copy(node, lambda n: copies[n])
     copy.meta = dict(node.meta)
     if node.op == "call_function":
         args, kwargs = fx.map_arg((copy.args, copy.kwargs), lambda n: n.meta["val"])
         copy.meta["val"] = node.target(*args, **kwargs)  # type: ignore[operator]
     elif isinstance(value, Tensor):
-        sizes = [concrete(size, length) for size in value.shape]
+        sizes = [concrete(size, values) for size in value.shape]
         copy.meta["val"] = torch.empty(sizes, dtype=value.dtype)
     return copy

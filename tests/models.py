@@ -9,8 +9,13 @@ from torch import Tensor, fx, nn
 from autoconvert.check.graph import run_chunks
 from autoconvert.check.region import RegionCheck
 from autoconvert.driver.pipeline import rewrite as whole_or_step
+from autoconvert.ir.interface import Role
+from autoconvert.ir.model import Model
+from autoconvert.ir.nodes import shape
 from autoconvert.ir.program import Program
+from autoconvert.lowering.cpu import CPU
 from autoconvert.ops.attention import CLOSED
+from autoconvert.passes.specialize_shapes import signature_programs
 from autoconvert.patterns import PATTERNS
 from autoconvert.rewrite.passes import Options, Pass
 from autoconvert.rewrite.pattern import Pattern
@@ -106,7 +111,17 @@ def rewrite(
     after: Callable[[Pass, Program], None] = lambda _, program: None,
 ) -> Program:
     """All passes, each rewrite checked where it happens."""
-    return whole_or_step(module, Options(context, patterns, RegionCheck()), after=after)
+    return whole_or_step(module, Options(context, patterns, RegionCheck(), CPU), after=after)
+
+
+def context_of(program: Program) -> int:
+    """The most positions of a program that keeps caches, which its mask has columns for."""
+    return int(shape(program.input(Role.MASK))[-1])
+
+
+def signatures(program: Program, lengths: Sequence[int]) -> dict[str, Program]:
+    """The program in chunks of `lengths` and for one token, by the signatures' names."""
+    return signature_programs(Model({"decoder": program}, CPU.text_signatures("decoder", lengths)), CPU.port_names)
 
 
 def random_ids(count: int = LENGTH, vocabulary: int = VOCABULARY) -> list[int]:
@@ -122,10 +137,12 @@ def execute(program: Program, module: nn.Module, tokens: Sequence[int]) -> dict[
     """What the graph returns for one run from position 0, after whichever pass."""
     count, weights = len(tokens), weights_of(module)
     inputs = {name: weight.evaluate(weights.read) for name, weight in program.weights.items()}
-    inputs |= {state.name: torch.zeros(state.shape) for state in program.states}
-    inputs |= {"tokens": torch.tensor([tokens]), "positions": torch.arange(count)[None]}
-    inputs |= {"input_pos": torch.arange(count, dtype=torch.int32)}
-    inputs |= {"mask": torch.full((1, 1, count, program.context or count), CLOSED).triu(1)}
+    inputs |= {name: torch.zeros(tuple(node.meta["val"].shape)) for name, node in program.state_nodes().items()}
+    by_role = {Role.TOKENS: torch.tensor([tokens]), Role.POSITIONS: torch.arange(count)[None]}
+    by_role |= {Role.INPUT_POS: torch.arange(count, dtype=torch.int32)}
+    if program.find_input(Role.MASK) is not None:
+        by_role |= {Role.MASK: torch.full((1, 1, count, context_of(program)), CLOSED).triu(1)}
+    inputs |= {port.name: by_role[port.role] for port in program.inputs}
     names = [str(node.target) for node in program.graph.graph.find_nodes(op="placeholder")]
     with torch.no_grad():
         results: dict[str, Tensor] = program.graph(*(inputs[name] for name in names))
@@ -136,9 +153,8 @@ def logits_in_chunks(
     program: Program, module: nn.Module, tokens: Sequence[int], sizes: Sequence[tuple[int, int]] = CHUNKS
 ) -> Tensor:
     """[tokens, vocabulary], the states handed from chunk to chunk as the runtime does."""
-    assert program.context is not None
-    chunks = split(tokens, sizes, program.context)
-    outputs = run_chunks(program, weights_of(module), chunks, "logits")
+    chunks = split(tokens, sizes, context_of(program))
+    outputs = run_chunks(program, weights_of(module), chunks)
     return torch.cat([out[0, : part.real] for out, part in zip(outputs, chunks, strict=True)])
 
 

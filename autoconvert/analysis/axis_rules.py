@@ -1,14 +1,15 @@
 """Which operations treat the entries of one axis one by one: a rule for each, and none for what is not known.
 
-Nothing here knows which axis is followed, only that its size is symbolic. A value has one such axis at most.
+A rule is asked about one symbol; others may live in the graph. A value has one axis of the symbol at most.
 """
 
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
+from sympy import Expr, Symbol
 from torch import fx
 
 from autoconvert import ops
@@ -16,8 +17,11 @@ from autoconvert.ir.nodes import is_symbolic, named_arguments, shape
 
 aten = torch.ops.aten
 
-# A rule gives the reason why the operation is not proven, or None.
-Rule = Callable[[fx.Node], str | None]
+# A rule gives the reason why the operation is not proven for a symbol, or None.
+Rule = Callable[[fx.Node, Symbol], str | None]
+
+# A number, or an expression in other symbols than the followed one.
+Count: TypeAlias = int | Expr
 
 MIXES = "it combines values of several positions"
 
@@ -26,18 +30,24 @@ MIXES = "it combines values of several positions"
 class Layout:
     """How the followed axis lies: outer · length · inner entries, of which (o, p, i) belongs to position p."""
 
-    outer: int = 1
-    inner: int = 1
+    outer: Count = 1
+    inner: Count = 1
 
 
 # What becomes of the layout; None where the entries of one position no longer lie in this form.
-Relayout = Callable[[fx.Node, Layout], Layout | None]
+Relayout = Callable[[fx.Node, Layout, Symbol], Layout | None]
 
 
-def axes(node: fx.Node) -> list[int]:
-    """The axes, from the end, whose size depends on the length."""
+def axes(node: fx.Node, symbol: Symbol | None) -> list[int]:
+    """The axes, from the end, whose size depends on the symbol."""
     sizes = shape(node)
-    return [axis - len(sizes) for axis, size in enumerate(sizes) if is_symbolic(size)]
+    return [axis - len(sizes) for axis, size in enumerate(sizes) if depends_on(size, symbol)]
+
+
+def depends_on(size: Any, symbol: Symbol | None) -> bool:
+    """Whether a size, or a number computed from sizes, is one that the symbol decides."""
+    is_known_later = isinstance(size, torch.SymInt | torch.SymFloat | torch.SymBool)
+    return is_known_later and symbol in size.node.expr.free_symbols
 
 
 def argument(node: fx.Node, name: str) -> Any:
@@ -68,64 +78,68 @@ def _others(node: fx.Node, count: int = 1) -> list[fx.Node]:
     return found
 
 
-def pointwise(node: fx.Node) -> str | None:
+def _any_has(nodes: Iterable[fx.Node], symbol: Symbol) -> bool:
+    return any(axes(node, symbol) for node in nodes)
+
+
+def pointwise(node: fx.Node, symbol: Symbol) -> str | None:
     """Broadcasting aligns axes from the end: the followed one must be the same one everywhere."""
-    return None if all(axes(n) in ([], axes(node)) for n in node.all_input_nodes) else MIXES
+    return None if all(axes(n, symbol) in ([], axes(node, symbol)) for n in node.all_input_nodes) else MIXES
 
 
-def _along_another(node: fx.Node) -> str | None:
+def _along_another(node: fx.Node, symbol: Symbol) -> str | None:
     """The operation works along the axes in `dim`, which must not be the followed one."""
-    return _works_along(node, "dim")
+    return _works_along(node, symbol, "dim")
 
 
-def _along_others(node: fx.Node) -> str | None:
+def _along_others(node: fx.Node, symbol: Symbol) -> str | None:
     """The same with axes in `dims`."""
-    return _works_along(node, "dims")
+    return _works_along(node, symbol, "dims")
 
 
-def _works_along(node: fx.Node, name: str) -> str | None:
+def _works_along(node: fx.Node, symbol: Symbol, name: str) -> str | None:
     source = _operand(node)
     over = _axes_argument(node, len(shape(source)), name)
-    return MIXES if set(over) & set(axes(source)) or any(map(axes, _others(node))) else None
+    return MIXES if set(over) & set(axes(source, symbol)) or _any_has(_others(node), symbol) else None
 
 
-def _last_axis(node: fx.Node) -> str | None:
+def _last_axis(node: fx.Node, symbol: Symbol) -> str | None:
     """Works on vectors along the last axis of the first operand, with weights that have no sequence."""
-    return _on_last_axes(node, 1)
+    return _on_last_axes(node, symbol, 1)
 
 
-def _on_last_axes(node: fx.Node, count: int) -> str | None:
-    is_seen = any(axis >= -count for axis in axes(_operand(node)))
-    return MIXES if is_seen or any(map(axes, _others(node))) else None
+def _on_last_axes(node: fx.Node, symbol: Symbol, count: int) -> str | None:
+    is_seen = any(axis >= -count for axis in axes(_operand(node), symbol))
+    return MIXES if is_seen or _any_has(_others(node), symbol) else None
 
 
-def _native_norm(node: fx.Node) -> str | None:
-    return _on_last_axes(node, len(argument(node, "normalized_shape")))
+def _native_norm(node: fx.Node, symbol: Symbol) -> str | None:
+    return _on_last_axes(node, symbol, len(argument(node, "normalized_shape")))
 
 
-def _matrices(node: fx.Node) -> str | None:
+def _matrices(node: fx.Node, symbol: Symbol) -> str | None:
     """Works on the last two axes of its only operand."""
-    return _on_last_axes(node, 2)
+    return _on_last_axes(node, symbol, 2)
 
 
-def _padded(node: fx.Node) -> str | None:
+def _padded(node: fx.Node, symbol: Symbol) -> str | None:
     """`pad` has a pair for each axis, the last one first; the followed axis must get nothing."""
     pairs = argument(node, "pad")
     grown = {-1 - index // 2 for index, size in enumerate(pairs) if size != 0}
-    return MIXES if grown & set(axes(_operand(node))) else None
+    return MIXES if grown & set(axes(_operand(node), symbol)) else None
 
 
-def _first_axis_is_batch(node: fx.Node) -> str | None:
-    is_batch = axes(_operand(node)) == [-len(shape(_operand(node)))]
-    return MIXES if not is_batch or any(map(axes, _others(node))) else None
+def _first_axis_is_batch(node: fx.Node, symbol: Symbol) -> str | None:
+    is_batch = axes(_operand(node), symbol) == [-len(shape(_operand(node)))]
+    return MIXES if not is_batch or _any_has(_others(node), symbol) else None
 
 
-def _convolution(node: fx.Node) -> str | None:
+def _convolution(node: fx.Node, symbol: Symbol) -> str | None:
     """Along the followed axis the kernel must see one entry; the batch is free."""
     x, weight = _operand(node, 0), _operand(node, 1)
     spatial = len(shape(weight)) - 2
-    (axis,) = axes(x) or (0,)
-    if any(map(axes, _others(node))) or axis == 0:
+    (axis,) = axes(x, symbol) or (0,)
+    if _any_has(_others(node), symbol) or axis == 0:
         return MIXES
     if axis == -spatial - 2:
         return None
@@ -141,152 +155,155 @@ def _convolution(node: fx.Node) -> str | None:
     return None if sees_one else MIXES
 
 
-def _picked(node: fx.Node) -> str | None:
+def _picked(node: fx.Node, symbol: Symbol) -> str | None:
     """Entries along `dim`: of a table without the axis by what has it, or along another axis by what has not."""
     source, by = _operand(node), argument(node, "index")
     over = _axes_argument(node, len(shape(source)))
-    crossed = bool(axes(source)) and (bool(axes(by)) or bool(set(over) & set(axes(source))))
+    crossed = bool(axes(source, symbol)) and (bool(axes(by, symbol)) or bool(set(over) & set(axes(source, symbol))))
     return MIXES if crossed else None
 
 
-def _looked_up(node: fx.Node) -> str | None:
-    return MIXES if axes(_operand(node)) else None
+def _looked_up(node: fx.Node, symbol: Symbol) -> str | None:
+    return MIXES if axes(_operand(node), symbol) else None
 
 
-def _indexed(node: fx.Node) -> str | None:
+def _indexed(node: fx.Node, symbol: Symbol) -> str | None:
     """x[i, j, …]: of a table without the axis by indices that have it, or along other axes by fixed ones."""
     source, indices = _operand(node), argument(node, "indices")
     given = [n for n in indices if isinstance(n, fx.Node)]
-    if not axes(source):
-        followed = {axis for n in given for axis in axes(n)}
+    if not axes(source, symbol):
+        followed = {axis for n in given for axis in axes(n, symbol)}
         return None if len(followed) == 1 else MIXES
-    (axis,) = axes(source)
+    (axis,) = axes(source, symbol)
     at = axis + len(shape(source))
     is_cut = at < len(indices) and indices[at] is not None
-    return MIXES if is_cut or any(map(axes, given)) else None
+    return MIXES if is_cut or _any_has(given, symbol) else None
 
 
-def _gathered(node: fx.Node) -> str | None:
+def _gathered(node: fx.Node, symbol: Symbol) -> str | None:
     """Along `dim` of the same position, or of a table without the axis by an index that has it along `dim`."""
     source, by = _operand(node), argument(node, "index")
     (over,) = _axes_argument(node, len(shape(source)))
-    if not axes(source):
-        return None if axes(by) == [over] else MIXES
-    return None if axes(by) == axes(source) != [over] else MIXES
+    if not axes(source, symbol):
+        return None if axes(by, symbol) == [over] else MIXES
+    return None if axes(by, symbol) == axes(source, symbol) != [over] else MIXES
 
 
-def _scattered(node: fx.Node) -> str | None:
+def _scattered(node: fx.Node, symbol: Symbol) -> str | None:
     """Into the same position along another axis; every tensor has the followed axis at the same place."""
     source = _operand(node)
     (over,) = _axes_argument(node, len(shape(source)))
-    same = all(axes(n) == axes(source) for n in node.all_input_nodes)
-    return None if same and axes(source) != [over] else MIXES
+    same = all(axes(n, symbol) == axes(source, symbol) for n in node.all_input_nodes)
+    return None if same and axes(source, symbol) != [over] else MIXES
 
 
-def _select_scattered(node: fx.Node) -> str | None:
+def _select_scattered(node: fx.Node, symbol: Symbol) -> str | None:
     """As the slice, with an axis less in what is written."""
     source, part = _operand(node), argument(node, "src")
     (over,) = _axes_argument(node, len(shape(source)))
-    expected = [axis if axis > over else axis + 1 for axis in axes(source)]
-    return None if axes(source) not in ([], [over]) and axes(part) == expected else MIXES
+    expected = [axis if axis > over else axis + 1 for axis in axes(source, symbol)]
+    return None if axes(source, symbol) not in ([], [over]) and axes(part, symbol) == expected else MIXES
 
 
-def _matrix_product(node: fx.Node) -> str | None:
+def _matrix_product(node: fx.Node, symbol: Symbol) -> str | None:
     """Not along the axis that is summed over; in the batch of both, or on one side alone."""
     (left, right) = (_operand(node, 0), _operand(node, 1))
     over_left, over_right = -1, -min(2, len(shape(right)))
-    if over_left in axes(left) or over_right in axes(right):
+    if over_left in axes(left, symbol) or over_right in axes(right, symbol):
         return MIXES
-    if axes(left) and axes(right):
-        return None if axes(left) == axes(right) and axes(left)[0] < -2 else MIXES
+    if axes(left, symbol) and axes(right, symbol):
+        return None if axes(left, symbol) == axes(right, symbol) and axes(left, symbol)[0] < -2 else MIXES
     return None
 
 
-def _moved(node: fx.Node) -> str | None:
+def _moved(node: fx.Node, symbol: Symbol) -> str | None:
     """Axes move, appear or go, and carry what lies along the followed one with them."""
     return None
 
 
-def _squeezed(node: fx.Node) -> str | None:
+def _squeezed(node: fx.Node, symbol: Symbol) -> str | None:
     """Of the followed axis this would be a chunk of one position."""
-    return _works_along(node, "dim")
+    return _works_along(node, symbol, "dim")
 
 
-def _complex_from_pairs(node: fx.Node) -> str | None:
-    return MIXES if -1 in axes(_operand(node)) else None
+def _complex_from_pairs(node: fx.Node, symbol: Symbol) -> str | None:
+    return MIXES if -1 in axes(_operand(node), symbol) else None
 
 
-def _concatenation(node: fx.Node) -> str | None:
-    same = all(axes(part) == axes(node) for part in node.all_input_nodes)
+def _concatenation(node: fx.Node, symbol: Symbol) -> str | None:
+    same = all(axes(part, symbol) == axes(node, symbol) for part in node.all_input_nodes)
     over = _axes_argument(node, len(shape(node)))
-    return None if same and not set(over) & set(axes(node)) else MIXES
+    return None if same and not set(over) & set(axes(node, symbol)) else MIXES
 
 
-def _rows(node: fx.Node) -> str | None:
+def _rows(node: fx.Node, symbol: Symbol) -> str | None:
     """Row by row of x and of what picks the weights."""
-    x, weight, expert = (axes(_operand(node, index)) for index in range(3))
+    x, weight, expert = (axes(_operand(node, index), symbol) for index in range(3))
     return None if x == [-2] and expert == [-1] and not weight else MIXES
 
 
-def _stack(node: fx.Node) -> str | None:
+def _stack(node: fx.Node, symbol: Symbol) -> str | None:
     first, *others = node.all_input_nodes
-    return None if all(axes(part) == axes(first) for part in others) else MIXES
+    return None if all(axes(part, symbol) == axes(first, symbol) for part in others) else MIXES
 
 
-def _one_hot(node: fx.Node) -> str | None:
+def _one_hot(node: fx.Node, symbol: Symbol) -> str | None:
     return None if argument(node, "num_classes") > 0 else MIXES
 
 
-def _attention(node: fx.Node) -> str | None:
-    """Causal over the followed axis, or separate for each entry of the batch."""
-    parts, others = [axes(_operand(node, index)) for index in range(3)], _others(node, 3)
+def _attention(node: fx.Node, symbol: Symbol) -> str | None:
+    """Causal over the followed axis, separate for each entry of the batch, or of each query over keys without it."""
+    parts, others = [axes(_operand(node, index), symbol) for index in range(3)], _others(node, 3)
     if all(part == [-4] for part in parts):
-        return None if all(axes(other) in ([], [-4]) for other in others) else MIXES
+        return None if all(axes(other, symbol) in ([], [-4]) for other in others) else MIXES
+    if parts == [[-2], [], []] and not argument(node, "causal"):
+        return None if all(axes(other, symbol) in ([], [-2]) for other in others) else MIXES
     if any(part != [-2] for part in parts) or not shape(node)[-2].node.expr.is_Symbol:  # type: ignore[union-attr]
         return "query, key and value are not [batch, heads, sequence, width]"
     # A bias has the positions of the queries as its rows; its columns are the context.
-    aligned = all(axes(other) in ([], [-2]) for other in others)
+    aligned = all(axes(other, symbol) in ([], [-2]) for other in others)
     proven = argument(node, "causal") and argument(node, "mask") is None and aligned
     return None if proven else "its mask is not proven causal"
 
 
-def _rotary(node: fx.Node) -> str | None:
-    x = axes(_operand(node))
-    return None if -1 not in x and all(axes(operand) in (x, []) for operand in node.all_input_nodes) else MIXES
+def _rotary(node: fx.Node, symbol: Symbol) -> str | None:
+    x = axes(_operand(node), symbol)
+    return None if -1 not in x and all(axes(operand, symbol) in (x, []) for operand in node.all_input_nodes) else MIXES
 
 
-def _reshaped(node: fx.Node, before: Layout) -> Layout | None:
+def _reshaped(node: fx.Node, before: Layout, symbol: Symbol) -> Layout | None:
     """Entries keep their order: the axes in front hold whole outer parts, those behind whole inner ones."""
-    outer, inner = _around(_operand(node))
-    new_outer, new_inner = _around(node)
+    outer, inner = _around(_operand(node), symbol)
+    new_outer, new_inner = _around(node, symbol)
     outer, inner = outer * before.outer, inner * before.inner
     if outer % new_outer or inner % new_inner:
         return None
     return Layout(outer // new_outer, inner // new_inner)
 
 
-def _repeated(node: fx.Node, before: Layout) -> Layout | None:
+def _repeated(node: fx.Node, before: Layout, symbol: Symbol) -> Layout | None:
     """The whole axis again and again."""
-    (axis,), times = axes(node), argument(node, "repeats")
+    (axis,), times = axes(node, symbol), argument(node, "repeats")
     return Layout(before.outer * times[axis], before.inner)
 
 
-def _repeated_interleaved(node: fx.Node, before: Layout) -> Layout | None:
+def _repeated_interleaved(node: fx.Node, before: Layout, symbol: Symbol) -> Layout | None:
     """Each entry several times in a row; without `dim`, of the flattened value."""
     times, over = argument(node, "repeats"), argument(node, "dim")
     if over is None:
-        outer, inner = _around(_operand(node))
+        outer, inner = _around(_operand(node), symbol)
         return Layout(outer * before.outer, inner * before.inner * times)
     rank = len(shape(node))
-    is_along = axes(node) == [over - rank if over >= 0 else over]
+    is_along = axes(node, symbol) == [over - rank if over >= 0 else over]
     return Layout(before.outer, before.inner * times) if is_along else before
 
 
-def _around(node: fx.Node) -> tuple[int, int]:
+def _around(node: fx.Node, symbol: Symbol) -> tuple[Count, Count]:
     """How many entries the axes before the followed one have, and those behind it."""
-    sizes, (axis,) = shape(node), axes(node)
-    at = axis + len(sizes)
-    return math.prod(map(int, sizes[:at])), math.prod(map(int, sizes[at + 1 :]))
+    (axis,) = axes(node, symbol)
+    counts = [size.node.expr if is_symbolic(size) else int(size) for size in shape(node)]
+    at = axis + len(counts)
+    return math.prod(counts[:at]), math.prod(counts[at + 1 :])
 
 
 RELAYOUTS: dict[torch._ops.OpOverload, Relayout] = {

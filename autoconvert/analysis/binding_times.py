@@ -5,8 +5,9 @@ from enum import IntEnum
 import torch
 from torch import fx
 
-from autoconvert.tracing.one_step import OFFSET
-from autoconvert.tracing.trace import POSITIONS
+from autoconvert.analysis.axis_rules import depends_on
+from autoconvert.ir.interface import Role
+from autoconvert.ir.program import Program
 
 
 class Time(IntEnum):
@@ -18,29 +19,27 @@ class Time(IntEnum):
     TOKEN = 3
 
 
-def binding_times(graph: fx.Graph) -> dict[fx.Node, Time]:
+# When an input is known, by its role; every other depends on tokens.
+_KNOWN = {Role.WEIGHT: Time.WEIGHT, Role.POSITIONS: Time.POSITION, Role.OFFSET: Time.POSITION}
+
+
+def binding_times(program: Program) -> dict[fx.Node, Time]:
     """The binding time of every node, by one walk in order."""
     times: dict[fx.Node, Time] = {}
-    for node in graph.nodes:
+    for node in program.graph.graph.nodes:
         if node.op == "placeholder":
-            times[node] = _placeholder_time(node)
+            times[node] = _KNOWN.get(program.roles.get(str(node.target), Role.TOKENS), Time.TOKEN)
         elif node.op == "get_attr":
             times[node] = Time.CONSTANT
         elif node.target is torch.ops.aten.sym_size.int:
-            # A length is a fact about positions, whichever tensor it is read from.
-            times[node] = Time.POSITION
+            # The length is a fact about positions, whichever tensor it is read from.
+            times[node] = Time.POSITION if depends_on(node.meta["val"], program.followed) else Time.TOKEN
         elif torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
             # A random number is known when it is drawn.
             times[node] = Time.TOKEN
         else:
             times[node] = _join([times[operand] for operand in node.all_input_nodes])
     return times
-
-
-def _placeholder_time(node: fx.Node) -> Time:
-    if node.meta.get("is_weight"):
-        return Time.WEIGHT
-    return Time.POSITION if node.target in (POSITIONS, OFFSET) else Time.TOKEN
 
 
 def _join(times: list[Time]) -> Time:

@@ -9,14 +9,16 @@ from torch import Tensor, fx
 
 from autoconvert import ops
 from autoconvert.analysis.binding_times import Time, binding_times
+from autoconvert.ir.program import Program
 
 
 class TokenFlow:
-    """The values of `graph` that tokens decide, `nodes` in its order, and how one comes of another."""
+    """The values of a program's graph that tokens decide, `nodes` in its order, and how one comes of another."""
 
-    def __init__(self, graph: fx.Graph) -> None:
-        self.graph = graph
-        self.times = binding_times(graph)
+    def __init__(self, program: Program) -> None:
+        self.graph = graph = program.graph.graph
+        self.symbol = program.followed
+        self.times = binding_times(program)
         self.order = {node: index for index, node in enumerate(graph.nodes)}
         self.nodes = [n for n in graph.nodes if n.op == "call_function" and self.is_token(n)]
 

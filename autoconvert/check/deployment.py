@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from autoconvert.check.engine import check_bundle
-from autoconvert.check.file import Runner, logits_at, open_file, telling_positions
+from autoconvert.check.file import logits_at, telling_positions
 from autoconvert.check.parity import Reference, compare_logits, random_tokens
-from autoconvert.driver.compiled import Compiled
-from autoconvert.driver.settings import Settings
 from autoconvert.errors import CheckFailed
+from autoconvert.lowering.compiled import Compiled
 from autoconvert.lowering.link import link
 from autoconvert.packaging.tokenizer import TokenizerSpec, load_tokenizer
 from autoconvert.quantization.quantize import Scheme
+from autoconvert.runtime.interpreter import Runner, open_file
 from autoconvert.source.weights import Weights
 
 # Root mean square of what quantisation changes, in standard deviations of the logits: more is not rounding.
@@ -94,7 +94,8 @@ def check_bundle_file(
     bundle: Path,
     linked: Path,
     folder: Path,
-    settings: Settings,
+    context: int,
+    scheme: Scheme,
     reference: Reference,
     tokenizer: TokenizerSpec,
 ) -> str:
@@ -110,8 +111,8 @@ def check_bundle_file(
             turn = [{"role": "user", "content": text}]
             return list(source_tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=False))
 
-    exact = settings.quantize == "none"
-    with open_file(linked, settings.context) as runner:
+    exact = scheme == "none"
+    with open_file(linked, context) as runner:
         checked = check_bundle(
             bundle,
             reference if exact else lambda tokens: _decoded(runner, tokens),

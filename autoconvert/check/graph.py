@@ -12,6 +12,8 @@ from torch import Tensor, fx
 from autoconvert import ops
 from autoconvert.check.parity import TOLERANCE, compare_logits, distance, random_tokens
 from autoconvert.errors import CheckFailed, Refused
+from autoconvert.ir.interface import Role
+from autoconvert.ir.nodes import named_results, shape
 from autoconvert.ir.program import Program
 from autoconvert.runtime.chunks import Chunk, split
 from autoconvert.source.streamed import TILE, LazyParameter
@@ -35,9 +37,7 @@ _CHUNKS = ((7, 9), (1, 1), (4, 4), (1, 1), (6, 8))
 Logits = Callable[[Sequence[int]], Tensor]
 
 
-def check_graph(
-    program: Program, weights: Weights, reference: Logits, vocabulary: int, own_steps: Logits | None = None
-) -> float:
+def check_graph(program: Program, weights: Weights, reference: Logits, own_steps: Logits | None = None) -> float:
     """Runs random tokens in chunks and compares the logits at every position with `reference`.
 
     Gives the largest difference in units of the reference's standard deviation. `own_steps` is what the source says
@@ -47,15 +47,15 @@ def check_graph(
         CheckFailed: the logits differ.
         Refused: they differ because the source contradicts itself.
     """
-    assert program.context is not None
+    context = int(shape(program.input(Role.MASK))[-1])
     sizes, total = [], 0
     for real, size in _CHUNKS:
-        if total + size <= program.context:
+        if total + size <= context:
             sizes.append((real, size))
             total += real
-    tokens = random_tokens(total, vocabulary)
-    chunks = split(tokens, sizes, program.context)
-    outputs = run_chunks(program, weights, chunks, "logits")
+    tokens = random_tokens(total, int(shape(program.result(Role.LOGITS))[-1]))
+    chunks = split(tokens, sizes, context)
+    outputs = run_chunks(program, weights, chunks)
     logits = torch.cat([out[0, : part.real] for out, part in zip(outputs, chunks, strict=True)])
     expected = reference(tokens)
     try:
@@ -77,9 +77,9 @@ def _refuse_contradiction(logits: Tensor, steps: Tensor, whole: Tensor) -> None:
         )
 
 
-def run_chunks(program: Program, weights: Weights, chunks: Sequence[Chunk], output: str) -> list[Tensor]:
-    """One output of the program for each chunk, the states handed from chunk to chunk and zero at first."""
-    return _Lockstep(program, weights, chunks).run(output)
+def run_chunks(program: Program, weights: Weights, chunks: Sequence[Chunk]) -> list[Tensor]:
+    """The logits of the program for each chunk, the states handed from chunk to chunk and zero at first."""
+    return _Lockstep(program, weights, chunks).run(program.result(Role.LOGITS))
 
 
 class _Lockstep:
@@ -88,14 +88,13 @@ class _Lockstep:
     def __init__(self, program: Program, weights: Weights, chunks: Sequence[Chunk]) -> None:
         self._program, self._weights, self._chunks = program, weights, chunks
         nodes = list(program.graph.graph.nodes)
-        self._results: dict[str, fx.Node] = nodes[-1].args[0]
-        self._states = {state.name: state for state in program.states}
+        self._results = named_results(program.graph.graph)
+        self._states = {state.name for state in program.states}
         self._values: list[dict[fx.Node, Any]] = [{} for _ in chunks]
         self._loaded: dict[fx.Node, Tensor] = {}
         self._last_user = {operand: node for node in nodes for operand in node.all_input_nodes}
 
-    def run(self, output: str) -> list[Tensor]:
-        wanted = self._results[output]
+    def run(self, wanted: fx.Node) -> list[Tensor]:
         kept: list[Tensor] = []
         with torch.no_grad():
             for node in self._program.graph.graph.nodes:
@@ -145,10 +144,10 @@ class _Lockstep:
             return getattr(self._program.graph, name)
         if node.op == "placeholder" and name in self._states:
             if index == 0:
-                return torch.zeros(self._states[name].shape, dtype=self._states[name].dtype)
+                return torch.zeros(tuple(node.meta["val"].shape), dtype=node.meta["val"].dtype)
             return self._value(self._results[name], index - 1)
         if node.op == "placeholder":
-            return getattr(self._chunks[index], name)
+            return self._chunks[index].inputs[self._program.roles[name]]
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: self._value(n, index))
         owner = self._program.graph
         function: Callable[..., Any] = owner.get_submodule(name) if node.op == "call_module" else node.target  # type: ignore[assignment]

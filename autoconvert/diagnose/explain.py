@@ -15,6 +15,7 @@ from autoconvert.dump.places import module_of, place_of, relative, without_paths
 from autoconvert.errors import Refused
 from autoconvert.ir.fusion import NearMiss
 from autoconvert.ir.graph_module import graph_module
+from autoconvert.ir.interface import Role
 from autoconvert.ir.program import Program
 from autoconvert.ir.provenance import operation_name
 from autoconvert.passes.canonicalize import canonicalize
@@ -25,7 +26,6 @@ from autoconvert.rewrite.matching import Matcher
 from autoconvert.rewrite.passes import Options, Pass
 from autoconvert.rewrite.pattern import Pattern
 from autoconvert.source.source import Source
-from autoconvert.tracing.one_step import OFFSET
 
 # A near miss that is no part of anything that looks like a block is told from this share of its operations on.
 _SHARE = 0.5
@@ -149,14 +149,14 @@ class _Recognised:
     def plain_blocks(self) -> list[PlainBlock]:
         """The blocks that no pattern recognised, as the model has them: what grew in part is another spelling."""
         replaced = {name for block in self.after.fusion.found for name in block.replaced}
-        blocks = plain_blocks(self.before.graph.graph)
+        blocks = plain_blocks(self.before)
         return [block for block in blocks if replaced.isdisjoint(node.name for node in block.nodes)]
 
     def plain_block_at(self, node: fx.Node, blocks: Sequence[PlainBlock]) -> PlainBlock:
         """The one of `blocks` that `node` of the program after belongs to, or what it stands in."""
-        outputs = {each.output.name for each in plain_blocks(self.after.graph.graph) if node in each.nodes}
+        outputs = {each.output.name for each in plain_blocks(self.after) if node in each.nodes}
         found = (b for b in blocks if b.output.name in outputs or node.name in {each.name for each in b.nodes})
-        return next(found, None) or block_at(self.after.graph.graph, node)
+        return next(found, None) or block_at(self.after, node)
 
 
 def _the_one(recognised: Sequence[_Recognised], is_refused: bool) -> _Recognised | None:
@@ -167,7 +167,7 @@ def _the_one(recognised: Sequence[_Recognised], is_refused: bool) -> _Recognised
 
 
 def _is_step(program: Program) -> bool:
-    return bool(program.graph.graph.find_nodes(op="placeholder", target=OFFSET))
+    return program.find_input(Role.OFFSET) is not None
 
 
 def _copied(program: Program) -> Program:
@@ -223,12 +223,12 @@ class _Search:
     """Which patterns came near to a block: those seen while recognising, and what each says of the block alone."""
 
     def __init__(self, programs: _Recognised, patterns: Mapping[str, Pattern]) -> None:
-        self._graph = programs.after.graph.graph
+        self._after = programs.after
         self._patterns = patterns
         self._seen = programs.after.fusion.near_misses
         self._given = {node.name: node for node in programs.before.graph.graph.nodes}
         self._matchers = [Matcher(pattern, canonicalize(pattern.graph).graph) for pattern in patterns.values()]
-        self.nodes = {node.name: node for node in self._graph.nodes}
+        self.nodes = {node.name: node for node in programs.after.graph.graph.nodes}
 
     def declined(self, block: PlainBlock) -> Declined:
         inside = {node.name for node in block.nodes}
@@ -258,7 +258,7 @@ class _Search:
     def near_misses(self, blocks: Iterable[PlainBlock]) -> list[Declined]:
         """What nearly matched elsewhere, and depends on tokens; a part of a block that was recognised is no news."""
         inside = {node.name for block in blocks for node in block.nodes}
-        times = binding_times(self._graph)
+        times = binding_times(self._after)
         told = []
         for miss in self._seen:
             covered = [self.nodes.get(name) for name in miss.covered]

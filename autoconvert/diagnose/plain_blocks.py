@@ -19,6 +19,7 @@ from autoconvert.analysis.axis_rules import axes
 from autoconvert.analysis.binding_times import Time
 from autoconvert.analysis.token_flow import TokenFlow
 from autoconvert.ir.nodes import is_symbolic, named_arguments, shape
+from autoconvert.ir.program import Program
 
 aten = torch.ops.aten
 
@@ -89,9 +90,9 @@ class PlainBlock:
         return list(dict.fromkeys(found))
 
 
-def plain_blocks(graph: fx.Graph) -> list[PlainBlock]:
-    """The blocks in `graph`, in its order, each operation in one of them at most; a larger one goes first."""
-    flow = TokenFlow(graph)
+def plain_blocks(program: Program) -> list[PlainBlock]:
+    """The blocks in a program, in its order, each operation in one of them at most; a larger one goes first."""
+    flow = TokenFlow(program)
     finders = (_attentions, _feed_forwards, _rotaries, _norms)
     found = [block for finder in finders for block in finder(flow)]
     taken: set[fx.Node] = set()
@@ -103,13 +104,13 @@ def plain_blocks(graph: fx.Graph) -> list[PlainBlock]:
     return sorted(kept, key=lambda block: flow.order[block.nodes[0]])
 
 
-def block_at(graph: fx.Graph, node: fx.Node) -> PlainBlock:
+def block_at(program: Program, node: fx.Node) -> PlainBlock:
     """The smallest part around `node` whose result and inputs have as many entries for each position as tokens.
 
     Masks around what tokens decide are inputs, and so are histories.
     """
-    flow = TokenFlow(graph)
-    lengths = {str(size) for size in _token_sizes(graph)}
+    graph, flow = program.graph.graph, TokenFlow(program)
+    lengths = {str(size) for size in _token_sizes(program)}
     slots = _slots(graph)
 
     def is_odd(each: fx.Node) -> bool:
@@ -257,7 +258,7 @@ def _is_table(flow: TokenFlow, node: fx.Node) -> bool:
     """A row of numbers for each position."""
     value = node.meta.get("val")
     is_float = isinstance(value, Tensor) and value.is_floating_point()
-    return is_float and flow.times[node] is Time.POSITION and len(axes(node)) == 1
+    return is_float and flow.times[node] is Time.POSITION and len(axes(node, flow.symbol)) == 1
 
 
 def _joined(flow: TokenFlow, node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
@@ -293,7 +294,9 @@ def _attentions(flow: TokenFlow) -> Iterator[PlainBlock]:
     In a single step, one of the two is a slot of the history.
     """
     slots = _slots(flow.graph)
-    pairs = {node for node in flow.nodes if len(axes(node)) > 1 or _is_each_slot(node, slots)} - flow.histories
+    pairs = {
+        node for node in flow.nodes if len(axes(node, flow.symbol)) > 1 or _is_each_slot(node, slots)
+    } - flow.histories
     links: nx.Graph[fx.Node] = nx.Graph()
     links.add_nodes_from(pairs)
     links.add_edges_from((n, node) for node in pairs for n in flow.operands(node) if n in pairs)
@@ -386,7 +389,8 @@ def _is_each_slot(node: fx.Node, slots: set[int]) -> bool:
     return any(isinstance(size, int) and size in slots for size in shape(node))
 
 
-def _token_sizes(graph: fx.Graph) -> list[Any]:
+def _token_sizes(program: Program) -> list[Any]:
     """The lengths of the inputs that are no weights."""
-    inputs = (node for node in graph.find_nodes(op="placeholder") if not node.meta.get("is_weight"))
+    placeholders = program.graph.graph.find_nodes(op="placeholder")
+    inputs = (node for node in placeholders if node.target not in program.weights)
     return [size for node in inputs for size in shape(node) if is_symbolic(size)]

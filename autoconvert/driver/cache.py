@@ -19,7 +19,7 @@ import platformdirs
 from torch import nn
 
 from autoconvert.analysis.constants import content
-from autoconvert.driver.compiled import Compiled
+from autoconvert.driver.compilation import Compilation
 from autoconvert.driver.library import Library, digests
 from autoconvert.driver.settings import Settings
 from autoconvert.source.source import Source
@@ -62,7 +62,7 @@ def key_of(source: Source, settings: Settings, outside: Iterable[Library] = ()) 
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def load(key: str) -> Compiled | None:
+def load(key: str) -> Compilation | None:
     """The entry of `key`; None where there is none, or where it is damaged, which removes it."""
     path = _path(key)
     try:
@@ -74,15 +74,15 @@ def load(key: str) -> Compiled | None:
         path.unlink(missing_ok=True)
         return None
     # What the digest vouches for was written here, by the same code: its hash is in the key.
-    compiled: Compiled = pickle.loads(pickled)
+    compilation: Compilation = pickle.loads(pickled)
     os.utime(path)
-    return compiled
+    return compilation
 
 
-def store(key: str, compiled: Compiled) -> None:
-    """Keeps `compiled` under `key`; a folder that cannot be written to is no reason to fail."""
+def store(key: str, compilation: Compilation) -> None:
+    """Keeps `compilation` under `key`; a folder that cannot be written to is no reason to fail."""
     path = _path(key)
-    pickled = pickle.dumps(compiled)
+    pickled = pickle.dumps(compilation)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with whole_file(path) as file:

@@ -10,14 +10,18 @@ import torch
 from autoconvert.check.graph import check_graph
 from autoconvert.check.parity import reference_of
 from autoconvert.check.region import RegionCheck
-from autoconvert.driver.compiled import Compiled
-from autoconvert.driver.pipeline import OnTrace, rewrite, rewrite_at_most, signatures
+from autoconvert.driver.compilation import Compilation
+from autoconvert.driver.pipeline import OnTrace, rewrite, rewrite_at_most
 from autoconvert.driver.settings import Settings, at_context, for_unrolled
+from autoconvert.ir.model import Model
 from autoconvert.ir.program import Program
+from autoconvert.lowering.compiled import Compiled
+from autoconvert.lowering.cpu import CPU
 from autoconvert.lowering.litert import lower
 from autoconvert.lowering.worker import start_worker
 from autoconvert.packaging.tokenizer import TokenizerSpec
 from autoconvert.passes.pipeline import PASSES
+from autoconvert.passes.specialize_shapes import signature_programs
 from autoconvert.patterns import PATTERNS
 from autoconvert.report.check_result import CheckResult
 from autoconvert.report.progress import Timeline
@@ -37,6 +41,8 @@ _LARGE_MODEL = 300 << 20
 
 Lowered = Callable[[], bytes]
 
+_DECODER = "decoder"
+
 
 @dataclass(frozen=True)
 class Stages:
@@ -54,7 +60,7 @@ def compile_model(
     stages: Stages,
     patterns: Sequence[Pattern] = PATTERNS,
     dump: "Dump | None" = None,
-) -> Compiled:
+) -> Compilation:
     """Traces, rewrites and lowers the module of `source`, and checks the graph with its weights.
 
     `dump` is told what every pass made.
@@ -81,7 +87,7 @@ def rewrite_within(
     Raises:
         Refused: something in the model is not proven to convert.
     """
-    options = Options(settings.context, patterns, on_match)
+    options = Options(settings.context, patterns, on_match, CPU)
     on_trace: OnTrace = dump.traced if dump else lambda *_: None
 
     def after(step: Pass, program: Program) -> None:
@@ -105,7 +111,7 @@ class _Compilation:
     patterns: Sequence[Pattern]
     dump: "Dump | None"
 
-    def run(self) -> Compiled:
+    def run(self) -> Compilation:
         checks = []
         with self._lowering() as lower_later:
             regions = RegionCheck() if self.settings.verify != "off" else None
@@ -116,8 +122,8 @@ class _Compilation:
                 self.source, self.settings, on_match, self.stages.passes, self.timeline, self.patterns, self.dump
             )
             require(self.source, [source for weight in program.weights.values() for source in weight.sources])
-            final = self.stages.before_lower(program)
-            parts = signatures(final, self.settings.prefill)
+            model = _text_model(self.stages.before_lower(program), self.settings)
+            parts = signature_programs(model, CPU.port_names)
             if self.dump:
                 for name, part in parts.items():
                     self.dump.after(name, part)
@@ -127,16 +133,17 @@ class _Compilation:
                 checks.append(CheckResult("rewrites", True, f"{regions.executed} distinct regions executed"))
                 checks.append(self._check_graph(program))
             graphs = self._lowered(lowered)
-        return Compiled(
+        compiled = Compiled(
             graphs=graphs,
-            weights=final.weights,
-            states=final.states,
+            signatures=model.signatures,
+            interfaces={name: program.interface for name, program in model.programs.items()},
+            weights=model.weights,
+            states=model.states,
             context=self.settings.context,
             prefill=self.settings.prefill,
-            vocabulary=_vocabulary(final),
-            fusion=final.fusion,
-            checks=tuple(checks),
+            fusion=program.fusion,
         )
+        return Compilation(compiled, tuple(checks))
 
     def _check_graph(self, program: Program) -> CheckResult:
         # The worker has the other core; two threads here would wait for each other.
@@ -146,8 +153,7 @@ class _Compilation:
             reference_of(self.source) as reference,
             _threads(threads),
         ):
-            vocabulary = _vocabulary(program)
-            worst = check_graph(program, self.source.weights, reference, vocabulary, reference.token_by_token)
+            worst = check_graph(program, self.source.weights, reference, reference.token_by_token)
             stage.note = f"logits within {worst:.1e} σ"
             return CheckResult("graph in chunks", True, stage.note)
 
@@ -184,6 +190,6 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _vocabulary(program: Program) -> int:
-    output = next(iter(reversed(program.graph.graph.nodes)))
-    return int(output.args[0]["logits"].meta["val"].shape[-1])
+def _text_model(program: Program, settings: Settings) -> Model:
+    """A model of one program, which reads a text in chunks."""
+    return Model({_DECODER: program}, CPU.text_signatures(_DECODER, settings.prefill))

@@ -15,12 +15,14 @@ from autoconvert.check.parity import reference_of
 from autoconvert.driver.cache import key_of
 from autoconvert.driver.cache import load as load_compiled
 from autoconvert.driver.cache import store as store_compiled
+from autoconvert.driver.compilation import Compilation
 from autoconvert.driver.compile import Stages, compile_model
-from autoconvert.driver.compiled import Compiled
 from autoconvert.driver.library import Library, in_order, libraries
 from autoconvert.driver.needs import needs_of, refuse_what_cannot_fit
 from autoconvert.driver.settings import Settings, choose
 from autoconvert.errors import InputError
+from autoconvert.lowering.compiled import Compiled
+from autoconvert.lowering.cpu import CPU
 from autoconvert.lowering.link import Linked, link
 from autoconvert.packaging.litertlm import write_bundle
 from autoconvert.packaging.metadata import build_executor_metadata, build_llm_metadata
@@ -109,11 +111,12 @@ def convert(
     with _dump_of(source, dump, outside) as dumped, output_folder(target) as (folder, publish):
         # What a test has changed must neither be kept nor replaced by what was kept.
         key = key_of(source, settings, outside) if cache and stages is None else None
-        compiled = _compiled(source, settings, timeline, stages or Stages(), key, outside, dumped)
+        compilation = _compilation(source, settings, timeline, stages or Stages(), key, outside, dumped)
+        compiled = compilation.compiled
         settings = dataclasses.replace(settings, context=compiled.context, prefill=compiled.prefill)
         if tokenizer is not None and stages is not None:
             tokenizer = stages.before_bundle(tokenizer)
-        files, report = _Conversion(source, settings, tokenizer, timeline, folder, dumped).run(compiled)
+        files, report = _Conversion(source, settings, tokenizer, timeline, folder, dumped).run(compilation)
         return Bundle(publish.folder, publish(files), report)
 
 
@@ -129,7 +132,7 @@ def _dump_of(
     return dump_to(Path(folder), source.name, sizes, {pattern.name: pattern for pattern in in_order(outside)})
 
 
-def _compiled(
+def _compilation(
     source: Source,
     settings: Settings,
     timeline: Timeline,
@@ -137,17 +140,17 @@ def _compiled(
     key: str | None,
     outside: Sequence[Library],
     dump: "Dump | None",
-) -> Compiled:
+) -> Compilation:
     """What `source` compiles to, from the cache if it has that and nobody wants to see how."""
     if key is not None and dump is None and (kept := load_compiled(key)) is not None:
         with timeline.stage("reuse") as stage:
-            stage.note = f"compiled before: {', '.join(kept.graphs)}"
+            stage.note = f"compiled before: {', '.join(kept.compiled.graphs)}"
         return kept
-    compiled = compile_model(source, settings, timeline, stages, in_order(outside), dump)
+    compilation = compile_model(source, settings, timeline, stages, in_order(outside), dump)
     # Only what was checked is kept.
     if key is not None and settings.verify != "off":
-        store_compiled(key, compiled)
-    return compiled
+        store_compiled(key, compilation)
+    return compilation
 
 
 def _tokenizer(source: Source) -> TokenizerSpec:
@@ -175,12 +178,13 @@ class _Conversion:
         if self.dump is not None:
             self.checks = self.dump.checks
 
-    def run(self, compiled: Compiled) -> tuple[dict[str, Path], Report]:
+    def run(self, compilation: Compilation) -> tuple[dict[str, Path], Report]:
+        compiled = compilation.compiled
         rows = account(self.source, compiled.sources)
         linked = self._link(compiled)
         files = {"tflite": linked.path}
         if self.settings.verify != "off":
-            self.checks.extend(compiled.checks)
+            self.checks.extend(compilation.checks)
             self._check_constants(linked, compiled)
             if self._runs_file(linked):
                 self._check_file(linked, compiled)
@@ -247,8 +251,9 @@ class _Conversion:
                 linked.digest,
                 tokenizer.section,
                 build_llm_metadata(tokenizer, self.settings.context),
-                build_executor_metadata(compiled.states, self.settings.context),
+                build_executor_metadata(compiled.states, self.settings.context, CPU),
                 path,
+                CPU.section,
                 consume="tflite" not in self.settings.formats and not self._runs_file(linked),
             )
             stage.note = readable_size(path.stat().st_size)
@@ -257,5 +262,13 @@ class _Conversion:
     def _check_bundle(self, bundle: Path, linked: Linked, tokenizer: TokenizerSpec) -> None:
         with self.timeline.stage("check bundle") as stage, reference_of(self.source) as reference:
             assert self.source.folder is not None
-            stage.note = check_bundle_file(bundle, linked.path, self.source.folder, self.settings, reference, tokenizer)
+            stage.note = check_bundle_file(
+                bundle,
+                linked.path,
+                self.source.folder,
+                self.settings.context,
+                self.settings.quantize,
+                reference,
+                tokenizer,
+            )
             self.checks.append(CheckResult("bundle in the runtime", True, stage.note))

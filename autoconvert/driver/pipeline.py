@@ -9,7 +9,6 @@ from autoconvert.errors import Inseparable, Refused
 from autoconvert.ir.graph_module import code_when_called
 from autoconvert.ir.program import Program
 from autoconvert.passes.pipeline import PASSES
-from autoconvert.passes.specialize_shapes import decode, prefill
 from autoconvert.report.progress import Silent, Timeline
 from autoconvert.rewrite.passes import Options, Pass, run_passes
 from autoconvert.system.memory import collecting_later
@@ -105,8 +104,3 @@ def _past(decoder: nn.Module, context: int) -> Past | Refused:
         return past_of(decoder, context)
     except Refused as refusal:
         return refusal
-
-
-def signatures(program: Program, lengths: Sequence[int]) -> dict[str, Program]:
-    """The program specialised to each prefill length and to decode, by the runtime's signature names."""
-    return {f"prefill_{n}": prefill(program, n) for n in lengths} | {"decode": decode(program)}

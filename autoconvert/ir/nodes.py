@@ -1,7 +1,9 @@
 """Reading nodes: a node's operands by position and by name, and the shape and type of its value."""
 
+from collections.abc import Mapping
 from typing import Any, TypeGuard
 
+import sympy
 import torch
 from torch import Tensor, fx
 from torch._ops import OpOverload
@@ -57,12 +59,13 @@ def is_symbolic(size: int | torch.SymInt) -> TypeGuard[torch.SymInt]:
     return isinstance(size, torch.SymInt)
 
 
-def concrete(size: int | torch.SymInt, length: int) -> int:
-    """A size with the sequence symbol set to `length`."""
+def concrete(size: int | torch.SymInt, values: int | Mapping[sympy.Symbol, int]) -> int:
+    """A size with each symbol set to its value, or all of them to one."""
     if isinstance(size, int):
         return size
     expression = size.node.expr
-    return int(expression.subs(dict.fromkeys(expression.free_symbols, length)))
+    symbols = expression.free_symbols
+    return int(expression.subs(dict.fromkeys(symbols, values) if isinstance(values, int) else values))
 
 
 def type_key(value: Any) -> str:

@@ -1,20 +1,46 @@
 """States: tensors that live from call to call."""
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import Literal
 
 import torch
 
+from autoconvert.ir.interface import Port, Role, Size
+
+
+class Write(Enum):
+    """How a call changes a state."""
+
+    # New entries behind those that are there.
+    APPEND = "append"
+    # As APPEND, the oldest entries making room.
+    RING = "ring"
+    # The whole state by its next value.
+    REPLACE = "replace"
+    # Not at all: another program has written it, once.
+    FIXED = "fixed"
+
 
 @dataclass(frozen=True)
 class State:
-    """A tensor that lives from call to call: input and output of every signature under one name.
+    """A tensor that is input and output of every signature under one name; one that is FIXED is an input only.
 
-    Keys and values have the context as their `sequence_axis`; what a recurrence keeps has none.
+    `capacity` is how many entries lie along `sequence_axis`, a number or a symbol's name; both are None for what a
+    recurrence keeps.
     """
 
     name: str
-    shape: tuple[int, ...]
-    kind: Literal["key", "value", "recurrent"]
-    sequence_axis: int | None
+    kind: Literal["key", "value", "recurrent", "constant"]
+    shape: tuple[Size, ...]
+    write: Write
+    sequence_axis: int | None = None
     dtype: torch.dtype = torch.float32
+
+    @property
+    def capacity(self) -> Size | None:
+        return None if self.sequence_axis is None else self.shape[self.sequence_axis]
+
+    @property
+    def port(self) -> Port:
+        return Port(self.name, Role.STATE, self.dtype, self.shape)

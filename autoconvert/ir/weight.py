@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
+from autoconvert.ir.interface import Port, Role
+
 ReadTensor = Callable[[str], torch.Tensor]
 
 
@@ -22,6 +24,10 @@ class Weight:
     shape: tuple[int, ...]
     sources: tuple[str, ...]
     program: fx.GraphModule | None = None
+
+    @property
+    def port(self) -> Port:
+        return Port(self.name, Role.WEIGHT, torch.float32, self.shape)
 
     def evaluate(self, read: ReadTensor) -> torch.Tensor:
         """The weight's value, float32 of `shape`, reading each source through `read` once."""

@@ -69,6 +69,8 @@ def cached_attention(
     value_cache: Tensor,
     input_pos: Tensor,
     mask: Tensor,
+    key_axis: int,
+    value_axis: int,
     scale: float,
     window: int,
     chunk_size: int = 0,
@@ -79,15 +81,23 @@ def cached_attention(
     """Attention of a chunk over everything written so far, and the caches with the chunk written in.
 
     `query` [1, heads, chunk, width], `key` [1, groups, chunk, width], `value` [1, groups, chunk, value width];
-    `key_cache` [1, groups, context, width], `value_cache` [1, groups, value width, context]; `input_pos` int32
-    [chunk], of which the first says where the chunk goes: it is written as one slice. `mask`
+    caches have the context as their axis `key_axis` and `value_axis`, 2 or 3, and the width as the other:
+    [1, groups, context, width] or [1, groups, width, context]. `input_pos` int32 [chunk], of which the first says where
+    the chunk goes: it is written as one slice. `mask`
     [1, 1, chunk, context] is added to the scores. `window`, `chunk_size`, `softcap`, `sinks` [heads] and `bias`
     [1, heads or 1, chunk or 1, context] as in attention. Gives [1, heads, chunk, value width] and both caches.
     """
     slots = input_pos[0] + torch.arange(query.shape[2], device=query.device)
-    keys = key_cache.index_copy(2, slots, key)
-    values = value_cache.index_copy(3, slots, value.transpose(-2, -1))
-    return attend(query, keys, values, input_pos, mask, scale, window, chunk_size, softcap, sinks, bias), keys, values
+    keys = key_cache.index_copy(key_axis, slots, laid_out(key, key_axis))
+    values = value_cache.index_copy(value_axis, slots, laid_out(value, value_axis))
+    layout = (key_axis, value_axis)
+    attended = attend(query, keys, values, input_pos, mask, *layout, scale, window, chunk_size, softcap, sinks, bias)
+    return attended, keys, values
+
+
+def laid_out(chunk: Tensor, axis: int) -> Tensor:
+    """[1, groups, chunk, width] in the layout of a cache that has the context as `axis`."""
+    return chunk if axis == 2 else chunk.transpose(-2, -1)
 
 
 def _times_transposed(a: Tensor, b: Tensor) -> Tensor:
@@ -100,6 +110,8 @@ def attend(
     values: Tensor,
     input_pos: Tensor,
     mask: Tensor,
+    key_axis: int,
+    value_axis: int,
     scale: float,
     window: int,
     chunk_size: int = 0,
@@ -108,11 +120,11 @@ def attend(
     bias: Tensor | None = None,
     times_transposed: Callable[[Tensor, Tensor], Tensor] = _times_transposed,
 ) -> Tensor:
-    """Attention of `query` [1, heads, chunk, width] over caches in the runtime's layouts; see cached_attention.
+    """Attention of `query` [1, heads, chunk, width] over caches in a target's layouts; see cached_attention.
 
-    Both products are with the transpose of a cache, which a device may have an operation for.
+    A product with the transpose of a cache is one that a device may have an operation for.
     """
-    groups, context = keys.shape[1], keys.shape[2]
+    groups, context = keys.shape[1], keys.shape[key_axis]
     _, heads, chunk, width = query.shape
     repeats = heads // groups
     if window or chunk_size:
@@ -125,10 +137,13 @@ def attend(
         added = torch.cat([added] * repeats, dim=2)
     rows = (query * scale).reshape(1, groups, repeats * chunk, width)
     # The mask comes last: whatever lies in a slot that nobody has written, is hidden.
-    scores = _capped(times_transposed(rows, keys), softcap) + added
+    products = times_transposed(rows, keys) if key_axis == 2 else rows @ keys
+    scores = _capped(products, softcap) + added
     if sinks is not None:
         sinks = sinks.reshape(groups, repeats, 1).expand(-1, -1, chunk).reshape(1, groups, repeats * chunk, 1)
-    return times_transposed(_softmax(scores, sinks), values).reshape(1, heads, chunk, -1)
+    strengths = _softmax(scores, sinks)
+    attended = strengths @ values if value_axis == 2 else times_transposed(strengths, values)
+    return attended.reshape(1, heads, chunk, -1)
 
 
 def _capped(scores: Tensor, softcap: float) -> Tensor:

@@ -56,6 +56,7 @@ def write_bundle(
     llm_metadata: LlmMetadata,
     executor_metadata: ExecutorMetadata,
     path: Path,
+    section: str,
     *,
     consume: bool = False,
     author: str = "autoconvert",
@@ -63,9 +64,10 @@ def write_bundle(
 ) -> None:
     """Writes `path`: the same inputs give the same bytes, and `path` appears only when it is whole.
 
-    `digest` stands for the content of `tflite`, which is copied by the system, not read; with `consume` it may
-    become the bundle itself, and be gone. `created` is the file's timestamp, ISO 8601; the default keeps files
-    reproducible. Raises InputError without `tflite`, MachineError when the system refuses a write.
+    `digest` stands for the content of `tflite`, which is copied by the system, not read; with `consume` it may become
+    the bundle itself, and be gone. `section` is the runtime's name for a model of this kind. `created` is the file's
+    timestamp, ISO 8601; the default keeps files reproducible. Raises InputError without `tflite`, MachineError when the
+    system refuses a write.
     """
     if not tflite.is_file():
         raise InputError(f"there is no model at {tflite}", hint="Convert the model first.")
@@ -90,7 +92,7 @@ def write_bundle(
         # The builder would copy the model through Python: it gets a byte, and the model takes its place.
         placeholder = Path(folder, "placeholder.tflite")
         placeholder.write_bytes(b"\0")
-        builder.add_tflite_model(str(placeholder), TfLiteModelType.PREFILL_DECODE)
+        builder.add_tflite_model(str(placeholder), TfLiteModelType[section])
         identity = content_uuid(digest, [author.encode(), created.encode(), *parts.values()])
         with whole_file(path) as stream:
             builder.build(stream, validate_metadata=True)

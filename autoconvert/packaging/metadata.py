@@ -10,15 +10,11 @@ from litert_lm_builder.runtime.proto.executor_metadata_pb2 import ExecutorMetada
 from litert_lm_builder.runtime.proto.llm_metadata_pb2 import LlmMetadata
 
 from autoconvert.ir.state import State
+from autoconvert.ir.target import Target
 from autoconvert.packaging.tokenizer import TokenizerSpec
 
 # The runtime opens no session without a stop token: this one is in no vocabulary, so it never stops anything.
 NO_TOKEN = (1 << 31) - 1
-STATE_TYPES = {
-    "key": executor_metadata_pb2.StateBuffer.TYPE_GLOBAL_KEY_CACHE,
-    "value": executor_metadata_pb2.StateBuffer.TYPE_GLOBAL_VALUE_CACHE,
-    "recurrent": executor_metadata_pb2.StateBuffer.TYPE_LINEAR_ATTENTION,
-}
 
 
 def build_llm_metadata(tokenizer: TokenizerSpec, context: int) -> LlmMetadata:
@@ -45,7 +41,7 @@ def build_llm_metadata(tokenizer: TokenizerSpec, context: int) -> LlmMetadata:
     return metadata
 
 
-def build_executor_metadata(states: Sequence[State], context: int) -> ExecutorMetadata:
+def build_executor_metadata(states: Sequence[State], context: int, target: Target) -> ExecutorMetadata:
     """The states that live from call to call, each input and output of every signature under one name."""
     metadata = ExecutorMetadata()
     executor = metadata.llm_executor_metadata
@@ -56,9 +52,9 @@ def build_executor_metadata(states: Sequence[State], context: int) -> ExecutorMe
         buffer.prefill_input_name = buffer.prefill_output_name = state.name
         buffer.decode_input_name = buffer.decode_output_name = state.name
         buffer.policy = executor_metadata_pb2.StateBuffer.POLICY_DEFAULT
-        buffer.type = STATE_TYPES[state.kind]
+        buffer.type = executor_metadata_pb2.StateBuffer.Type.Value(target.state_types[state.kind])
         if state.sequence_axis is not None:
             buffer.sequence_axis = state.sequence_axis
-            buffer.maximum_sequence_length = state.shape[state.sequence_axis]
+            buffer.maximum_sequence_length = state.capacity
     executor.attention_mask_settings.attention_mask_type = executor_metadata_pb2.ATTENTION_MASK_TYPE_CAUSAL
     return metadata

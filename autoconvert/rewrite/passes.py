@@ -8,17 +8,19 @@ from autoconvert.analysis.binding_times import Time, binding_times
 from autoconvert.errors import Refused
 from autoconvert.ir.fusion import NearMiss
 from autoconvert.ir.program import Program
+from autoconvert.ir.target import Target
 from autoconvert.rewrite.matching import OnMatch
 from autoconvert.rewrite.pattern import Pattern
 
 
 @dataclass(frozen=True)
 class Options:
-    """What passes need to know: the `context` in positions, the patterns, and who watches matches."""
+    """What passes need to know: the most positions of a text, the patterns, who watches matches, and the target."""
 
     context: int
     patterns: Sequence[Pattern]
     on_match: OnMatch
+    target: Target
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,8 @@ def run_passes(
 
 
 def _with_near_misses(refusal: Refused, program: Program) -> Refused:
-    times = binding_times(program.graph.graph)
-    pairs = {node.name for node, time in times.items() if time is Time.TOKEN and len(axes(node)) > 1}
+    times = binding_times(program)
+    pairs = {node.name for node, time in times.items() if time is Time.TOKEN and len(axes(node, program.followed)) > 1}
 
     def is_near(miss: NearMiss) -> bool:
         """What stands around a value of tokens for every two positions has such values itself."""

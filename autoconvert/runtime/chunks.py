@@ -1,29 +1,28 @@
 """Chunks: a run split the way the runtime splits it, with padding, masks and positions as it writes them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from autoconvert.ir.interface import Role
 from autoconvert.ops.attention import CLOSED
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Inputs of one call: `tokens` int64 [1, size], `input_pos` int32 [size], `mask` float32 [1, 1, size, context].
+    """Inputs of one call by role: tokens int64 [1, size], where they go int32 [size], a mask [1, 1, size, context].
 
     The first `real` of `size` slots are tokens; the rest is padding, written as token 0 at position 0.
     """
 
-    tokens: Tensor
-    input_pos: Tensor
-    mask: Tensor
+    inputs: Mapping[Role, Tensor]
     real: int
 
     @property
     def size(self) -> int:
-        return self.tokens.shape[1]
+        return self.inputs[Role.TOKENS].shape[1]
 
 
 def chunk(tokens: Sequence[int], start: int, size: int, context: int) -> Chunk:
@@ -35,7 +34,7 @@ def chunk(tokens: Sequence[int], start: int, size: int, context: int) -> Chunk:
     mask = torch.full((1, 1, size, context), CLOSED)
     for row in range(real):
         mask[0, 0, row, : start + row + 1] = 0.0
-    return Chunk(ids, positions, mask, real)
+    return Chunk({Role.TOKENS: ids, Role.INPUT_POS: positions, Role.MASK: mask}, real)
 
 
 def split(tokens: Sequence[int], sizes: Sequence[tuple[int, int]], context: int) -> list[Chunk]:

@@ -17,6 +17,7 @@ from torch.utils._sympy.value_ranges import ValueRanges, bound_sympy
 
 from autoconvert.errors import Inseparable, Refused
 from autoconvert.ir.graph_module import graph_module
+from autoconvert.ir.interface import Port, Role, port_of
 from autoconvert.ir.nodes import concrete, shape
 from autoconvert.ir.program import Program
 from autoconvert.ir.provenance import location
@@ -50,10 +51,13 @@ def _exported(
     )
 
 
-def program_of(exported: ExportedProgram, outputs: Sequence[str], lengths: Sequence[int] = ()) -> Program:
-    """The program whose graph takes the user's inputs, then the parameters, and returns `outputs` by name.
+def program_of(
+    exported: ExportedProgram, inputs: Sequence[Port], outputs: Sequence[tuple[str, Role]], lengths: Sequence[int] = ()
+) -> Program:
+    """The program whose graph takes `inputs`, then the parameters, and returns `outputs` by name.
 
-    `outputs` name what the module returned, in its order. Buffers and constants are in the graph.
+    `inputs` are what the module takes, in its order, and name the symbols of the trace; `outputs` are the names and
+    roles of what it returns. Buffers and constants are in the graph.
 
     Raises:
         Inseparable: the trace does not hold at one of `lengths`.
@@ -65,19 +69,38 @@ def program_of(exported: ExportedProgram, outputs: Sequence[str], lengths: Seque
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
     root = nn.Module()
     weights: dict[str, Weight] = {}
+    given = iter(inputs)
+    symbols: dict[str, sympy.Symbol] = {}
     for node, spec in zip(placeholders, exported.graph_signature.input_specs, strict=True):
         if spec.kind is InputKind.PARAMETER:
             source = (spec.target or "").removeprefix("decoder.")
             node.target = node.name = _input_name(source, weights)
-            node.meta["is_weight"] = True
             weights[node.target] = Weight(node.target, tuple(node.meta["val"].shape), (source,))
-        elif spec.kind is not InputKind.USER_INPUT:
+        elif spec.kind is InputKind.USER_INPUT:
+            port = next(given)
+            node.target = port.name
+            symbols |= _named_symbols(port, node.meta["val"])
+        else:
             _make_constant(graph, node, root, _constant_value(exported, spec))
     _parameters_last(graph, weights)
     output = graph.output_node()
-    output.args = (dict(zip(outputs, output.args[0], strict=True)),)
+    results = output.args[0]
+    output.args = (dict(zip((name for name, _ in outputs), results, strict=True)),)
     graph.set_codegen(CodeGen())
-    return Program(graph_module(root, graph), weights)
+    return Program(
+        graph=graph_module(root, graph),
+        inputs=tuple(inputs),
+        outputs=tuple(port_of(node, *named, symbols) for node, named in zip(results, outputs, strict=True)),
+        weights=weights,
+        symbols=symbols,
+    )
+
+
+def _named_symbols(port: Port, value: Tensor) -> dict[str, sympy.Symbol]:
+    """The symbols of the trace that stand where a port has a name."""
+    sizes: Sequence[Any] = value.shape
+    pairs = zip(port.shape, sizes, strict=True)
+    return {name: size.node.expr for name, size in pairs if isinstance(name, str) and isinstance(size, torch.SymInt)}
 
 
 def _refuse_mutation(exported: ExportedProgram) -> None:

@@ -5,25 +5,22 @@ read as the positions of one text, wherever no state flows from one to the next.
 only is traced so: its whole step then is what flows.
 """
 
+import dataclasses
 import inspect
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 
 from autoconvert.errors import InputError, Refused
-from autoconvert.ir.program import Program
+from autoconvert.ir.interface import Port, Role, Size
+from autoconvert.ir.program import TEXTS, Program
 from autoconvert.ir.provenance import location
-from autoconvert.ir.state import State
+from autoconvert.ir.state import State, Write
 from autoconvert.tracing.exported import export, program_of
 from autoconvert.tracing.past import Past, takes_texts_together
-from autoconvert.tracing.trace import POSITION_PARAMETERS, POSITIONS, TOKENS, untraceable
-
-OFFSET = "offset"
-STEPS = "steps"
-
-_INPUTS = (TOKENS, POSITIONS, OFFSET, STEPS)
+from autoconvert.tracing.trace import POSITION_PARAMETERS, untraceable
 
 _TRACED_STEPS = 19
 
@@ -70,17 +67,35 @@ def trace_one_step(decoder: nn.Module, past: Past, slots: int) -> Program:
         Refused: what the decoder keeps grows, or its step cannot be traced.
     """
     try:
-        exported = _export_together(decoder, past, slots) or _export(OneStep(decoder, past), slots, alone=True)
+        together = _export_together(decoder, past, slots)
+        exported = together or _export(OneStep(decoder, past), slots, alone=True)
     except (InputError, Refused, KeyboardInterrupt, MemoryError):
         raise
     except Exception as error:
         raise untraceable("The model's path for a single token cannot be traced", error) from error
+    texts: Size = TEXTS if together else 1
     states = tuple(
-        State(f"state_{index}", shape, "recurrent", None, dtype) for index, (shape, dtype) in enumerate(past.shapes)
+        State(f"state_{index}", "recurrent", (texts, *shape), Write.REPLACE, dtype=dtype)
+        for index, (shape, dtype) in enumerate(past.shapes)
     )
-    program = program_of(exported, ["logits", *(state.name for state in states)], range(2, slots + 1))
-    _name_inputs(program.graph, [*_INPUTS, *(f"counter_{index}" for index in range(len(past.counters)))], states)
-    return Program(program.graph, program.weights, states)
+    counters = [Port(f"counter_{i}", Role.STATE, c.dtype, tuple(c.shape)) for i, c in enumerate(past.counters.values())]
+    inputs = _inputs(texts)
+    outputs = [(Role.LOGITS.value, Role.LOGITS), *((state.name, Role.STATE) for state in states)]
+    taken = [*inputs, *counters, *(state.port for state in states)]
+    program = program_of(exported, taken, outputs, range(2, slots + 1))
+    _drop_counters(program.graph, {port.name for port in counters})
+    _as_many_as_tokens(program, states)
+    return dataclasses.replace(program, inputs=inputs, outputs=program.outputs[:1], states=states)
+
+
+def _inputs(texts: Size) -> tuple[Port, ...]:
+    """What a step takes of `texts` texts; as many as steps where they run side by side."""
+    return (
+        Port(Role.TOKENS.value, Role.TOKENS, torch.int64, (texts, 1)),
+        Port(Role.POSITIONS.value, Role.POSITIONS, torch.int64, (texts, 1)),
+        Port(Role.OFFSET.value, Role.OFFSET, torch.int64, ()),
+        Port(Role.STEPS.value, Role.STEPS, torch.int64, (TEXTS,)),
+    )
 
 
 def _export_together(decoder: nn.Module, past: Past, slots: int) -> ExportedProgram | None:
@@ -92,30 +107,27 @@ def _export_together(decoder: nn.Module, past: Past, slots: int) -> ExportedProg
         return None
 
 
-def _name_inputs(graph: fx.GraphModule, inputs: list[str], states: Sequence[State]) -> None:
-    """Names the inputs; a counter that is read by what the program returns is refused."""
-    nodes = [node for node in graph.graph.find_nodes(op="placeholder") if not node.meta.get("is_weight")]
-    for node, name in zip(nodes, [*inputs, *(state.name for state in states)], strict=True):
-        node.target = name
+def _drop_counters(graph: fx.GraphModule, counters: Collection[str]) -> None:
+    """A counter that is read by what the program returns is refused."""
     graph.graph.eliminate_dead_code()
-    for node in nodes[len(_INPUTS) : len(inputs)]:
+    for node in [node for node in graph.graph.find_nodes(op="placeholder") if node.target in counters]:
         if node.users:
             raise Refused(f"{location(next(iter(node.users)))} computes with a count that belongs to no text.")
         graph.graph.erase_node(node)
-    _as_many_as(nodes[0], [nodes[1], *nodes[len(inputs) :]])
-    graph.recompile()
 
 
-def _as_many_as(tokens: fx.Node, inputs: Sequence[fx.Node]) -> None:
+def _as_many_as_tokens(program: Program, states: Sequence[State]) -> None:
     """Inputs of one text, which the graph expands to as many as there are tokens, are given for as many."""
-    texts = tokens.meta["val"].shape[0]
-    for node in inputs:
+    texts = program.input(Role.TOKENS).meta["val"].shape[0]
+    names = {Role.POSITIONS.value, *(state.name for state in states)}
+    for node in [node for node in program.graph.graph.find_nodes(op="placeholder") if node.target in names]:
         for expanded in list(node.users):
             assert expanded.target is torch.ops.aten.expand.default, expanded
             expanded.replace_all_uses_with(node)
             node.graph.erase_node(expanded)
         with node.meta["val"].fake_mode:
             node.meta["val"] = node.meta["val"].new_empty(texts, *node.meta["val"].shape[1:])
+    program.graph.recompile()
 
 
 def _export(step: OneStep, slots: int, *, alone: bool) -> ExportedProgram:

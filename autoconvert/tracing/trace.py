@@ -1,5 +1,6 @@
 """Tracing: the model is called once, without a cache, at a symbolic length, and becomes a Program."""
 
+import dataclasses
 import inspect
 from typing import Any
 
@@ -8,11 +9,12 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from autoconvert.errors import InputError, Inseparable
-from autoconvert.ir.program import Program
+from autoconvert.ir.interface import Port, Role
+from autoconvert.ir.program import LENGTH, Program
 from autoconvert.tracing.exported import export, program_of
 
-TOKENS = "tokens"
-POSITIONS = "positions"
+# What the trace of a whole text takes: one text, and where each of its tokens stands.
+TEXT = tuple(Port(role.value, role, torch.int64, (1, LENGTH)) for role in (Role.TOKENS, Role.POSITIONS))
 
 _TRACED_LENGTH = 19
 POSITION_PARAMETERS = ("position_ids", "positions")
@@ -93,7 +95,8 @@ def trace(decoder: nn.Module, longest: int) -> Program:
         raise
     except Exception as error:
         raise untraceable("The model's code cannot be traced with a symbolic length", error) from error
-    return program_of(exported, ["logits"], range(2, longest + 1))
+    program = program_of(exported, TEXT, [(Role.LOGITS.value, Role.LOGITS)], range(2, longest + 1))
+    return dataclasses.replace(program, streamed=LENGTH)
 
 
 def untraceable(what: str, error: Exception) -> Inseparable:

@@ -48,14 +48,15 @@ class FullSize:
 def measure(model_type: str) -> FullSize:
     """Builds, traces and rewrites the default configuration of a type, at the default context."""
     import torch
-    from autoconvert.rewrite.passes import Options
     from transformers import CONFIG_MAPPING
 
     from autoconvert.driver.pipeline import rewrite_at_most
     from autoconvert.driver.settings import DEFAULT_CONTEXT, context_limit
     from autoconvert.errors import AutoconvertError
+    from autoconvert.lowering.cpu import CPU
     from autoconvert.patterns import PATTERNS
     from autoconvert.report.progress import Silent, Timeline
+    from autoconvert.rewrite.passes import Options
     from autoconvert.source.config import build_module
 
     torch.set_num_threads(1)
@@ -68,7 +69,7 @@ def measure(model_type: str) -> FullSize:
         module = build_module(config)
         parameters = sum(parameter.numel() for parameter in module.parameters())
         found = dataclasses.replace(found, parameters=parameters, build_seconds=time.perf_counter() - begun)
-        program, held = rewrite_at_most(module, Options(context, PATTERNS, lambda *_: None), timeline=timeline)
+        program, held = rewrite_at_most(module, Options(context, PATTERNS, lambda *_: None, CPU), timeline=timeline)
         blocks = ", ".join(f"{n} {block.replace('_', '-')}" for block, n in sorted(program.fusion.blocks.items()))
         found = dataclasses.replace(found, context=held, blocks=blocks)
     except AutoconvertError as error:

@@ -7,10 +7,9 @@ from ai_edge_litert import schema_py_generated as schema
 from multiply_adds import Product, growth, products
 
 from autoconvert.analysis.multiply_adds import MultiplyAdds
-from autoconvert.driver.pipeline import signatures
 from autoconvert.lowering.flatbuffer import read_model
 from autoconvert.lowering.litert import lower
-from tests.models import rewrite, tiny_llama
+from tests.models import rewrite, signatures, tiny_llama
 
 OPERATOR = schema.BuiltinOperator
 CONVOLUTIONS = (OPERATOR.CONV_2D, OPERATOR.DEPTHWISE_CONV_2D)

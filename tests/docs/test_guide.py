@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import autoconvert
-from autoconvert.check.file import logits_at, open_file
+from autoconvert.check.file import logits_at
 from autoconvert.check.parity import distance, random_tokens
 from autoconvert.driver.convert import Bundle
 from autoconvert.driver.library import libraries, load_file
@@ -21,6 +21,7 @@ from autoconvert.lowering.flatbuffer import read_model
 from autoconvert.passes.fuse import fuse
 from autoconvert.patterns import PATTERNS
 from autoconvert.rewrite.pattern import Pattern
+from autoconvert.runtime.interpreter import open_file
 from tests import models
 from tests.docs.document import GUIDE, ROOT, comparable, fenced, files, rerun, without_fenced
 

@@ -10,8 +10,9 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, RobertaConfig
 
 import autoconvert
-from autoconvert.check.file import logits_at, open_file
+from autoconvert.check.file import logits_at
 from autoconvert.check.parity import distance, random_tokens
+from autoconvert.runtime.interpreter import open_file
 from tests.source.tiny import CONFIGS, build, llama
 
 CONTEXT = 40

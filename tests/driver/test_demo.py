@@ -10,9 +10,9 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import autoconvert
-from autoconvert.check.file import Runner, open_file
 from autoconvert.packaging.tokenizer import load_tokenizer
 from autoconvert.runtime.generate import generate
+from autoconvert.runtime.interpreter import Runner, open_file
 
 CONTEXT = 256
 WINDOWS = 8

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import autoconvert
-from autoconvert.check.file import Runner, open_file
 from autoconvert.check.parity import random_tokens
+from autoconvert.runtime.interpreter import Runner, open_file
 from tests.plain_llama import PlainLlama
 
 tensorflow = pytest.importorskip("tensorflow", reason="needs the extra `tensorflow`")

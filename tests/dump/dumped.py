@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autoconvert.rewrite.passes import Options
 from torch import nn
 
 from autoconvert.check.region import RegionCheck
-from autoconvert.driver.pipeline import rewrite, signatures
+from autoconvert.driver.pipeline import rewrite
 from autoconvert.dump.dump import dump_to
 from autoconvert.patterns import PATTERNS
-from tests.models import CONTEXT
+from autoconvert.rewrite.passes import Options
+from tests.models import CONTEXT, signatures
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from autoconvert.driver.pipeline import signatures
 from autoconvert.dump.code import CONSTANTS, code
 from autoconvert.dump.snapshot import Photographer
 from autoconvert.ir.program import Program
 from tests.dump.dumped import dump_of
-from tests.models import WIDTH, rewrite, tiny_llama, traced
+from tests.models import WIDTH, rewrite, signatures, tiny_llama, traced
 from tests.scan.test_running_sum import CountingFromTokens
 from tests.source.tiny import CONFIGS, build
 from tests.tracing.test_one_step import Recurrent, convolving, decaying

@@ -2,19 +2,20 @@ import pytest
 import torch
 from torch import Tensor, fx
 
-from autoconvert.driver.pipeline import signatures
+from autoconvert.lowering.cpu import CPU
 from autoconvert.lowering.exported import exported_program
 from autoconvert.lowering.litert import expand, quiet
 from autoconvert.passes.pipeline import PASSES
 from autoconvert.patterns import PATTERNS
 from autoconvert.rewrite.passes import Options, run_passes
 from autoconvert.tracing.trace import trace
+from tests.models import signatures
 from tests.plain_llama import PlainLlama
 
 
 @pytest.fixture(scope="module")
 def graph() -> fx.GraphModule:
-    program = run_passes(trace(PlainLlama().eval(), 24), Options(24, PATTERNS, lambda *_: None), PASSES)
+    program = run_passes(trace(PlainLlama().eval(), 24), Options(24, PATTERNS, lambda *_: None, CPU), PASSES)
     with quiet():
         return expand(signatures(program, (6,))["prefill_6"].graph)
 

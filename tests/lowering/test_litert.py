@@ -10,9 +10,9 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from autoconvert import ops
-from autoconvert.driver.pipeline import signatures
 from autoconvert.ir.editing import traced
 from autoconvert.ir.program import Program
+from autoconvert.lowering.cpu import CPU
 from autoconvert.lowering.flatbuffer import operator_name, read_model
 from autoconvert.lowering.litert import expand, lower
 from autoconvert.lowering.worker import start_worker
@@ -20,7 +20,7 @@ from autoconvert.passes.pipeline import PASSES
 from autoconvert.patterns import PATTERNS
 from autoconvert.rewrite.passes import Options, run_passes
 from autoconvert.tracing.trace import trace
-from tests.models import rewrite, tiny_llama
+from tests.models import rewrite, signatures, tiny_llama
 from tests.plain_llama import PlainLlama
 
 
@@ -28,7 +28,7 @@ from tests.plain_llama import PlainLlama
 def parts() -> dict[str, Program]:
     torch.manual_seed(0)
     program = trace(PlainLlama().eval(), 24)
-    program = run_passes(program, Options(24, PATTERNS, lambda *_: None), PASSES)
+    program = run_passes(program, Options(24, PATTERNS, lambda *_: None, CPU), PASSES)
     return signatures(program, (6,))
 
 

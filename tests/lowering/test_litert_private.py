@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from autoconvert.driver.pipeline import signatures
 from autoconvert.ir.editing import traced
+from autoconvert.lowering.cpu import CPU
 from autoconvert.lowering.flatbuffer import operator_name, read_model
 from autoconvert.lowering.litert import expand, quiet
 from autoconvert.lowering.litert_private import convert
@@ -17,6 +17,7 @@ from autoconvert.passes.pipeline import PASSES
 from autoconvert.patterns import PATTERNS
 from autoconvert.rewrite.passes import Options, run_passes
 from autoconvert.tracing.trace import trace
+from tests.models import signatures
 from tests.plain_llama import PlainLlama
 
 
@@ -36,7 +37,7 @@ def operations(content: bytes) -> Counter[str]:
 
 @pytest.mark.parametrize("name", ["prefill_6", "decode"])
 def test_signatures_have_the_operations_of_the_public_conversion(name: str) -> None:
-    program = run_passes(trace(PlainLlama().eval(), 24), Options(24, PATTERNS, lambda *_: None), PASSES)
+    program = run_passes(trace(PlainLlama().eval(), 24), Options(24, PATTERNS, lambda *_: None, CPU), PASSES)
     graph = expand(signatures(program, (6,))[name].graph).eval()
     inputs = {str(node.target): node.meta["val"] for node in graph.graph.find_nodes(op="placeholder")}
     with quiet():

@@ -7,12 +7,11 @@ import pytest
 from torch import nn
 
 from autoconvert.driver.convert import convert
-from autoconvert.driver.pipeline import signatures
 from autoconvert.lowering.flatbuffer import operator_name, read_model
 from autoconvert.lowering.litert import lower
 from autoconvert.lowering.provenance import modules_of_operations
 from autoconvert.lowering.worker import start_worker
-from tests.models import Decoder, rewrite, tiny_llama
+from tests.models import Decoder, rewrite, signatures, tiny_llama
 from tests.source.tiny import CONFIGS, build
 
 

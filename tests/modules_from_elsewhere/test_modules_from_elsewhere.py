@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 import autoconvert
-from autoconvert.check.file import logits_at, open_file
+from autoconvert.check.file import logits_at
 from autoconvert.check.parity import distance, random_tokens
+from autoconvert.runtime.interpreter import open_file
 from tests import models
 from tests.modules_from_elsewhere.complex_rotary import ComplexRotary
 from tests.modules_from_elsewhere.decoders import PATTERNS_OF

@@ -11,6 +11,7 @@ from autoconvert import ops
 from autoconvert.errors import Refused
 from autoconvert.ir.nodes import named_arguments
 from autoconvert.ir.program import Program
+from autoconvert.lowering.cpu import CPU
 from autoconvert.passes import materialize_positions
 from autoconvert.passes.pipeline import PASSES
 from autoconvert.patterns import PATTERNS
@@ -21,7 +22,7 @@ from tests.models import CONTEXT, Change, Decoder, masked, tiny_llama
 
 
 def bound(module: torch.nn.Module, context: int = CONTEXT) -> Program:
-    options = Options(context, PATTERNS, lambda *_: None)
+    options = Options(context, PATTERNS, lambda *_: None, CPU)
     last = [step.name for step in PASSES].index("materialize-positions")
     return run_passes(models.traced(module, context), options, PASSES[: last + 1])
 

@@ -4,12 +4,11 @@ import pytest
 import torch
 from torch import Tensor, fx
 
-from autoconvert.driver.pipeline import signatures
 from autoconvert.ir.program import Program
 from autoconvert.passes.specialize_shapes import decode, prefill, specialize_shapes
 from autoconvert.runtime.chunks import chunk
 from tests import models
-from tests.models import CONTEXT, Decoder, tiny_llama
+from tests.models import CONTEXT, Decoder, signatures, tiny_llama
 
 
 def symbolic(graph: fx.GraphModule) -> list[str]:

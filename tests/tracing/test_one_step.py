@@ -12,6 +12,7 @@ from autoconvert.check.graph import check_graph
 from autoconvert.check.parity import Reference
 from autoconvert.errors import CheckFailed, Refused
 from autoconvert.ir.program import Program
+from autoconvert.lowering.cpu import CPU
 from autoconvert.passes.pipeline import PASSES
 from autoconvert.patterns import PATTERNS
 from autoconvert.rewrite.passes import Options, run_passes
@@ -219,12 +220,12 @@ def test_a_step_whose_bias_depends_on_tokens_is_refused_for_that(monkeypatch: py
         patched.setattr(F, "scaled_dot_product_attention", masked)
         program = step_of(tiny_llama())
     with pytest.raises(Refused, match="has a bias that is computed from"):
-        run_passes(program, Options(CONTEXT, PATTERNS, lambda *_: None), PASSES)
+        run_passes(program, Options(CONTEXT, PATTERNS, lambda *_: None, CPU), PASSES)
 
 
 def test_a_step_that_looks_back_outside_of_an_attention_is_refused_there() -> None:
     program = step_of(tiny_llama(attn_implementation="eager"))
     others = [pattern for pattern in PATTERNS if not pattern.block.startswith("attention")]
     with pytest.raises(Refused, match="looks back on what was before") as refusal:
-        run_passes(program, Options(CONTEXT, others, lambda *_: None), PASSES)
+        run_passes(program, Options(CONTEXT, others, lambda *_: None, CPU), PASSES)
     assert refusal.value.at == "matmul"

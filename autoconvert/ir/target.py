@@ -1,0 +1,40 @@
+"""Targets: what a device's runtime expects of a file. Passes and packaging ask; each target answers in one place."""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from autoconvert.ir.interface import Role
+from autoconvert.ir.model import Signature
+from autoconvert.ir.state import State
+
+
+class Target(Protocol):
+    """A runtime on a device.
+
+    `port_names` are the names that it knows inputs and outputs by; `section` is what a bundle calls a model of this
+    kind. `state_types` says for each kind of state what the runtime's metadata call it.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def port_names(self) -> Mapping[Role, str]: ...
+
+    @property
+    def state_types(self) -> Mapping[str, str]: ...
+
+    @property
+    def section(self) -> str: ...
+
+    def key_cache(self, index: int, groups: int, capacity: int, width: int) -> State:
+        """The state that holds the keys of the attention with this number, float32."""
+
+    def value_cache(self, index: int, groups: int, capacity: int, width: int) -> State:
+        """The state that holds the values of the attention with this number, float32."""
+
+    def scan_state(self, index: int, shape: Sequence[int], *, is_window: bool) -> State:
+        """A state of a recurrence, float32 [1, *shape]; `is_window` where it is the last inputs of a convolution."""
+
+    def text_signatures(self, program: str, lengths: Sequence[int]) -> tuple[Signature, ...]:
+        """The signatures by which a text is read in chunks of `lengths`, then continued token by token."""

@@ -1,0 +1,53 @@
+"""The CPU: what LiteRT-LM expects of a file that it runs there, as litert-lm 0.18 and litert-torch 0.10 have it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from autoconvert.ir.interface import Role
+from autoconvert.ir.model import Signature
+from autoconvert.ir.program import LENGTH
+from autoconvert.ir.state import State, Write
+
+
+@dataclass(frozen=True)
+class _Cpu:
+    """As ir.target.Target."""
+
+    name: str = "cpu"
+    section: str = "PREFILL_DECODE"
+
+    @property
+    def port_names(self) -> Mapping[Role, str]:
+        return {
+            Role.TOKENS: "tokens",
+            Role.INPUT_POS: "input_pos",
+            Role.MASK: "mask",
+            Role.LOGITS: "logits",
+        }
+
+    @property
+    def state_types(self) -> Mapping[str, str]:
+        return {
+            "key": "TYPE_GLOBAL_KEY_CACHE",
+            "value": "TYPE_GLOBAL_VALUE_CACHE",
+            "recurrent": "TYPE_LINEAR_ATTENTION",
+        }
+
+    def key_cache(self, index: int, groups: int, capacity: int, width: int) -> State:
+        return State(f"kv_cache_k_{index}", "key", (1, groups, capacity, width), Write.APPEND, sequence_axis=2)
+
+    def value_cache(self, index: int, groups: int, capacity: int, width: int) -> State:
+        """Transposed, so that the product with it reads rows."""
+        return State(f"kv_cache_v_{index}", "value", (1, groups, width, capacity), Write.APPEND, sequence_axis=3)
+
+    def scan_state(self, index: int, shape: Sequence[int], *, is_window: bool) -> State:
+        """The runtime's letters: c for the last inputs of a convolution, r for any other state."""
+        return State(f"kv_cache_{'c' if is_window else 'r'}_{index}", "recurrent", (1, *shape), Write.REPLACE)
+
+    def text_signatures(self, program: str, lengths: Sequence[int]) -> tuple[Signature, ...]:
+        """`prefill_N` fills the states and gives no logits; `decode` takes one token and gives those that follow it."""
+        chunks = (Signature(f"prefill_{n}", program, {LENGTH: n}, frozenset({Role.LOGITS})) for n in lengths)
+        return (*chunks, Signature("decode", program, {LENGTH: 1}))
+
+
+CPU = _Cpu()
