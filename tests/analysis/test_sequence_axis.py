@@ -128,7 +128,7 @@ class Pointless(Decoder):
 
 def prove(module: nn.Module) -> None:
     program = models.traced(module)
-    program = fold_weights(program.with_graph(canonicalize(program.graph)))
+    program = fold_weights(program.with_graph(canonicalize(program.graph, program.weights)))
     check_sequence_axis(program.graph.graph)
 
 

@@ -32,7 +32,8 @@ def normalised(function: Function) -> tuple[fx.GraphModule, Call]:
     """The normalised graph of symbolic length, checked to give the numbers of the function at two lengths."""
     module = Call(function).eval()
     exported = export(module, (torch.randn(1, LENGTHS[0], WIDTH),), ({1: Dim("s", min=2, max=64)},))
-    graph = canonicalize(program_of(exported, ["result"]).graph)
+    program = program_of(exported, ["result"])
+    graph = canonicalize(program.graph, program.weights)
     for length in LENGTHS:
         x = torch.randn(1, length, WIDTH)
         inputs = [

@@ -61,7 +61,7 @@ REFUSED: dict[str, tuple[Expand, str]] = {
 def traced(expand: Expand) -> Program:
     exported = export(Latent(expand).eval(), (torch.randn(5, 1, WIDTH),), ({0: Dim("s", min=2)},))
     program = program_of(exported, ["y"])
-    return program.with_graph(canonicalize(program.graph))
+    return program.with_graph(canonicalize(program.graph, program.weights))
 
 
 def attention_of(program: Program) -> dict[str, fx.Node]:
