@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,22 +35,22 @@ def lower(name: str, program: Program) -> bytes:
     with quiet():
         from autoconvert.lowering.litert_private import convert
 
-        graph = expand(program.graph)
+        graph = expand(program.graph, program.weights)
         locate(graph.graph)
         inputs = {str(node.target): node.meta["val"] for node in graph.graph.find_nodes(op="placeholder")}
         return convert(name, graph.eval(), inputs)
 
 
-def expand(graph: fx.GraphModule) -> fx.GraphModule:
+def expand(graph: fx.GraphModule, weights: Collection[str] = ()) -> fx.GraphModule:
     """A copy of `graph` in which every semantic operation is replaced by ATen operations that the device has."""
     expanded = fx.Graph()
     expanded.output(expanded.graph_copy(graph.graph, {}))
     copy = graph_module(graph, expanded)
     expand_nodes(copy.graph, _device_bodies())
     # Bodies repeat too.
-    canonicalize(copy)
+    canonicalize(copy, weights)
     repeated = expand_nodes(copy.graph, {torch.ops.aten.expand.default: repetition.expand})
-    return canonicalize(copy) if repeated else copy
+    return canonicalize(copy, weights) if repeated else copy
 
 
 def _device_bodies() -> dict[OpOverload, Body]:

@@ -5,15 +5,18 @@ arguments that equal their defaults are left out; axes count from the end; produ
 """
 
 import operator
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
 from torch import fx
 
-from autoconvert.ir.editing import finish, replace
-from autoconvert.ir.nodes import arguments, first_operand, overload, shape
-from autoconvert.passes.canonicalization import RULES
+from autoconvert.ir.editing import finish
+from autoconvert.ir.nodes import arguments, first_operand, shape
+from autoconvert.passes.canonicalization import TABLE
 from autoconvert.passes.complex_numbers import real_pairs
+from autoconvert.rewrite.rule import OnRewrite
+from autoconvert.rewrite.worklist import Worklist
 
 aten = torch.ops.aten
 
@@ -27,51 +30,29 @@ _COMPUTED_IN_A_TYPE = {aten.softmax.int, aten.log_softmax.int, aten.mean.dim, at
 _SAY_NOTHING = {"device", "layout", "pin_memory", "non_blocking", "memory_format", "cudnn_enable"}
 
 
-def canonicalize(graph: fx.GraphModule) -> fx.GraphModule:
-    """Rewrites `graph` in place to the canonical form that patterns are traced to as well."""
+def canonicalize(
+    graph: fx.GraphModule, weights: Collection[str] = (), on_rewrite: OnRewrite = lambda *_: None
+) -> fx.GraphModule:
+    """Rewrites `graph` in place to the canonical form that patterns are traced to as well.
+
+    `weights` are the placeholders that are parameters, by name. `on_rewrite` sees each application of a rule.
+    """
     real_pairs(graph)
-    canonical: set[fx.Node] = set()
     for node in list(graph.graph.nodes):
-        _normalise_node(node, canonical)
-    _share_equal_nodes(graph.graph)
+        if node.target in _ASSERTIONS:
+            graph.graph.erase_node(node)
+    worklist = Worklist(graph.graph, TABLE, weights, on_rewrite, prepare=_explicit_arguments)
+    worklist.add(graph.graph.nodes)
+    while worklist.run():
+        _share_equal_nodes(graph.graph, worklist.replace)
     return finish(graph)
-
-
-def _normalise_node(node: fx.Node, canonical: set[fx.Node]) -> None:
-    if node.target in _ASSERTIONS:
-        node.graph.erase_node(node)
-        return
-    canonical.add(node)
-    if node.op != "call_function":
-        return
-    if isinstance(node.target, torch._ops.OpOverload) and node.target.namespace == "aten":
-        _explicit_arguments(node)
-    for rule in RULES:
-        before = node.prev
-        with node.graph.inserting_before(node):
-            new = rule(node)
-        if new is not None:
-            made = _between(before, node)
-            replace(node, new)
-            for helper in made:
-                if helper not in canonical:
-                    _normalise_node(helper, canonical)
-            return
-
-
-def _between(first: fx.Node, last: fx.Node) -> list[fx.Node]:
-    """The nodes after `first` and before `last`, in order."""
-    found = []
-    node = first.next
-    while node is not last:
-        found.append(node)
-        node = node.next
-    return found
 
 
 def _explicit_arguments(node: fx.Node) -> None:
     """Positional up to the last argument that is not its default, the rest by keyword; axes from the end."""
-    operation = overload(node)
+    if not isinstance(node.target, torch._ops.OpOverload) or node.target.namespace != "aten":
+        return
+    operation = node.target
     schema = operation._schema
     given = dict(zip((a.name for a in schema.arguments), arguments(node), strict=False)) | dict(node.kwargs)
     if schema.name == "aten::scaled_dot_product_attention" and given.get("scale") is None:
@@ -131,7 +112,7 @@ def _from_the_end(axis: Any, rank: int) -> Any:
     return axis - rank if isinstance(axis, int) and axis >= 0 else axis
 
 
-def _share_equal_nodes(graph: fx.Graph) -> None:
+def _share_equal_nodes(graph: fx.Graph, replace: Callable[[fx.Node, fx.Node], None]) -> None:
     """Common subexpressions are one node: the same operation on the same operands, once."""
     seen: dict[Any, fx.Node] = {}
     for node in list(graph.nodes):

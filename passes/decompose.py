@@ -14,4 +14,4 @@ from autoconvert.rewrite.decomposition import expand_nodes
 def decompose(program: Program, operations: Iterable[Operation]) -> Program:
     """Replaces every node of `operations` by its device body."""
     expanded = expand_nodes(program.graph.graph, {each.overload: each.device for each in operations})
-    return program.with_graph(canonicalize(program.graph)) if expanded else program
+    return program.with_graph(canonicalize(program.graph, program.weights)) if expanded else program

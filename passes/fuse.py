@@ -77,7 +77,7 @@ def fuse(program: Program, patterns: Sequence[Pattern], on_match: OnMatch) -> Pr
         ),
     )
     # What replacements compute beside their operation, as tables of another width, is the same for every layer.
-    return dataclasses.replace(program, graph=canonicalize(graph), fusion=fusion)
+    return dataclasses.replace(program, graph=canonicalize(graph, program.weights), fusion=fusion)
 
 
 def _recognised(match: Match, given: set[str]) -> FusedBlock:

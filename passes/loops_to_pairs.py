@@ -66,7 +66,7 @@ def loops_to_pairs(program: Program) -> Program:
     for node in graph.graph.find_nodes(op="call_function", target=aten._assert_async.msg):
         if first_operand(node).target is ops.visit:
             graph.graph.erase_node(node)
-    return dataclasses.replace(program, graph=canonicalize(finish(graph)))
+    return dataclasses.replace(program, graph=canonicalize(finish(graph), program.weights))
 
 
 def _chains(graph: fx.Graph) -> list[list[Link]]:

@@ -15,7 +15,7 @@ from autoconvert.rewrite.passes import Pass
 from autoconvert.rewrite.pattern import operations_of
 
 PASSES: tuple[Pass, ...] = (
-    Pass("canonicalize", lambda program, _: program.with_graph(canonicalize(program.graph))),
+    Pass("canonicalize", lambda program, _: program.with_graph(canonicalize(program.graph, program.weights))),
     Pass("loops-to-pairs", lambda program, _: loops_to_pairs(program)),
     # Blocks are recognised while weights and positions are still inputs: patterns are written that way.
     Pass("fuse", lambda program, options: fuse(program, options.patterns, options.on_match)),

@@ -154,7 +154,7 @@ def logits_in_chunks(
 ) -> Tensor:
     """[tokens, vocabulary], the states handed from chunk to chunk as the runtime does."""
     chunks = split(tokens, sizes, context_of(program))
-    outputs = run_chunks(program, weights_of(module), chunks)
+    outputs = run_chunks(program, weights_of(module), chunks, program.result(Role.LOGITS))
     return torch.cat([out[0, : part.real] for out, part in zip(outputs, chunks, strict=True)])
 
 

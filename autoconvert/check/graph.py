@@ -55,7 +55,7 @@ def check_graph(program: Program, weights: Weights, reference: Logits, own_steps
             total += real
     tokens = random_tokens(total, int(shape(program.result(Role.LOGITS))[-1]))
     chunks = split(tokens, sizes, context)
-    outputs = run_chunks(program, weights, chunks)
+    outputs = run_chunks(program, weights, chunks, program.result(Role.LOGITS))
     logits = torch.cat([out[0, : part.real] for out, part in zip(outputs, chunks, strict=True)])
     expected = reference(tokens)
     try:
@@ -77,9 +77,9 @@ def _refuse_contradiction(logits: Tensor, steps: Tensor, whole: Tensor) -> None:
         )
 
 
-def run_chunks(program: Program, weights: Weights, chunks: Sequence[Chunk]) -> list[Tensor]:
-    """The logits of the program for each chunk, the states handed from chunk to chunk and zero at first."""
-    return _Lockstep(program, weights, chunks).run(program.result(Role.LOGITS))
+def run_chunks(program: Program, weights: Weights, chunks: Sequence[Chunk], result: fx.Node) -> list[Tensor]:
+    """One result of the program for each chunk, the states handed from chunk to chunk and zero at first."""
+    return _Lockstep(program, weights, chunks).run(result)
 
 
 class _Lockstep:

@@ -1,11 +1,7 @@
-"""The spellings of one computation: each rule gives the canonical node for one that is not, or None.
+"""The spellings of one computation: a table of the rules that may apply to each operation, in their order.
 
-Rules are tried in order, before the node; they change no values beyond the order of a rounding.
+A rule gives the canonical node for one that is not; it changes no values beyond the order of a rounding.
 """
-
-from collections.abc import Callable
-
-from torch import fx
 
 from autoconvert.passes.canonicalization import (
     arithmetic,
@@ -19,8 +15,7 @@ from autoconvert.passes.canonicalization import (
     softmax,
     writes,
 )
-
-Rule = Callable[[fx.Node], fx.Node | None]
+from autoconvert.rewrite.rule import Rule, RuleTable
 
 RULES: tuple[Rule, ...] = (
     *copies.RULES,
@@ -35,3 +30,5 @@ RULES: tuple[Rule, ...] = (
     # What another rule knows a better form for is no composite any more.
     *composites.RULES,
 )
+
+TABLE = RuleTable(RULES)

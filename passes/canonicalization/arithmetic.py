@@ -11,6 +11,7 @@ from autoconvert.analysis.constants import held
 from autoconvert.ir.editing import emit
 from autoconvert.ir.nodes import arguments, first_operand, is_symbolic, shape
 from autoconvert.passes.canonicalization.copies import same_type
+from autoconvert.rewrite.rule import rule
 
 aten = torch.ops.aten
 
@@ -20,23 +21,29 @@ _WITH_A_NUMBER = {
     aten.mul.Scalar: aten.mul.Tensor,
     aten.div.Scalar: aten.div.Tensor,
 }
-_BINARY = {aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor}
 
 
+@rule(*_WITH_A_NUMBER)
 def _number_is_operand(node: fx.Node) -> fx.Node | None:
-    """Of an operation with a number there is one form; a constant without axes is a number."""
-    if node.target in _WITH_A_NUMBER and not node.kwargs:
-        return emit(node.graph, _WITH_A_NUMBER[node.target], *arguments(node), like=node)
-    if node.target in _BINARY and not node.kwargs and isinstance(arguments(node)[0], fx.Node):
-        x, other = arguments(node)
-        if node.target is not aten.div.Tensor and constant_number(x) is not None and is_float(other):
-            x, other = other, x
-            if node.target is aten.sub.Tensor:
-                return None
-        number = constant_number(other)
-        if number is not None and same_type(node, x):
-            return emit(node.graph, node.target, x, number, like=node)
-    return None
+    """Of an operation with a number there is one form."""
+    return None if node.kwargs else emit(node.graph, _WITH_A_NUMBER[node.target], *arguments(node), like=node)
+
+
+@rule(aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor)
+def _constant_is_number(node: fx.Node) -> fx.Node | None:
+    """A constant without axes is a number."""
+    if node.kwargs or not isinstance(arguments(node)[0], fx.Node):
+        return None
+    x, other = arguments(node)
+    if node.target is not aten.div.Tensor and constant_number(x) is not None and is_float(other):
+        x, other = other, x
+        if node.target is aten.sub.Tensor:
+            return None
+    number = constant_number(other)
+    if number is None or not same_type(node, x):
+        return None
+    assert callable(node.target)
+    return emit(node.graph, node.target, x, number, like=node)
 
 
 def constant_number(value: Any) -> float | None:
@@ -47,38 +54,52 @@ def constant_number(value: Any) -> float | None:
     return None if number is None else float(number)
 
 
+@rule(aten.square.default, aten.pow.Tensor_Scalar)
 def _square_is_product(node: fx.Node) -> fx.Node | None:
-    is_square = node.target is aten.square.default or (
-        node.target is aten.pow.Tensor_Scalar and arguments(node)[1] == 2
-    )
+    is_square = node.target is aten.square.default or arguments(node)[1] == 2
     if is_square and same_type(node, first_operand(node)):
         return emit(node.graph, aten.mul.Tensor, first_operand(node), first_operand(node), like=node)
     return None
 
 
+@rule(aten.pow.Tensor_Scalar)
 def _root_is_sqrt(node: fx.Node) -> fx.Node | None:
     """The same but for −0 and −∞, which no root of a model is taken of."""
-    if node.target is aten.pow.Tensor_Scalar and arguments(node)[1] == 0.5 and is_float(first_operand(node)):
+    if arguments(node)[1] == 0.5 and is_float(first_operand(node)):
         return emit(node.graph, aten.sqrt.default, first_operand(node), like=node)
     return None
 
 
+@rule(aten.pow.Tensor_Scalar)
 def _inverse_root_is_rsqrt(node: fx.Node) -> fx.Node | None:
-    if node.target is aten.pow.Tensor_Scalar and arguments(node)[1] == -0.5:
+    if arguments(node)[1] == -0.5:
         return emit(node.graph, aten.rsqrt.default, first_operand(node), like=node)
-    if node.target is aten.reciprocal.default and _is_root(arguments(node)[0]):
+    return None
+
+
+@rule(aten.reciprocal.default)
+def _inverse_of_root_is_rsqrt(node: fx.Node) -> fx.Node | None:
+    if _is_root(arguments(node)[0]):
         return emit(node.graph, aten.rsqrt.default, first_operand(arguments(node)[0]), like=node)
     return None
 
 
+@rule(aten.div.Tensor)
 def _division_by_root_is_product(node: fx.Node) -> fx.Node | None:
-    """x / sqrt(y) = x · rsqrt(y); x / c = x · (1 / c)."""
-    if node.target is not aten.div.Tensor or node.kwargs:
+    """x / sqrt(y) = x · rsqrt(y)"""
+    if node.kwargs or not _is_root(arguments(node)[1]):
         return None
     dividend, divisor = arguments(node)
-    if _is_root(divisor):
-        root = emit(node.graph, aten.rsqrt.default, first_operand(divisor), like=node)
-        return emit(node.graph, aten.mul.Tensor, dividend, root, like=node)
+    root = emit(node.graph, aten.rsqrt.default, first_operand(divisor), like=node)
+    return emit(node.graph, aten.mul.Tensor, dividend, root, like=node)
+
+
+@rule(aten.div.Tensor)
+def _division_by_number_is_product(node: fx.Node) -> fx.Node | None:
+    """x / c = x · (1 / c)"""
+    if node.kwargs:
+        return None
+    dividend, divisor = arguments(node)
     if isinstance(divisor, int | float) and divisor != 0 and is_float(dividend):
         return emit(node.graph, aten.mul.Tensor, dividend, 1.0 / divisor, like=node)
     return None
@@ -88,17 +109,19 @@ def _is_root(value: Any) -> bool:
     return isinstance(value, fx.Node) and value.target is aten.sqrt.default
 
 
+@rule(aten.mul.Tensor)
 def _minus_one_times_is_negation(node: fx.Node) -> fx.Node | None:
-    if node.target is not aten.mul.Tensor or not isinstance(arguments(node)[0], fx.Node):
+    if not isinstance(arguments(node)[0], fx.Node):
         return None
     x, factor = arguments(node)
     is_minus_one = isinstance(factor, int | float) and factor == -1
     return emit(node.graph, aten.neg.default, x, like=node) if is_minus_one and same_type(node, x) else None
 
 
+@rule(aten.add.Tensor)
 def _adding_the_negative_is_subtraction(node: fx.Node) -> fx.Node | None:
     """a + (−b) and (−b) + a are a − b."""
-    if node.target is not aten.add.Tensor or node.kwargs or not all(map(is_float, arguments(node))):
+    if node.kwargs or not all(map(is_float, arguments(node))):
         return None
     a, b = arguments(node)
     for x, negative in ((a, b), (b, a)):
@@ -107,9 +130,10 @@ def _adding_the_negative_is_subtraction(node: fx.Node) -> fx.Node | None:
     return None
 
 
+@rule(aten.linalg_vector_norm.default)
 def _norm_is_root_of_sum(node: fx.Node) -> fx.Node | None:
     """The Euclidean norm along given axes, as F.normalize takes it."""
-    if node.target is not aten.linalg_vector_norm.default or "dtype" in node.kwargs:
+    if "dtype" in node.kwargs:
         return None
     x = first_operand(node)
     given = dict(zip(("ord", "dim", "keepdim"), arguments(node)[1:], strict=False)) | dict(node.kwargs)
@@ -120,36 +144,42 @@ def _norm_is_root_of_sum(node: fx.Node) -> fx.Node | None:
     return emit(node.graph, aten.sqrt.default, total, like=node)
 
 
+@rule(aten.log_sigmoid.default)
 def _log_sigmoid_is_softplus(node: fx.Node) -> fx.Node | None:
-    """log σ(x) = −softplus(−x), also as the first result of the form that keeps a buffer for training."""
-    if node.target is operator.getitem and arguments(node)[1] == 0:
-        whole = first_operand(node)
-        x = first_operand(whole) if whole.target is aten.log_sigmoid_forward.default else None
-    else:
-        x = first_operand(node) if node.target is aten.log_sigmoid.default else None
-    if x is None:
+    """log σ(x) = −softplus(−x)"""
+    return _minus_softplus_of_minus(node, first_operand(node))
+
+
+@rule(operator.getitem)
+def _log_sigmoid_of_training_is_softplus(node: fx.Node) -> fx.Node | None:
+    """The same as the first result of the form that keeps a buffer for training."""
+    whole, index = arguments(node)
+    if index != 0 or whole.target is not aten.log_sigmoid_forward.default:
         return None
+    return _minus_softplus_of_minus(node, first_operand(whole))
+
+
+def _minus_softplus_of_minus(node: fx.Node, x: fx.Node) -> fx.Node:
     negative = emit(node.graph, aten.neg.default, x, like=node)
     return emit(node.graph, aten.neg.default, emit(node.graph, aten.softplus.default, negative, like=node), like=node)
 
 
+@rule(aten.var.correction)
 def _variance_is_mean_of_squares(node: fx.Node) -> fx.Node | None:
     """Of what is left when the mean is taken away; n / (n − correction) times as much."""
-    if node.target is not aten.var.correction:
-        return None
     x, *rest = arguments(node)
     axes: Any = rest[0] if rest else node.kwargs.get("dim")
     correction = node.kwargs.get("correction", 1)
     sizes = [shape(x)[axis] for axis in axes or ()]
     if not sizes or any(map(is_symbolic, sizes)) or not isinstance(correction, int | float):
         return None
+    count = math.prod(map(int, sizes))
+    if count <= correction:
+        return None
     mean = emit(node.graph, aten.mean.dim, x, axes, True, like=node)
     centred = emit(node.graph, aten.sub.Tensor, x, mean, like=node)
     squares = emit(node.graph, aten.mul.Tensor, centred, centred, like=node)
     variance = emit(node.graph, aten.mean.dim, squares, axes, bool(node.kwargs.get("keepdim")), like=node)
-    count = math.prod(map(int, sizes))
-    if count <= correction:
-        return None
     return emit(node.graph, aten.mul.Tensor, variance, count / (count - correction), like=node)
 
 
@@ -162,13 +192,17 @@ def is_float(value: Any) -> bool:
 
 RULES = (
     _number_is_operand,
+    _constant_is_number,
     _square_is_product,
     _root_is_sqrt,
     _inverse_root_is_rsqrt,
+    _inverse_of_root_is_rsqrt,
     _division_by_root_is_product,
+    _division_by_number_is_product,
     _minus_one_times_is_negation,
     _adding_the_negative_is_subtraction,
     _norm_is_root_of_sum,
     _variance_is_mean_of_squares,
     _log_sigmoid_is_softplus,
+    _log_sigmoid_of_training_is_softplus,
 )

@@ -9,6 +9,7 @@ from torch import Tensor, fx
 from torch._ops import OpOverload
 
 from autoconvert.ir.editing import inline, traced
+from autoconvert.rewrite.rule import rule
 
 aten = torch.ops.aten
 
@@ -39,11 +40,13 @@ _DEFINED = {
 }
 
 
+@rule()
 def _written_out(node: fx.Node) -> fx.Node | None:
+    if not _is_written_out(node.target):
+        return None
     operands = {f"x{index}": operand for index, operand in enumerate(node.all_input_nodes)}
     values = {name: operand.meta["val"] for name, operand in operands.items()}
-    is_tensors = all(isinstance(value, Tensor) for value in (node.meta.get("val"), *values.values()))
-    if not operands or not is_tensors or not _is_written_out(node.target):
+    if not operands or not all(isinstance(value, Tensor) for value in (node.meta.get("val"), *values.values())):
         return None
     names = {operand: name for name, operand in operands.items()}
 
@@ -55,6 +58,7 @@ def _written_out(node: fx.Node) -> fx.Node | None:
     return result if isinstance(result, fx.Node) else None
 
 
+@cache
 def _is_written_out(operation: Any) -> bool:
     if not isinstance(operation, OpOverload) or operation.namespace != "aten" or operation in _KEPT:
         return False

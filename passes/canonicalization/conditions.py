@@ -9,6 +9,7 @@ from autoconvert.analysis.constants import held
 from autoconvert.ir.editing import emit
 from autoconvert.ir.nodes import arguments, first_operand
 from autoconvert.passes.canonicalization.arithmetic import constant_number, is_float
+from autoconvert.rewrite.rule import rule
 
 aten = torch.ops.aten
 
@@ -31,15 +32,16 @@ _REARRANGEMENTS = {
 _ZEROS_OR_ONES = {aten.ones.default, aten.ones_like.default, aten.zeros.default, aten.zeros_like.default}
 
 
+@rule(aten.masked_fill.Scalar)
 def _filling_is_where(node: fx.Node) -> fx.Node | None:
-    if node.target is aten.masked_fill.Scalar:
-        x, mask, value = arguments(node)
-        return _where(node, mask, _fill(node, value), x)
-    if node.target is aten.masked_fill.Tensor:
-        x, mask, value = arguments(node)
-        if value.meta["val"].dtype == node.meta["val"].dtype:
-            return _where(node, mask, value, x)
-    return None
+    x, mask, value = arguments(node)
+    return _where(node, mask, _fill(node, value), x)
+
+
+@rule(aten.masked_fill.Tensor)
+def _filling_with_a_value_is_where(node: fx.Node) -> fx.Node | None:
+    x, mask, value = arguments(node)
+    return _where(node, mask, value, x) if _same_dtype(value, node) else None
 
 
 def _fill(node: fx.Node, value: Any) -> fx.Node:
@@ -53,17 +55,17 @@ def _where(node: fx.Node, condition: fx.Node, a: fx.Node, b: fx.Node) -> fx.Node
     return emit(node.graph, aten.where.self, condition, a, b, like=node)
 
 
+@rule(aten.full.default)
 def _full_is_number(node: fx.Node) -> fx.Node | None:
     """`full` of no axes."""
-    if node.target is aten.full.default and list(arguments(node)[0]) == [] and is_float(node):
+    if list(arguments(node)[0]) == [] and is_float(node):
         return _fill(node, arguments(node)[1])
     return None
 
 
+@rule(aten.where.self)
 def _filled_comes_first(node: fx.Node) -> fx.Node | None:
     """where(mask, x, number) is where(not mask, number, x); a constant without axes is a number."""
-    if node.target is not aten.where.self:
-        return None
     condition, *values = arguments(node)
     numbers = [constant_number(value) for value in values]
     a, b = (
@@ -84,9 +86,10 @@ def _is_number(value: fx.Node) -> bool:
     return value.target is aten.scalar_tensor.default
 
 
+@rule(aten.add.Tensor)
 def _blend_is_where(node: fx.Node) -> fx.Node | None:
     """x · b + y · (1 − b) is where(b = 0, y, x) if b is known to be zeros and ones; x and y are finite."""
-    if node.target is not aten.add.Tensor or node.kwargs or not all(map(is_float, arguments(node))):
+    if node.kwargs or not all(map(is_float, arguments(node))):
         return None
     for first, second in (arguments(node), arguments(node)[::-1]):
         for x, share in _factors(first):
@@ -120,10 +123,9 @@ def _is_zeros_and_ones(node: fx.Node) -> bool:
     return node.target in _ZEROS_OR_ONES
 
 
+@rule(aten.bitwise_not.default, aten.logical_not.default)
 def _negation_of_truth(node: fx.Node) -> fx.Node | None:
     """`~` of a bool is `logical_not`, and twice is nothing."""
-    if node.target not in (aten.bitwise_not.default, aten.logical_not.default):
-        return None
     source = first_operand(node)
     if source.meta["val"].dtype != torch.bool:
         return None
@@ -134,4 +136,11 @@ def _negation_of_truth(node: fx.Node) -> fx.Node | None:
     return None
 
 
-RULES = (_filling_is_where, _full_is_number, _filled_comes_first, _blend_is_where, _negation_of_truth)
+RULES = (
+    _filling_is_where,
+    _filling_with_a_value_is_where,
+    _full_is_number,
+    _filled_comes_first,
+    _blend_is_where,
+    _negation_of_truth,
+)

@@ -9,6 +9,7 @@ from torch import fx
 
 from autoconvert.ir.editing import emit
 from autoconvert.ir.nodes import arguments, is_symbolic, shape
+from autoconvert.rewrite.rule import rule
 
 aten = torch.ops.aten
 
@@ -35,12 +36,13 @@ class _Equation:
         return "".join(c for c in self.result if c in operand and c not in other)
 
 
-def einsum_is_product(node: fx.Node) -> fx.Node | None:
+@rule(aten.einsum.default)
+def _einsum_is_product(node: fx.Node) -> fx.Node | None:
     """Operand after operand is multiplied to those before: axes are ordered, and one `matmul` sums.
 
     Letters of one operand alone are summed first, or broadcast. A diagonal stays as it is.
     """
-    if node.target is not aten.einsum.default or len(arguments(node)) != 2:
+    if len(arguments(node)) != 2:
         return None
     text, operands = arguments(node)
     parsed = _parsed(text, [len(shape(operand)) for operand in operands])
@@ -175,4 +177,4 @@ def _split(node: fx.Node, value: fx.Node, sizes: list[Any]) -> fx.Node:
     return emit(node.graph, aten.reshape.default, value, [*before, *sizes], like=node)
 
 
-RULES = (einsum_is_product,)
+RULES = (_einsum_is_product,)

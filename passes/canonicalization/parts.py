@@ -10,6 +10,7 @@ from torch import fx
 from autoconvert.analysis.constants import constant
 from autoconvert.ir.editing import emit
 from autoconvert.ir.nodes import arguments, first_operand, is_symbolic, named_arguments, same_shape, shape
+from autoconvert.rewrite.rule import rule
 
 aten = torch.ops.aten
 
@@ -40,10 +41,9 @@ def slice_of(node: fx.Node) -> tuple[fx.Node, int, Any, Any, int]:
     return source, axis, 0 if start is None else start, TO_THE_END if end is None else end, given["step"]
 
 
+@rule(operator.getitem)
 def _part_is_slice(node: fx.Node) -> fx.Node | None:
     """A part of `chunk` or `split` is a slice, one of `unbind` a selection."""
-    if node.target is not operator.getitem or not isinstance(arguments(node)[0], fx.Node):
-        return None
     whole, index = arguments(node)
     if whole.target is aten.unbind.int:
         return emit(node.graph, aten.select.int, first_operand(whole), axis_of(whole), index, like=node)
@@ -57,13 +57,15 @@ def _part_is_slice(node: fx.Node) -> fx.Node | None:
     return emit(node.graph, aten.slice.Tensor, source, axis, start, start + parts[index], like=node)
 
 
+@rule(aten.narrow.default)
+def _first_entries_are_slice(node: fx.Node) -> fx.Node | None:
+    source, axis, start, count = arguments(node)
+    return emit(node.graph, aten.slice.Tensor, source, axis, 0, count, like=node) if start == 0 else None
+
+
+@rule(aten.slice.Tensor)
 def _slice_names_its_start(node: fx.Node) -> fx.Node | None:
     """A slice names its start counted from the front, and its end only where it stops early."""
-    if node.target is aten.narrow.default and arguments(node)[2] == 0:
-        source, axis, _, count = arguments(node)
-        return emit(node.graph, aten.slice.Tensor, source, axis, 0, count, like=node)
-    if node.target is not aten.slice.Tensor:
-        return None
     source, axis, start, end, step = slice_of(node)
     size = shape(source)[axis]
     if not is_symbolic(size) and isinstance(start, int) and isinstance(end, int):
@@ -76,9 +78,10 @@ def _slice_names_its_start(node: fx.Node) -> fx.Node | None:
     return emit(node.graph, aten.slice.Tensor, *wanted, like=node)
 
 
+@rule(aten.select.int)
 def _selection_of_split_axis_is_slice(node: fx.Node) -> fx.Node | None:
     """With the last axis as pairs, the first of each pair are every second entry; as two rows, the first half."""
-    if node.target is not aten.select.int or first_operand(node).target is not aten.reshape.default:
+    if first_operand(node).target is not aten.reshape.default:
         return None
     split, axis, index = arguments(node)
     *leading, outer, inner = shape(split)
@@ -94,18 +97,16 @@ def _selection_of_split_axis_is_slice(node: fx.Node) -> fx.Node | None:
     return emit(node.graph, aten.slice.Tensor, whole, -1, start, start + inner, like=node)
 
 
+@rule(aten.stack.default)
 def _stack_is_concatenation(node: fx.Node) -> fx.Node | None:
-    if node.target is not aten.stack.default:
-        return None
     parts, axis = arguments(node)[0], axis_of(node)
     wide = [emit(node.graph, aten.unsqueeze.default, part, axis, like=node) for part in parts]
     return emit(node.graph, aten.cat.default, wide, axis, like=node)
 
 
+@rule(aten.cat.default)
 def _concatenation_of_something(node: fx.Node) -> fx.Node | None:
     """What has no entries adds none to a concatenation; one part alone is the whole."""
-    if node.target is not aten.cat.default:
-        return None
     parts, axis = arguments(node)[0], axis_of(node)
     some = [part for part in parts if not _has_no_entries(part, axis)]
     dtype = node.meta["val"].dtype
@@ -122,10 +123,9 @@ def _has_no_entries(part: fx.Node, axis: int) -> bool:
     return sizes == (0,) or (not is_symbolic(sizes[axis]) and sizes[axis] == 0)
 
 
+@rule(aten.index.Tensor)
 def _constant_indices_are_slice(node: fx.Node) -> fx.Node | None:
     """x[:, indices] with a vector that is known is a slice where its steps are equal, else `index_select`."""
-    if node.target is not aten.index.Tensor:
-        return None
     source, indices = arguments(node)
     given = [(axis, index) for axis, index in enumerate(indices) if index is not None]
     if len(given) != 1 or len(shape(given[0][1])) != 1:
@@ -147,6 +147,7 @@ def _constant_indices_are_slice(node: fx.Node) -> fx.Node | None:
 
 RULES = (
     _part_is_slice,
+    _first_entries_are_slice,
     _slice_names_its_start,
     _selection_of_split_axis_is_slice,
     _stack_is_concatenation,

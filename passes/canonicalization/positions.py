@@ -5,20 +5,21 @@ from torch import fx
 
 from autoconvert.ir.editing import emit
 from autoconvert.ir.nodes import arguments, is_symbolic, shape
-from autoconvert.passes.canonicalization.products import is_weight
+from autoconvert.rewrite.rule import Rewriter, rewriter_rule
 
 aten = torch.ops.aten
 
 
-def _first_rows_are_looked_up(node: fx.Node) -> fx.Node | None:
+@rewriter_rule(aten.slice.Tensor)
+def _first_rows_are_looked_up(node: fx.Node, rewriter: Rewriter) -> fx.Node | None:
     """weight[:length] is weight[positions]."""
-    if node.target is not aten.slice.Tensor or len(arguments(node)) != 4:
+    if len(arguments(node)) != 4:
         return None
     weight, axis, start, end = arguments(node)
     is_length = (
         isinstance(end, fx.Node) and end.target is aten.sym_size.int and str(end.meta["val"]) == str(shape(node)[axis])
     )
-    if start != 0 or not is_length or not is_weight(weight) or any(map(is_symbolic, shape(weight))):
+    if start != 0 or not is_length or not rewriter.is_weight(weight) or any(map(is_symbolic, shape(weight))):
         return None
     positions = emit(node.graph, aten.arange.default, end, like=node)
     *leading, rows, width = (1, *shape(weight))

@@ -7,10 +7,12 @@ from torch import fx
 
 from autoconvert.ir.editing import emit
 from autoconvert.ir.nodes import arguments, first_operand, is_symbolic, same_shape, shape
+from autoconvert.rewrite.rule import rule
 
 aten = torch.ops.aten
 
-_RESHAPES = {
+
+@rule(
     aten.view.default,
     aten._unsafe_view.default,
     aten.reshape.default,
@@ -19,12 +21,8 @@ _RESHAPES = {
     aten.view_as.default,
     aten.squeeze.default,
     aten.squeeze.dims,
-}
-
-
+)
 def _one_reshape(node: fx.Node) -> fx.Node | None:
-    if node.target not in _RESHAPES:
-        return None
     source = first_operand(node)
     if same_shape(node, source):
         return source
@@ -33,12 +31,6 @@ def _one_reshape(node: fx.Node) -> fx.Node | None:
     if same_shape(node, source):
         return source
     return _reshape(node, source, shape(node))
-
-
-def _squeeze_of_a_wide_axis_is_nothing(node: fx.Node) -> fx.Node | None:
-    if node.target is not aten.squeeze.dim or not same_shape(node, first_operand(node)):
-        return None
-    return first_operand(node)
 
 
 def _reshape(node: fx.Node, source: fx.Node, sizes: tuple[Any, ...]) -> fx.Node | None:
@@ -55,10 +47,9 @@ def _reshape(node: fx.Node, source: fx.Node, sizes: tuple[Any, ...]) -> fx.Node 
     return emit(node.graph, aten.reshape.default, source, resolved, like=node)
 
 
+@rule(aten.expand.default, aten.broadcast_to.default, aten.expand_as.default)
 def _expand_only_what_grows(node: fx.Node) -> fx.Node | None:
     """Sizes that stay as they are, are -1."""
-    if node.target not in (aten.expand.default, aten.broadcast_to.default, aten.expand_as.default):
-        return None
     source, sizes = first_operand(node), shape(node)
     if same_shape(node, source):
         return source
@@ -73,15 +64,17 @@ def _expand_only_what_grows(node: fx.Node) -> fx.Node | None:
     return emit(node.graph, aten.expand.default, source, resolved, like=node)
 
 
-def _repetition_is_expansion(node: fx.Node) -> fx.Node | None:
+@rule(aten.repeat_interleave.self_int)
+def _repetition_in_a_row_is_expansion(node: fx.Node) -> fx.Node | None:
     """What stands several times is one entry on a new axis, which is then merged with the one it repeats."""
-    if node.target is aten.repeat_interleave.self_int:
-        source, count, *rest = arguments(node)
-        if not isinstance(count, int) or not rest or rest[0] is None:
-            return None
-        return _repeated(node, source, rest[0] % len(shape(source)), count, in_a_row=True)
-    if node.target is not aten.repeat.default:
+    source, count, *rest = arguments(node)
+    if not isinstance(count, int) or not rest or rest[0] is None:
         return None
+    return _repeated(node, source, rest[0] % len(shape(source)), count, in_a_row=True)
+
+
+@rule(aten.repeat.default)
+def _repetition_is_expansion(node: fx.Node) -> fx.Node | None:
     source, times = arguments(node)
     if not all(isinstance(count, int) for count in times):
         return None
@@ -110,27 +103,37 @@ def _only(axis: int, count: int, rank: int) -> list[int]:
     return [count if index == axis else -1 for index in range(rank)]
 
 
+@rule(aten.t.default, aten.numpy_T.default, aten.mT.default)
 def _transposed_is_transpose(node: fx.Node) -> fx.Node | None:
-    """`t`, `mT` and a permutation of two axes are `transpose`, the lower axis first; of an axis with itself nothing."""
-    if node.target in (aten.t.default, aten.numpy_T.default, aten.mT.default) and len(shape(node)) >= 2:
-        return emit(node.graph, aten.transpose.int, first_operand(node), -2, -1, like=node)
-    if node.target is aten.permute.default:
-        rank = len(shape(node))
-        moved = [(axis, source % rank) for axis, source in enumerate(arguments(node)[1]) if axis != source % rank]
-        if not moved:
-            return first_operand(node)
-        if len(moved) == 2:
-            low, high = sorted(axis for axis, _ in moved)
-            return emit(node.graph, aten.transpose.int, first_operand(node), low - rank, high - rank, like=node)
-    if node.target is aten.transpose.int and arguments(node)[1] >= arguments(node)[2]:
-        source, high, low = arguments(node)
-        return emit(node.graph, aten.transpose.int, source, low, high, like=node) if low != high else source
-    return None
-
-
-def _transposed_twice_is_nothing(node: fx.Node) -> fx.Node | None:
-    if node.target is not aten.transpose.int:
+    if len(shape(node)) < 2:
         return None
+    return emit(node.graph, aten.transpose.int, first_operand(node), -2, -1, like=node)
+
+
+@rule(aten.permute.default)
+def _permutation_of_two_is_transpose(node: fx.Node) -> fx.Node | None:
+    """One of no axes is nothing."""
+    rank = len(shape(node))
+    moved = [axis for axis, source in enumerate(arguments(node)[1]) if axis != source % rank]
+    if not moved:
+        return first_operand(node)
+    if len(moved) != 2:
+        return None
+    low, high = moved
+    return emit(node.graph, aten.transpose.int, first_operand(node), low - rank, high - rank, like=node)
+
+
+@rule(aten.transpose.int)
+def _lower_axis_first(node: fx.Node) -> fx.Node | None:
+    """An axis transposed with itself is nothing."""
+    source, high, low = arguments(node)
+    if high < low:
+        return None
+    return emit(node.graph, aten.transpose.int, source, low, high, like=node) if low != high else source
+
+
+@rule(aten.transpose.int)
+def _transposed_twice_is_nothing(node: fx.Node) -> fx.Node | None:
     source = first_operand(node)
     is_back = source.target is aten.transpose.int and arguments(source)[1:] == arguments(node)[1:]
     return first_operand(source) if is_back else None
@@ -138,9 +141,11 @@ def _transposed_twice_is_nothing(node: fx.Node) -> fx.Node | None:
 
 RULES = (
     _one_reshape,
-    _squeeze_of_a_wide_axis_is_nothing,
     _expand_only_what_grows,
+    _repetition_in_a_row_is_expansion,
     _repetition_is_expansion,
     _transposed_is_transpose,
+    _permutation_of_two_is_transpose,
+    _lower_axis_first,
     _transposed_twice_is_nothing,
 )

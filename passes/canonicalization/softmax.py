@@ -8,15 +8,26 @@ from torch import fx
 
 from autoconvert.ir.editing import emit
 from autoconvert.ir.nodes import arguments, first_operand, shape
+from autoconvert.rewrite.rule import rule
 
 aten = torch.ops.aten
 
 _MAXIMA = {aten.amax.default, aten.max.dim}
+_FORMS = {aten._softmax.default: aten.softmax.int, aten._log_softmax.default: aten.log_softmax.int}
 
 
+@rule(*_FORMS)
+def _softmax_of_its_type(node: fx.Node) -> fx.Node | None:
+    """Without the cast to a wider type that the inner operation can make."""
+    if True in arguments(node)[2:]:
+        return None
+    return emit(node.graph, _FORMS[node.target], *arguments(node)[:2], like=node)
+
+
+@rule(aten.softmax.int)
 def _less_the_largest(node: fx.Node) -> fx.Node | None:
     """softmax(x − max(x)) is softmax(x)."""
-    if node.target is not aten.softmax.int or node.kwargs:
+    if node.kwargs:
         return None
     source, axis, *_ = arguments(node)
     if source.target is not aten.sub.Tensor or source.kwargs:
@@ -42,9 +53,10 @@ def _stays(node: fx.Node) -> bool:
     return arguments(node)[2:3] == (True,) or node.kwargs.get("keepdim") is True
 
 
+@rule(aten.softmax.int)
 def _before_axes_merge(node: fx.Node) -> fx.Node | None:
     """softmax(reshape(x)) along the last axis is reshape(softmax(x)) where that axis is the same one."""
-    if node.target is not aten.softmax.int or arguments(node)[1] != -1:
+    if arguments(node)[1] != -1:
         return None
     merged = first_operand(node)
     if merged.target is not aten.reshape.default:
@@ -57,4 +69,4 @@ def _before_axes_merge(node: fx.Node) -> fx.Node | None:
     return emit(node.graph, aten.reshape.default, apart, sizes, like=node)
 
 
-RULES = (_less_the_largest, _before_axes_merge)
+RULES = (_softmax_of_its_type, _less_the_largest, _before_axes_merge)

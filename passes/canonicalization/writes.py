@@ -8,16 +8,19 @@ from torch import fx
 from autoconvert.ir.editing import emit
 from autoconvert.ir.nodes import arguments, first_operand, is_symbolic, same_shape, shape
 from autoconvert.passes.canonicalization.parts import axis_of, slice_of
+from autoconvert.rewrite.rule import Rewriter, rewriter_rule, rule
 
 aten = torch.ops.aten
 
 
+@rule(aten.fill.Scalar)
+def _filled_is_full(node: fx.Node) -> fx.Node | None:
+    return emit(node.graph, aten.full_like.default, *arguments(node), like=node)
+
+
+@rule(aten.copy.default, aten.fill.Tensor)
 def _copy_is_value(node: fx.Node) -> fx.Node | None:
     """What is written over a whole tensor: nothing of the old value stays."""
-    if node.target is aten.fill.Scalar:
-        return emit(node.graph, aten.full_like.default, *arguments(node), like=node)
-    if node.target not in (aten.copy.default, aten.fill.Tensor):
-        return None
     old, new = arguments(node)[:2]
     if new.meta["val"].dtype != old.meta["val"].dtype:
         new = emit(node.graph, aten._to_copy.default, new, dtype=old.meta["val"].dtype, like=node)
@@ -33,33 +36,37 @@ def _copy_is_value(node: fx.Node) -> fx.Node | None:
     return emit(node.graph, aten.expand.default, new, grown, like=node)
 
 
-def _write_is_concatenation(node: fx.Node) -> fx.Node | None:
+@rewriter_rule(aten.select_scatter.default)
+def _written_entry_is_concatenation(node: fx.Node, rewriter: Rewriter) -> fx.Node | None:
+    base, part, axis, index = arguments(node)
+    size = shape(base)[axis]
+    if is_symbolic(size) or not isinstance(index, int):
+        return None
+    _forward_reads(node, part, rewriter)
+    wide = emit(node.graph, aten.unsqueeze.default, part, axis, like=node)
+    return _written(node, base, wide, (axis, index % size, index % size + 1))
+
+
+@rewriter_rule(aten.slice_scatter.default)
+def _written_slice_is_concatenation(node: fx.Node, rewriter: Rewriter) -> fx.Node | None:
+    base, part, *_ = arguments(node)
+    if same_shape(base, part):
+        return part  # type: ignore[no-any-return]
+    range_ = _range(node)
+    if range_ is None:
+        return None
+    _forward_reads(node, part, rewriter)
+    return _written(node, base, part, range_)
+
+
+def _written(node: fx.Node, base: fx.Node, part: fx.Node, range_: tuple[int, int, int]) -> fx.Node:
     """A tensor with one part written anew is what lies before that part, the part, and what lies behind.
 
     Of a buffer that was made of such parts, those are taken that lie there, so that one written from end to end
     is gone.
     """
-    if node.target is aten.select_scatter.default:
-        base, part, axis, index = arguments(node)
-        size = shape(base)[axis]
-        if is_symbolic(size) or not isinstance(index, int):
-            return None
-        start, end = index % size, index % size + 1
-        _forward_reads(node, part)
-        part = emit(node.graph, aten.unsqueeze.default, part, axis, like=node)
-    elif node.target is aten.slice_scatter.default:
-        base, part, *_ = arguments(node)
-        if same_shape(base, part):
-            return part
-        range_ = _range(node)
-        if range_ is None:
-            return None
-        axis, start, end = range_
-        size = shape(base)[axis]
-        _forward_reads(node, part)
-    else:
-        return None
-    parts = [*_entries(node, base, axis, 0, start), part, *_entries(node, base, axis, end, size)]
+    axis, start, end = range_
+    parts = [*_entries(node, base, axis, 0, start), part, *_entries(node, base, axis, end, shape(base)[axis])]
     return emit(node.graph, aten.cat.default, parts, axis, like=node)
 
 
@@ -73,11 +80,11 @@ def _range(node: fx.Node) -> tuple[int, int, int] | None:
     return (axis, start, end) if start < end else None
 
 
-def _forward_reads(node: fx.Node, part: fx.Node) -> None:
+def _forward_reads(node: fx.Node, part: fx.Node, rewriter: Rewriter) -> None:
     """Who reads the part that was just written reads what was written."""
     for user in list(node.users):
         if _is_read_of(user, node) and same_shape(user, part):
-            user.replace_all_uses_with(part)
+            rewriter.replace(user, part)
 
 
 def _is_read_of(user: fx.Node, write: fx.Node) -> bool:
@@ -106,4 +113,4 @@ def _entries(node: fx.Node, base: fx.Node, axis: int, start: Any, end: Any) -> l
     return [emit(node.graph, aten.slice.Tensor, base, axis, start, end, like=node)]
 
 
-RULES = (_copy_is_value, _write_is_concatenation)
+RULES = (_filled_is_full, _copy_is_value, _written_entry_is_concatenation, _written_slice_is_concatenation)

@@ -215,7 +215,9 @@ def graph_of(function: Function, operands: Sequence[Operand]) -> fx.GraphModule:
 def proven(graph: fx.Graph) -> list[tuple[int, Layout]] | None:
     """Where the axis is in each result, and how it lies; None where that is not proven."""
     try:
-        layouts = check_separate(graph)
+        sizes = [size for node in graph.find_nodes(op="placeholder") for size in shape(node) if is_symbolic(size)]
+        (symbol,) = set().union(*(size.node.expr.free_symbols for size in sizes))
+        layouts = check_separate(graph, symbol)
     except Refused:
         return None
     results = graph.output_node().all_input_nodes

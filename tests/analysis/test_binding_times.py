@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, fx
 
 from autoconvert.analysis.binding_times import Time, binding_times, frontier
+from autoconvert.ir.program import Program
 from autoconvert.passes.canonicalize import canonicalize
 from tests import models
 from tests.models import Decoder
@@ -34,15 +35,21 @@ def last_factor(graph: fx.Graph) -> fx.Node:
     return factor
 
 
+def canonical(mix: Callable[[Decoder, Tensor], Tensor]) -> Program:
+    program = models.traced(Decoder(mix))
+    return program.with_graph(canonicalize(program.graph, program.weights))
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_binding_time_of(name: str) -> None:
     mix, expected = CASES[name]
-    graph = canonicalize(models.traced(Decoder(mix)).graph).graph
-    assert binding_times(graph)[last_factor(graph)] is expected
+    program = canonical(mix)
+    assert binding_times(program)[last_factor(program.graph.graph)] is expected
 
 
 def test_frontier_is_what_later_times_use() -> None:
-    graph = canonicalize(models.traced(Decoder(lambda d, x: x * ((d.gain + 1) * d.offset))).graph).graph
-    ends = frontier(graph, binding_times(graph), Time.WEIGHT)
+    program = canonical(lambda d, x: x * ((d.gain + 1) * d.offset))
+    graph = program.graph.graph
+    ends = frontier(graph, binding_times(program), Time.WEIGHT)
     assert last_factor(graph) in ends
     assert not set(last_factor(graph).all_input_nodes) & set(ends)

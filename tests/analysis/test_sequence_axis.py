@@ -128,8 +128,9 @@ class Pointless(Decoder):
 
 def prove(module: nn.Module) -> None:
     program = models.traced(module)
-    program = fold_weights(program.with_graph(canonicalize(program.graph)))
-    check_sequence_axis(program.graph.graph)
+    program = fold_weights(program.with_graph(canonicalize(program.graph, program.weights)))
+    assert program.stream is not None
+    check_sequence_axis(program.graph.graph, program.stream)
 
 
 def split_gives_the_same(module: nn.Module) -> bool:

@@ -10,10 +10,12 @@ from torch import Tensor
 from autoconvert import ops
 from autoconvert.check.graph import check_graph, run_chunks
 from autoconvert.errors import CheckFailed
+from autoconvert.ir.interface import Role
+from autoconvert.ir.nodes import named_results
 from autoconvert.ir.program import Program
 from autoconvert.runtime.chunks import split
 from tests import models
-from tests.models import CHUNKS, CONTEXT, VOCABULARY, Decoder
+from tests.models import CHUNKS, CONTEXT, Decoder
 from tests.source.tiny import Recording
 
 
@@ -31,7 +33,7 @@ def check(program: Program, module: Decoder) -> float:
     def reference(tokens: Sequence[int]) -> Tensor:
         return models.logits_of_source(module, tokens)
 
-    return check_graph(program, models.weights_of(module), reference, VOCABULARY)
+    return check_graph(program, models.weights_of(module), reference)
 
 
 def test_a_right_program_passes(program: Program, module: Decoder) -> None:
@@ -40,7 +42,7 @@ def test_a_right_program_passes(program: Program, module: Decoder) -> None:
 
 def test_each_weight_is_read_once_for_all_chunks(program: Program, module: Decoder) -> None:
     weights = Recording(models.weights_of(module))
-    run_chunks(program, weights, split(models.random_ids(), CHUNKS, CONTEXT), "logits")
+    run_chunks(program, weights, split(models.random_ids(), CHUNKS, CONTEXT), program.result(Role.LOGITS))
     assert sorted(weights.read_names) == sorted({source for w in program.weights.values() for source in w.sources})
 
 
@@ -74,11 +76,12 @@ def test_numbers_that_are_none_fail(program: Program, module: Decoder) -> None:
         return logits
 
     with pytest.raises(CheckFailed, match="first at position 3 "):
-        check_graph(program, models.weights_of(module), reference, VOCABULARY)
+        check_graph(program, models.weights_of(module), reference)
 
 
 def test_chunked_states_are_those_of_one_run(program: Program, module: Decoder) -> None:
     tokens = models.random_ids()
-    one = run_chunks(program, models.weights_of(module), split(tokens, ((19, 19),), CONTEXT), "kv_cache_v_0")
-    many = run_chunks(program, models.weights_of(module), split(tokens, CHUNKS, CONTEXT), "kv_cache_v_0")
+    values = named_results(program.graph.graph)["kv_cache_v_0"]
+    one = run_chunks(program, models.weights_of(module), split(tokens, ((19, 19),), CONTEXT), values)
+    many = run_chunks(program, models.weights_of(module), split(tokens, CHUNKS, CONTEXT), values)
     torch.testing.assert_close(many[-1][..., :19], one[-1][..., :19])

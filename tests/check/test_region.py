@@ -26,7 +26,7 @@ BY_NAME = {pattern.name: pattern for pattern in PATTERNS}
 def checked(module: torch.nn.Module, *patterns: Pattern) -> RegionCheck:
     program = models.traced(module)
     check = RegionCheck()
-    fuse(program.with_graph(canonicalize(program.graph)), patterns or PATTERNS, check)
+    fuse(program.with_graph(canonicalize(program.graph, program.weights)), patterns or PATTERNS, check)
     return check
 
 

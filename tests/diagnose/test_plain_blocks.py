@@ -273,7 +273,9 @@ NOTHING: dict[str, Change] = {
 
 
 def kinds(decoder: Decoder) -> list[str]:
-    return [block.kind for block in plain_blocks(canonicalize(traced(decoder).graph).graph)]
+    program = traced(decoder)
+    canonicalize(program.graph, program.weights)
+    return [block.kind for block in plain_blocks(program)]
 
 
 @pytest.mark.parametrize(("kind", "decoder"), [(k, d) for k, _, d in CASES], ids=[f"{k} by {n}" for k, n, _ in CASES])
@@ -289,7 +291,8 @@ def test_is_no_block(name: str) -> None:
 def test_a_single_step_has_the_blocks_of_a_whole_text() -> None:
     module = tiny_llama(attn_implementation="eager")
     step = trace_one_step(module, past_of(module, CONTEXT), CONTEXT)
-    blocks = plain_blocks(canonicalize(step.graph).graph)
+    canonicalize(step.graph, step.weights)
+    blocks = plain_blocks(step)
     layer = ["norm", "rotary", "rotary", "attention", "norm", "feed_forward"]
     assert [block.kind for block in blocks] == [*layer, *layer, "norm"]
     attention = blocks[3]

@@ -10,6 +10,7 @@ from torch import nn
 from autoconvert.check.region import RegionCheck
 from autoconvert.driver.pipeline import rewrite
 from autoconvert.dump.dump import dump_to
+from autoconvert.lowering.cpu import CPU
 from autoconvert.patterns import PATTERNS
 from autoconvert.rewrite.passes import Options
 from tests.models import CONTEXT, signatures
@@ -47,7 +48,7 @@ def dump_of(module: nn.Module, folder: Path) -> Read:
         dump.errors = regions.errors
         program = rewrite(
             module,
-            Options(CONTEXT, PATTERNS, regions),
+            Options(CONTEXT, PATTERNS, regions, CPU),
             after=lambda step, program: dump.after(step.name, program),
             on_trace=dump.traced,
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from autoconvert.errors import InputError, MachineError
+from autoconvert.lowering.cpu import CPU
 from autoconvert.packaging import litertlm
 from autoconvert.packaging.metadata import build_executor_metadata, build_llm_metadata
 from autoconvert.packaging.tokenizer import TokenizerSection, TokenizerSpec
@@ -21,8 +22,8 @@ def write(tflite: Path, path: Path, section: TokenizerSection = SECTION, *, cons
     if tflite.exists():
         with tflite.open("rb") as content:
             digest = hashlib.file_digest(content, "sha256").hexdigest()
-    metadata = build_llm_metadata(SPEC, 64), build_executor_metadata((), 64)
-    litertlm.write_bundle(tflite, digest, section, *metadata, path, consume=consume)
+    metadata = build_llm_metadata(SPEC, 64), build_executor_metadata((), 64, CPU)
+    litertlm.write_bundle(tflite, digest, section, *metadata, path, CPU.section, consume=consume)
 
 
 @pytest.fixture

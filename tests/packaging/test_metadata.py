@@ -1,4 +1,4 @@
-from autoconvert.ir.state import State
+from autoconvert.lowering.cpu import CPU
 from autoconvert.packaging.chat_template import Affixes, ChatTemplate
 from autoconvert.packaging.metadata import build_executor_metadata, build_llm_metadata
 from autoconvert.packaging.tokenizer import TokenizerSection, TokenizerSpec
@@ -46,11 +46,8 @@ def test_affixes_are_written_where_there_is_no_jinja_template() -> None:
 
 
 def test_each_state_is_input_and_output_under_its_name() -> None:
-    states = (
-        State("kv_cache_k_0", (1, 2, 64, 16), "key", 2),
-        State("kv_cache_v_0", (1, 2, 16, 64), "value", 3),
-    )
-    executor = build_executor_metadata(states, context=64).llm_executor_metadata
+    states = (CPU.key_cache(0, 2, 64, 16), CPU.value_cache(0, 2, 64, 16))
+    executor = build_executor_metadata(states, 64, CPU).llm_executor_metadata
     assert executor.max_history_size == 64
     key, value = executor.state_buffers
     for buffer, state in ((key, states[0]), (value, states[1])):

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from autoconvert.ir.state import State
+from autoconvert.lowering.cpu import CPU
 from autoconvert.packaging.litertlm import write_bundle
 from autoconvert.packaging.metadata import build_executor_metadata, build_llm_metadata
 from autoconvert.packaging.tokenizer import TokenizerSpec, read_tokenizer
@@ -92,8 +93,8 @@ def states(model: LlamaForCausalLM) -> tuple[State, ...]:
         state
         for layer in range(config.num_hidden_layers)
         for state in (
-            State(f"kv_cache_k_{layer}", (1, heads, CONTEXT, width), "key", 2),
-            State(f"kv_cache_v_{layer}", (1, heads, width, CONTEXT), "value", 3),
+            CPU.key_cache(layer, heads, CONTEXT, width),
+            CPU.value_cache(layer, heads, CONTEXT, width),
         )
     )
 
@@ -153,7 +154,7 @@ def write_tflite(model: LlamaForCausalLM, path: Path) -> None:
             "tokens": torch.zeros(1, length, dtype=torch.int32),
             "input_pos": torch.arange(length, dtype=torch.int32),
             "mask": torch.zeros(1, 1, length, CONTEXT),
-            **{state.name: torch.zeros(state.shape) for state in states(model)},
+            **{state.name: torch.zeros([int(size) for size in state.shape]) for state in states(model)},
         }
 
     first, *rest = PREFILL
@@ -208,7 +209,8 @@ def bundle(path: Path, spec: TokenizerSpec | None = None) -> Path:
         hashlib.sha256(tflite.read_bytes()).hexdigest(),
         spec.section,
         build_llm_metadata(spec, CONTEXT),
-        build_executor_metadata(kept, CONTEXT),
+        build_executor_metadata(kept, CONTEXT, CPU),
         path,
+        CPU.section,
     )
     return path

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim
 
+from autoconvert.ir.interface import Port, Role
 from autoconvert.passes.canonicalize import canonicalize
 from autoconvert.tracing.exported import export, program_of
 
@@ -32,11 +33,12 @@ def normalised(function: Function) -> tuple[fx.GraphModule, Call]:
     """The normalised graph of symbolic length, checked to give the numbers of the function at two lengths."""
     module = Call(function).eval()
     exported = export(module, (torch.randn(1, LENGTHS[0], WIDTH),), ({1: Dim("s", min=2, max=64)},))
-    graph = canonicalize(program_of(exported, ["result"]).graph)
+    program = program_of(exported, [Port("x", Role.HIDDEN, torch.float32, (1, "s", WIDTH))], [("result", Role.HIDDEN)])
+    graph = canonicalize(program.graph, program.weights)
     for length in LENGTHS:
         x = torch.randn(1, length, WIDTH)
         inputs = [
-            module.matrix if node.meta.get("is_weight") else x for node in graph.graph.find_nodes(op="placeholder")
+            module.matrix if node.target in program.weights else x for node in graph.graph.find_nodes(op="placeholder")
         ]
         with torch.no_grad():
             torch.testing.assert_close(graph(*inputs)["result"], function(x, module.matrix), rtol=1e-5, atol=1e-6)

@@ -14,7 +14,7 @@ from tests.models import WIDTH, Change, Decoder
 
 def bound(module: Decoder) -> Program:
     program = models.traced(module)
-    return fold_weights(program.with_graph(canonicalize(program.graph)))
+    return fold_weights(program.with_graph(canonicalize(program.graph, program.weights)))
 
 
 EXPRESSIONS: dict[str, tuple[Change, object]] = {

@@ -22,7 +22,7 @@ from tests.models import Change, Decoder, tiny_llama
 def recognised(module: nn.Module, without: str = "") -> Program:
     program = models.traced(module)
     patterns = [pattern for pattern in PATTERNS if pattern.name != without]
-    return fuse(program.with_graph(canonicalize(program.graph)), patterns, lambda *_: None)
+    return fuse(program.with_graph(canonicalize(program.graph, program.weights)), patterns, lambda *_: None)
 
 
 # An attention in which each pattern of one is found.

@@ -9,6 +9,7 @@ from torch.export import Dim
 
 from autoconvert import ops
 from autoconvert.errors import Refused
+from autoconvert.ir.interface import Port, Role
 from autoconvert.ir.nodes import first_operand, named_arguments, shape
 from autoconvert.ir.program import Program
 from autoconvert.passes.canonicalize import canonicalize
@@ -60,8 +61,8 @@ REFUSED: dict[str, tuple[Expand, str]] = {
 
 def traced(expand: Expand) -> Program:
     exported = export(Latent(expand).eval(), (torch.randn(5, 1, WIDTH),), ({0: Dim("s", min=2)},))
-    program = program_of(exported, ["y"])
-    return program.with_graph(canonicalize(program.graph))
+    program = program_of(exported, [Port("x", Role.HIDDEN, torch.float32, ("s", 1, WIDTH))], [("y", Role.HIDDEN)])
+    return program.with_graph(canonicalize(program.graph, program.weights))
 
 
 def attention_of(program: Program) -> dict[str, fx.Node]:

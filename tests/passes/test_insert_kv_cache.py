@@ -1,7 +1,5 @@
 """Caches as the runtime names and lays them out, and chunks that give what one run gives."""
 
-import dataclasses
-
 import pytest
 import torch
 
@@ -95,17 +93,10 @@ def test_a_fully_closed_row_gives_numbers() -> None:
     query, key = torch.randn(1, 2, 3, 4), torch.randn(1, 2, 3, 4)
     caches = torch.zeros(1, 2, CONTEXT, 4), torch.zeros(1, 2, 4, CONTEXT)
     mask = torch.full((1, 1, 3, CONTEXT), CLOSED)
-    out, *_ = attention.target(query, key, key, *caches, torch.zeros(3, dtype=torch.int32), mask, 0.5, 0)
+    out, *_ = attention.target(query, key, key, *caches, torch.zeros(3, dtype=torch.int32), mask, 2, 3, 0.5, 0)
     assert out.isfinite().all()
 
 
 def test_a_model_without_attention_is_refused() -> None:
     with pytest.raises(Refused, match="No attention and no recurrence was recognised"):
         models.rewrite(Decoder(attend=lambda decoder, x: x))
-
-
-def test_the_program_before_is_required_to_have_a_context() -> None:
-    from autoconvert.passes.insert_kv_cache import insert_kv_cache
-
-    with pytest.raises(AssertionError, match="positions are bound"):
-        insert_kv_cache(dataclasses.replace(models.traced(Decoder()), context=None))

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from autoconvert import ops
 from autoconvert.errors import Refused
+from autoconvert.ir.interface import Role
 from autoconvert.ir.nodes import named_arguments
 from autoconvert.ir.program import Program
 from autoconvert.lowering.cpu import CPU
@@ -253,7 +254,7 @@ def test_a_context_beyond_the_learned_positions_is_refused_with_how_many_there_a
         return x + F.embedding(torch.arange(x.shape[1]) + offset, decoder.rows)
 
     rows = 2 * CONTEXT
-    assert bound(Decoder(positions), rows - offset).context == rows - offset
+    assert bound(Decoder(positions), rows - offset).find_input(Role.INPUT_POS) is not None
     with pytest.raises(Refused, match=f"looks up row {rows} of a table of {rows}"):
         bound(Decoder(positions), rows - offset + 1)
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, fx
 
+from autoconvert.ir.nodes import named_results
 from autoconvert.ir.program import Program
-from autoconvert.passes.specialize_shapes import decode, prefill, specialize_shapes
 from autoconvert.runtime.chunks import chunk
 from tests import models
 from tests.models import CONTEXT, Decoder, signatures, tiny_llama
@@ -21,6 +21,14 @@ def symbolic(graph: fx.GraphModule) -> list[str]:
     return [node.name for node in graph.graph.nodes if is_symbolic(node.meta.get("val"))]
 
 
+def prefill(program: Program, length: int) -> Program:
+    return signatures(program, (length,))[f"prefill_{length}"]
+
+
+def decode(program: Program) -> Program:
+    return signatures(program, ())["decode"]
+
+
 @pytest.fixture(scope="module")
 def llama() -> Program:
     return models.rewrite(tiny_llama())
@@ -29,17 +37,19 @@ def llama() -> Program:
 @pytest.mark.parametrize("length", [1, 2, 7, CONTEXT])
 def test_every_shape_is_a_number(llama: Program, length: int) -> None:
     assert symbolic(llama.graph)
-    special = specialize_shapes(llama, length)
+    special = prefill(llama, length)
     assert not symbolic(special.graph)
     inputs = {str(n.target): tuple(n.meta["val"].shape) for n in special.graph.graph.find_nodes(op="placeholder")}
     assert inputs["tokens"] == (1, length)
     assert inputs["input_pos"] == (length,)
     assert inputs["mask"] == (1, 1, length, CONTEXT)
+    assert all(inputs[port.name] == port.shape for port in special.ports if port.name in inputs)
 
 
 def test_prefill_gives_only_the_states(llama: Program) -> None:
-    results = prefill(llama, 5).graph.graph.output_node().args[0]
-    assert list(results) == [state.name for state in llama.states]  # type: ignore[arg-type]
+    special = prefill(llama, 5)
+    assert list(named_results(special.graph.graph)) == [state.name for state in llama.states]
+    assert special.outputs == ()
 
 
 def test_prefill_needs_no_head(llama: Program) -> None:
@@ -48,8 +58,8 @@ def test_prefill_needs_no_head(llama: Program) -> None:
 
 
 def test_decode_gives_one_row_of_logits_and_the_states(llama: Program) -> None:
-    results = decode(llama).graph.graph.output_node().args[0]
-    shapes = {name: tuple(node.meta["val"].shape) for name, node in results.items()}  # type: ignore[union-attr]
+    results = named_results(decode(llama).graph.graph)
+    shapes = {name: tuple(node.meta["val"].shape) for name, node in results.items()}
     assert shapes == {"logits": (1, 1, 97)} | {state.name: state.shape for state in llama.states}
 
 
@@ -68,7 +78,7 @@ def test_prefill_then_decode_gives_the_logits_of_one_run() -> None:
     module = Decoder()
     program = models.rewrite(module)
     tokens = models.random_ids(9)
-    states = {state.name: torch.zeros(state.shape) for state in program.states}
+    states = {name: torch.zeros(tuple(node.meta["val"].shape)) for name, node in program.state_nodes().items()}
     for part, start, stop, size in (
         (prefill(program, 6), 0, 5, 6),
         (prefill(program, 3), 5, 8, 3),
@@ -77,7 +87,7 @@ def test_prefill_then_decode_gives_the_logits_of_one_run() -> None:
         call = chunk(tokens[start:stop], start, size, CONTEXT)
         weights = models.weights_of(module)
         values = {name: weight.evaluate(weights.read) for name, weight in program.weights.items()} | states
-        values |= {"tokens": call.tokens, "input_pos": call.input_pos, "mask": call.mask}
+        values |= {port.name: call.inputs[port.role] for port in part.inputs}
         names = [str(node.target) for node in part.graph.graph.find_nodes(op="placeholder")]
         with torch.no_grad():
             results = part.graph(*(values[name] for name in names))

@@ -3,33 +3,38 @@
 import pytest
 import torch
 
+from autoconvert.ir.interface import Role
 from autoconvert.ops.attention import CLOSED
 from autoconvert.runtime.chunks import chunk, plan_prefill, split
 
 
 def test_padding_is_token_zero_at_position_zero_with_a_closed_row() -> None:
     part = chunk([7, 8, 9], 4, 5, 10)
-    assert part.tokens.tolist() == [[7, 8, 9, 0, 0]]
-    assert part.input_pos.tolist() == [4, 5, 6, 0, 0]
+    assert part.inputs[Role.TOKENS].tolist() == [[7, 8, 9, 0, 0]]
+    assert part.inputs[Role.INPUT_POS].tolist() == [4, 5, 6, 0, 0]
     assert (part.real, part.size) == (3, 5)
-    assert (part.mask[0, 0, 3:] == CLOSED).all()
+    assert (part.inputs[Role.MASK][0, 0, 3:] == CLOSED).all()
 
 
 def test_dtypes_and_shapes_are_those_of_the_contract() -> None:
     part = chunk([1], 0, 3, 8)
-    assert (part.tokens.shape, part.input_pos.shape, part.mask.shape) == ((1, 3), (3,), (1, 1, 3, 8))
-    assert (part.input_pos.dtype, part.mask.dtype) == (torch.int32, torch.float32)
+    found = {role: (value.dtype, tuple(value.shape)) for role, value in part.inputs.items()}
+    assert found == {
+        Role.TOKENS: (torch.int64, (1, 3)),
+        Role.INPUT_POS: (torch.int32, (3,)),
+        Role.MASK: (torch.float32, (1, 1, 3, 8)),
+    }
 
 
 def test_a_row_sees_itself_and_everything_before() -> None:
     part = chunk([1, 1], 3, 2, 8)
-    assert (part.mask[0, 0] == 0).tolist() == [[True] * 4 + [False] * 4, [True] * 5 + [False] * 3]
+    assert (part.inputs[Role.MASK][0, 0] == 0).tolist() == [[True] * 4 + [False] * 4, [True] * 5 + [False] * 3]
 
 
 def test_split_holds_every_token_at_its_position() -> None:
     parts = split(range(5), ((2, 4), (1, 1), (2, 2)), 16)
-    assert [token for part in parts for token in part.tokens[0, : part.real].tolist()] == [0, 1, 2, 3, 4]
-    assert [p for part in parts for p in part.input_pos[: part.real].tolist()] == [0, 1, 2, 3, 4]
+    assert [token for part in parts for token in part.inputs[Role.TOKENS][0, : part.real].tolist()] == [0, 1, 2, 3, 4]
+    assert [p for part in parts for p in part.inputs[Role.INPUT_POS][: part.real].tolist()] == [0, 1, 2, 3, 4]
 
 
 def test_split_that_leaves_tokens_out_fails() -> None:

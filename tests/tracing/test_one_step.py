@@ -160,14 +160,14 @@ def test_a_model_that_contradicts_itself_is_refused_for_that() -> None:
     module = Contradicting(decaying, WIDTH)
     reference = Reference(module)
     with pytest.raises(Refused, match="contradicts itself: run token by token"):
-        check_graph(rewrite(module), weights_of(module), reference, VOCABULARY, reference.token_by_token)
+        check_graph(rewrite(module), weights_of(module), reference, reference.token_by_token)
 
 
 def test_logits_that_the_model_gives_in_neither_way_fail_the_check() -> None:
     module = Recurrent(decaying, WIDTH)
     program, reference = rewrite(module), Reference(Recurrent(convolving, WIDTH, 2))
     with pytest.raises(CheckFailed):
-        check_graph(program, weights_of(module), reference, VOCABULARY, reference.token_by_token)
+        check_graph(program, weights_of(module), reference, reference.token_by_token)
 
 
 class Holding(Recurrent):
@@ -202,7 +202,7 @@ def test_a_state_may_be_kept_in_the_module_itself_which_stays_as_it_was() -> Non
     assert [state.shape for state in program.states] == [(1, WIDTH)]
     assert module.inner.held is None
     reference = Reference(module)
-    assert check_graph(program, weights_of(module), reference, VOCABULARY) < 1e-5
+    assert check_graph(program, weights_of(module), reference) < 1e-5
 
 
 def test_a_recurrence_that_runs_position_by_position_says_so() -> None:
