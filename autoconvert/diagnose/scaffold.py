@@ -307,9 +307,8 @@ def _literal(node: fx.Node) -> str:
 def _role(node: fx.Node, block: PlainBlock, program: Program) -> str:
     """What a value is called: by the module's attribute, or by what the block does with it."""
     weight = _chain(node)[-1]
-    if weight.meta.get("is_weight"):
-        sources = program.weights[str(weight.target)].sources if str(weight.target) in program.weights else ()
-        path = (sources[0] if sources else str(weight.target)).split(".")
+    if str(weight.target) in program.weights:
+        path = program.weights[str(weight.target)].sources[0].split(".")
         own = path[-1] if path[-1] not in ("weight", "bias") or len(path) < 2 or block.kind == "norm" else path[-2]
         return identifier(f"{own}_bias" if path[-1] == "bias" and own != "bias" else own)
     value = constant(node)

@@ -13,6 +13,7 @@ from autoconvert import ops
 from autoconvert.analysis.constants import digest
 from autoconvert.dump.naming import identifier
 from autoconvert.dump.snapshot import Entry, Snapshot, arguments_of, size_text, symbols_of
+from autoconvert.ir.interface import Role
 from autoconvert.ir.nodes import shape
 from autoconvert.scan.running_sum import RunningSum
 from autoconvert.scan.scan import CarriedScan, Scan
@@ -23,7 +24,7 @@ CONSTANTS = "constants.safetensors"
 _SHORT = 8
 _INDENT = " " * 8
 # What counts up, and what says which of some things.
-_COUNTS, _CHOICES = ("positions", "input_pos"), ("tokens",)
+_COUNTS, _CHOICES = (Role.POSITIONS, Role.INPUT_POS), (Role.TOKENS,)
 
 _HEAD = '''"""{title}
 
@@ -181,16 +182,16 @@ def _inputs(snapshot: Snapshot) -> Iterator[str]:
     for node in graph.find_nodes(op="placeholder"):
         entry, value = by_node[node.name], node.meta["val"]
         sizes = "".join(f"{size_text(size, symbols)}, " for size in value.shape)
-        yield f'        "{entry.name}": {_input(str(node.target), entry, f"({sizes.strip()})", value.dtype)},'
+        yield f'        "{entry.name}": {_input(entry, f"({sizes.strip()})", value.dtype)},'
     yield "    }\n"
 
 
-def _input(name: str, entry: Entry, sizes: str, dtype: torch.dtype) -> str:
-    if name in _COUNTS:
+def _input(entry: Entry, sizes: str, dtype: torch.dtype) -> str:
+    if entry.role in _COUNTS:
         return f"torch.ones({sizes}, dtype={dtype}).cumsum(-1, dtype={dtype}) - 1"
-    if name in _CHOICES:
+    if entry.role in _CHOICES:
         return f"torch.randint(0, 2, {sizes}, dtype={dtype})"
-    if entry.detail.startswith("state") or not dtype.is_floating_point:
+    if entry.role is Role.STATE or not dtype.is_floating_point:
         return f"torch.zeros({sizes}, dtype={dtype})"
     return f"0.1 * torch.randn({sizes}, dtype={dtype})"
 

@@ -16,6 +16,7 @@ from autoconvert.analysis.constants import digest
 from autoconvert.analysis.multiply_adds import MultiplyAdds
 from autoconvert.dump.naming import Namer, operation_of
 from autoconvert.dump.places import Place, module_of, place_of
+from autoconvert.ir.interface import Role
 from autoconvert.ir.nodes import named_results
 from autoconvert.ir.program import Program
 from autoconvert.ir.provenance import BLOCK
@@ -43,7 +44,8 @@ class Entry:
 
     `module` is a path such as `model.layers.0.mlp`; `results` are the outputs of the program that it is. `detail`
     says what an input, a constant or a recurrence is. `error` is relative to the largest number, `size` the bytes
-    of the model's weights that it reads; `node_name` is what the graph calls it.
+    of the model's weights that it reads; `node_name` is what the graph calls it;
+    `role` is what an input is for.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Entry:
     multiply_adds: int
     size: int
     node_name: str
+    role: Role | None
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,7 @@ class Photographer:
                     multiply_adds=self._multiply_adds(node, program.graph),
                     size=sum(self._read(source, program) for source in node.all_input_nodes),
                     node_name=node.name,
+                    role=program.roles.get(str(node.target)) if node.op == "placeholder" else None,
                 )
             )
         return Snapshot(tuple(entries), program)

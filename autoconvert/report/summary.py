@@ -1,7 +1,7 @@
 """What a conversion says when it is done: what it wrote, what it found, and what to do next."""
 
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,8 @@ def _details(report: Report) -> Iterator[Text]:
     yield from _section("Patterns that matched", found)
     yield from _section("Patterns that nearly matched", map(_near_miss, report.near_misses))
     yield from _section("Checks", (f"{check.name}: {check.detail}" for check in report.checks))
-    yield from _section("Signatures", map(_signature, report.signatures))
+    states = {state["name"] for state in report.states}
+    yield from _section("Signatures", (_signature(signature, states) for signature in report.signatures))
     rows = (row for row in report.checkpoint if row["status"] != "used")
     yield from _section("Tensors of the checkpoint that are not stored", map(_tensor, rows))
     yield from _section("Versions", (f"{name} {version}" for name, version in report.versions.items()))
@@ -82,13 +83,13 @@ def _near_miss(miss: Mapping[str, Any]) -> str:
     return f"{miss['pattern']} at {miss['node']}, {matched}: {place}{miss['reason']}"
 
 
-def _signature(signature: Mapping[str, Any]) -> str:
-    return f"{signature['name']}: {_names(signature['inputs'])} → {_names(signature['outputs'])}"
+def _signature(signature: Mapping[str, Any], states: Collection[str]) -> str:
+    return f"{signature['name']}: {_names(signature['inputs'], states)} → {_names(signature['outputs'], states)}"
 
 
-def _names(names: Sequence[str]) -> str:
+def _names(names: Sequence[str], states: Collection[str]) -> str:
     """States come by the dozen and say nothing one by one."""
-    others = [name for name in names if not name.startswith("kv_cache_")]
+    others = [name for name in names if name not in states]
     states = len(names) - len(others)
     return ", ".join([*others, f"{states} caches"] if states else others)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
+import sympy
 import torch
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -216,8 +217,8 @@ def proven(graph: fx.Graph) -> list[tuple[int, Layout]] | None:
     """Where the axis is in each result, and how it lies; None where that is not proven."""
     try:
         sizes = [size for node in graph.find_nodes(op="placeholder") for size in shape(node) if is_symbolic(size)]
-        (symbol,) = set().union(*(size.node.expr.free_symbols for size in sizes))
-        layouts = check_separate(graph, symbol)
+        symbols = {symbol for size in sizes for symbol in size.node.expr.free_symbols}
+        layouts = check_separate(graph, next(iter(symbols), sympy.Symbol("s")))
     except Refused:
         return None
     results = graph.output_node().all_input_nodes

@@ -3,13 +3,13 @@
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import fx
 
 from autoconvert import ops
-from autoconvert.ir.editing import emit
+from autoconvert.ir.editing import emit, set_arguments
+from autoconvert.ir.nodes import named_arguments
 from autoconvert.ir.program import Program
 from autoconvert.ir.weight import Weight
 from autoconvert.packaging.tokenizer import TokenizerSpec
@@ -44,23 +44,19 @@ def _first(graph: fx.GraphModule, target: Callable[..., object]) -> fx.Node:
     return graph.graph.find_nodes(op="call_function", target=target)[0]
 
 
-def _set_argument(node: fx.Node, index: int, value: Any) -> None:
-    node.args = (*node.args[:index], value, *node.args[index + 1 :])
-
-
 def _sign(graph: fx.GraphModule) -> None:
     """The rotation turns the other way."""
     rotary = _first(graph, ops.rotary)
     sine = rotary.args[2]
     assert isinstance(sine, fx.Node)
     with graph.graph.inserting_before(rotary):
-        _set_argument(rotary, 2, emit(graph.graph, aten.neg.default, sine, like=sine))
+        set_arguments(rotary, sin=emit(graph.graph, aten.neg.default, sine, like=sine))
 
 
 def _scale(graph: fx.GraphModule) -> None:
     """Scores are a tenth too large."""
     attention = _first(graph, ops.cached_attention)
-    _set_argument(attention, 7, attention.args[7] * 1.1)  # type: ignore[operator]
+    set_arguments(attention, scale=named_arguments(attention)["scale"] * 1.1)
 
 
 def _position(graph: fx.GraphModule) -> None:
@@ -72,7 +68,7 @@ def _position(graph: fx.GraphModule) -> None:
 def _mask(graph: fx.GraphModule) -> None:
     """One layer sees only the last three positions."""
     attention = _first(graph, ops.cached_attention)
-    attention.args = (*attention.args[:8], 3)
+    set_arguments(attention, window=3)
 
 
 def _swapped_caches(graph: fx.GraphModule) -> None:
@@ -95,7 +91,9 @@ def _wrong_tie(program: Program) -> Program:
     """The head reads the embedding though it has weights of its own, or a shifted one where they are the same."""
     nodes = program.graph.graph
     embedding = next(
-        n.args[0] for n in nodes.find_nodes(op="call_function", target=aten.embedding.default) if _is_weight(n.args[0])
+        n.args[0]
+        for n in nodes.find_nodes(op="call_function", target=aten.embedding.default)
+        if n.args[0].target in program.weights
     )
     head = nodes.find_nodes(op="call_function", target=aten.linear.default)[-1].args[1]
     table = program.weights[str(embedding.target)]
@@ -108,13 +106,9 @@ def _wrong_tie(program: Program) -> Program:
         with graph.graph.inserting_after(graph.graph.find_nodes(op="placeholder")[-1]):
             placeholder = graph.graph.placeholder(shifted.name)
         placeholder.meta = dict(linear.args[1].meta)
-        _set_argument(linear, 1, placeholder)
+        set_arguments(linear, weight=placeholder)
 
     return _with_weight(_edit(program, untie), shifted)
-
-
-def _is_weight(node: object) -> bool:
-    return isinstance(node, fx.Node) and bool(node.meta.get("is_weight"))
 
 
 def _transposed(program: Program) -> Program:

@@ -5,6 +5,8 @@ import torch
 
 from autoconvert import ops
 from autoconvert.errors import Refused
+from autoconvert.ir.editing import set_arguments
+from autoconvert.ir.nodes import named_arguments
 from autoconvert.ops.attention import CLOSED
 from tests import models
 from tests.models import CONTEXT, Decoder, masked, tiny_llama
@@ -74,8 +76,8 @@ def test_a_wrong_window_is_seen_by_the_chunks() -> None:
     module = windowed()
     program = models.rewrite(module)
     (attention,) = program.graph.graph.find_nodes(op="call_function", target=ops.cached_attention)
-    assert attention.args[8] == WINDOW
-    attention.args = (*attention.args[:8], WINDOW + 1)
+    assert named_arguments(attention)["window"] == WINDOW
+    set_arguments(attention, window=WINDOW + 1)
     tokens = models.random_ids()
     logits, expected = (
         models.logits_in_chunks(program, module, tokens),
