@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from autoconvert.passes.pipeline import PASSES
-from autoconvert.rewrite.passes import Pass
 
 import autoconvert
 from autoconvert.driver.compile import Stages
 from autoconvert.driver.convert import convert
+from autoconvert.passes.pipeline import PASSES
+from autoconvert.rewrite.passes import Pass
 from tests.check.faults import FAULTS, Fault, wrong_start_token
 from tests.packaging.tiny_bundle import byte_level_tokenizer, tiny_llama
 from tests.source.tiny import build, llama
