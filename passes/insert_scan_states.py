@@ -5,6 +5,7 @@ import operator
 
 import torch
 from torch import fx
+from torch.fx.passes.tools_common import stable_topological_sort
 
 from autoconvert.ir.editing import emit, finish
 from autoconvert.ir.nodes import named_results
@@ -34,6 +35,8 @@ def insert_scan_states(program: Program) -> Program:
         results |= _carry(owner, call, recurrence, new)
         states.extend(new)
     graph.output_node().args = (results,)
+    # What runs along the tokens themselves may stand before the inputs that it gets here.
+    stable_topological_sort(owner)
     return dataclasses.replace(program, graph=finish(owner), states=(*program.states, *states))
 
 
