@@ -44,6 +44,7 @@ def batch_to_sequence(program: Program, context: int) -> Program:
     inputs = {str(node.target): node for node in graph.find_nodes(op="placeholder")}
     if OFFSET not in inputs:
         return program
+    _check_are_floats([inputs[state.name] for state in program.states])
     if not is_symbolic(inputs[TOKENS].meta["val"].shape[0]):
         return _one_text_at_a_time(program, inputs)
     # Layers share few masks.
@@ -97,6 +98,16 @@ def _one_text_at_a_time(program: Program, inputs: dict[str, fx.Node]) -> Program
     rows = emit(graph, operator.getitem, call, 0, like=logits)
     graph.output({LOGITS: emit(graph, aten.reshape.default, rows, [1, -1, shape(logits)[-1]], like=logits)})
     return dataclasses.replace(program, graph=finish(whole), states=())
+
+
+def _check_are_floats(states: list[fx.Node]) -> None:
+    for state in states:
+        reader = next((user for user in state.users if user.op != "output" and not is_size(user)), None)
+        dtype = state.meta["val"].dtype
+        if reader is not None and not dtype.is_floating_point:
+            raise Refused(
+                f"{location(reader)} reads a state of {dtype}.", hint="A state is a tensor of floating-point numbers."
+            )
 
 
 def _name(node: fx.Node) -> str:
