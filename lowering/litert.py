@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import os
-import sys
 import warnings
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -23,6 +22,7 @@ from autoconvert.ops.attention import attend, laid_out
 from autoconvert.ops.semantic import Body
 from autoconvert.passes.canonicalize import canonicalize
 from autoconvert.rewrite.decomposition import expand_nodes
+from autoconvert.system.stderr import redirected_stderr
 
 
 def lower(name: str, program: Program) -> bytes:
@@ -115,15 +115,9 @@ def quiet() -> Iterator[None]:
     os.environ.setdefault("LITERT_TORCH_SHOW_PROGRESS", "n")
     level = logging.root.manager.disable
     logging.disable(logging.ERROR)
-    sys.stderr.flush()
-    saved = os.dup(2)
-    with Path(os.devnull).open("wb") as nowhere, warnings.catch_warnings():
+    with Path(os.devnull).open("wb") as nowhere, warnings.catch_warnings(), redirected_stderr(nowhere):
         warnings.simplefilter("ignore")
-        os.dup2(nowhere.fileno(), 2)
         try:
             yield
         finally:
-            sys.stderr.flush()
-            os.dup2(saved, 2)
-            os.close(saved)
             logging.disable(level)

@@ -48,14 +48,6 @@ def name_operations(model: Any, weights: Mapping[str, Weight]) -> None:
                 taken.add(tensor.name)
 
 
-def modules_of_operations(model: Any) -> Iterator[tuple[Any, str | None]]:
-    """Each operator of a linked `ModelT` with its module's path, `model.layers.0.mlp`; None where it is the frame's."""
-    for subgraph in model.subgraphs:
-        for operator in subgraph.operators:
-            told = subgraph.tensors[operator.outputs[0]].name.partition(_END)[0].decode()
-            yield operator, None if told == FRAME else told.strip("/").replace("/", ".")
-
-
 def _modules_of(subgraph: Any, weights: Mapping[str, Weight], caller: bytes) -> list[bytes]:
     """The module of each operator; one that has none is who reads its result, who made its operand, or `caller`."""
     told = [_told(subgraph, operator, weights) for operator in subgraph.operators]

@@ -42,6 +42,7 @@ def batch_to_sequence(program: Program, context: int) -> Program:
     graph, offset = program.graph.graph, program.find_input(Role.OFFSET)
     if offset is None:
         return program
+    _check_are_floats(list(program.state_nodes().values()))
     tokens = program.input(Role.TOKENS)
     if not is_symbolic(shape(tokens)[0]):
         return _one_text_at_a_time(program)
@@ -112,6 +113,16 @@ def _one_text_at_a_time(program: Program) -> Program:
     (port,) = program.outputs
     graph.output({port.name: emit(graph, aten.reshape.default, rows, [1, -1, shape(logits)[-1]], like=logits)})
     return _of_a_text(program, finish(whole), program.symbols[TEXTS])
+
+
+def _check_are_floats(states: list[fx.Node]) -> None:
+    for state in states:
+        reader = next((user for user in state.users if user.op != "output" and not is_size(user)), None)
+        dtype = state.meta["val"].dtype
+        if reader is not None and not dtype.is_floating_point:
+            raise Refused(
+                f"{location(reader)} reads a state of {dtype}.", hint="A state is a tensor of floating-point numbers."
+            )
 
 
 def _name(node: fx.Node) -> str:

@@ -33,6 +33,9 @@ def _carry(owner: fx.GraphModule, node: fx.Node, name: str) -> None:
     owner.add_submodule(name, RunningSum(width))
     first = [axis, *(other for other in range(-len(shape(x)), 0) if other != axis)]
     with graph.inserting_before(node):
+        if x.meta["val"].dtype == torch.bool:
+            # A sum of truths is a number.
+            x = emit(graph, aten._to_copy.default, x, dtype=node.meta["val"].dtype, like=node)
         moved = emit(graph, aten.permute.default, x, first, like=node)
         rows = emit(graph, aten.reshape.default, moved, [-1, width], like=node)
         call = graph.call_module(name, (rows,))

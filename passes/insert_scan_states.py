@@ -4,6 +4,7 @@ import dataclasses
 import operator
 
 from torch import fx
+from torch.fx.passes.tools_common import stable_topological_sort
 
 from autoconvert.ir.editing import emit, finish
 from autoconvert.ir.inputs import add_input
@@ -33,6 +34,8 @@ def insert_scan_states(program: Program, target: Target) -> Program:
         results |= _carry(program, call, scan, new)
         states.extend(new)
     graph.output_node().args = (results,)
+    # What runs along the tokens themselves may stand before the inputs that it gets here.
+    stable_topological_sort(program.graph)
     return dataclasses.replace(program, graph=finish(program.graph), states=(*program.states, *states))
 
 

@@ -101,7 +101,8 @@ def _is_sum(node: fx.Node, user: fx.Node, made: dict[fx.Node, Iteration]) -> boo
     outside = [other for other in node.users if made.get(other) != made[node]]
     if not any(other in made and made[other].loop == made[node].loop for other in outside):
         return True
-    return outside == [user] and user.target is aten.index_add.default and user.args[0] is node
+    adds = user.target is aten.index_add.default and user.args[0] is node and node not in user.args[1:]
+    return adds and outside == [user]
 
 
 def _sizes(node: fx.Node) -> list[torch.SymInt]:

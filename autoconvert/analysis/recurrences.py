@@ -96,7 +96,7 @@ def _groups(reached: list[set[fx.Node]], states: Sequence[tuple[fx.Node, fx.Node
 
 
 def _fewest_numbers_out(core: set[fx.Node], ahead: set[fx.Node]) -> set[fx.Node]:
-    """The core and those after it that make the fewest numbers of a position leave; of equal ones the smallest."""
+    """The core and those after it that make the fewest numbers of a position leave; of equal ones the largest."""
     candidates = _candidates(core, ahead)
     import networkx as nx
 

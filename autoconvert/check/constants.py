@@ -145,11 +145,6 @@ class Constants:
         return self.tensors[name]
 
 
-def read_constant(path: Path, name: str) -> torch.Tensor:
-    """The numbers that the file has for a weight, float32, dequantised."""
-    return Constants(path).read(name)
-
-
 def check_constants(path: Path, weights: Mapping[str, Weight], store: SourceTensors, scheme: str) -> CheckedConstants:
     """Compare every weight in the file with its source, a few rows at a time.
 

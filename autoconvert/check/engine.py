@@ -31,10 +31,6 @@ class Score:
     target: tuple[int, ...]
     token_log_probabilities: tuple[float, ...]
 
-    @property
-    def log_probability(self) -> float:
-        return sum(self.token_log_probabilities)
-
 
 @dataclass(frozen=True)
 class EngineCheck:

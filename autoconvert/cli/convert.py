@@ -9,7 +9,7 @@ from rich.console import Console
 
 from autoconvert.cli.asked import asked
 from autoconvert.cli.failures import explained
-from autoconvert.cli.quiet import captured_stderr, silence_python
+from autoconvert.cli.quiet import silence_python, stderr_as_note
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -178,7 +178,7 @@ def convert(
     again = asked(model, revision=revision, trust_remote_code=trust_remote_code, patterns=patterns)
     with explained(verbose=verbose, model=again):
         silence_python()
-        with captured_stderr():
+        with stderr_as_note():
             from autoconvert.driver.convert import convert as convert_model
             from autoconvert.report.summary import summary
             from autoconvert.report.table import display_on

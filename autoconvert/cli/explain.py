@@ -11,7 +11,7 @@ from rich.text import Text
 
 from autoconvert.cli.asked import asked
 from autoconvert.cli.failures import explained
-from autoconvert.cli.quiet import captured_stderr, silence_python
+from autoconvert.cli.quiet import silence_python, stderr_as_note
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -58,7 +58,7 @@ def explain(
     """
     with explained(verbose=verbose):
         silence_python()
-        with captured_stderr():
+        with stderr_as_note():
             from autoconvert.diagnose.explain import explain as explain_model
             from autoconvert.diagnose.explained import explained_model
             from autoconvert.diagnose.scaffold import write_scaffold
@@ -77,7 +77,7 @@ def explain(
         for line in explained_model(explanation, again, shlex.quote(str(scaffold or _unused_name()))):
             console.print(line, soft_wrap=True)
         if scaffold is not None:
-            with captured_stderr():
+            with stderr_as_note():
                 written = write_scaffold(explanation, scaffold)
             console.print(Text(f"wrote {scaffold}: {_what_is_left(written.is_complete)}"), soft_wrap=True)
         if explanation.refusal is not None:

@@ -9,7 +9,7 @@ from rich.console import Console
 from autoconvert.cli.asked import asked
 from autoconvert.cli.convert import Quantize, formats_in, lengths_in
 from autoconvert.cli.failures import explained
-from autoconvert.cli.quiet import captured_stderr, silence_python
+from autoconvert.cli.quiet import silence_python, stderr_as_note
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -52,7 +52,7 @@ def plan(
     again = asked(model, revision=revision, trust_remote_code=trust_remote_code, patterns=patterns)
     with explained(verbose=verbose, model=again):
         silence_python()
-        with captured_stderr():
+        with stderr_as_note():
             from autoconvert.driver.library import in_order, libraries
             from autoconvert.driver.needs import refuse_what_cannot_fit
             from autoconvert.driver.plan import plan as plan_conversion

@@ -9,6 +9,8 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from autoconvert.system.stderr import redirected_stderr
+
 
 def silence_python() -> None:
     """Hides warnings and log lines below ERROR; call before the libraries are imported."""
@@ -19,15 +21,13 @@ def silence_python() -> None:
 
 
 @contextmanager
-def captured_stderr() -> Iterator[None]:
+def stderr_as_note() -> Iterator[None]:
     """Keeps back what is written to file descriptor 2: C++ says there, unasked, that it made a delegate.
 
     An exception carries it as a note; if the process crashes, Python's stack goes to the real stderr.
     """
-    sys.stderr.flush()
-    with tempfile.TemporaryFile() as said, os.fdopen(os.dup(2), "wb", buffering=0) as terminal:
+    with tempfile.TemporaryFile() as said, redirected_stderr(said) as terminal:
         faulthandler.enable(terminal, all_threads=False)
-        os.dup2(said.fileno(), 2)
         try:
             yield
         except Exception as error:
@@ -37,6 +37,4 @@ def captured_stderr() -> Iterator[None]:
                 error.add_note(f"Meanwhile the libraries wrote:\n{text}")
             raise
         finally:
-            sys.stderr.flush()
-            os.dup2(terminal.fileno(), 2)
             faulthandler.disable()

@@ -5,7 +5,6 @@ import operator
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import sympy
@@ -72,10 +71,6 @@ class Snapshot:
 
     entries: tuple[Entry, ...]
     program: Program
-
-    @cached_property
-    def by_name(self) -> dict[str, Entry]:
-        return {entry.name: entry for entry in self.entries}
 
     @property
     def operations(self) -> dict[str, int]:

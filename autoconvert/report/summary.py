@@ -90,8 +90,8 @@ def _signature(signature: Mapping[str, Any], states: Collection[str]) -> str:
 def _names(names: Sequence[str], states: Collection[str]) -> str:
     """States come by the dozen and say nothing one by one."""
     others = [name for name in names if name not in states]
-    states = len(names) - len(others)
-    return ", ".join([*others, f"{states} caches"] if states else others)
+    kept = len(names) - len(others)
+    return ", ".join([*others, f"{kept} caches"] if kept else others)
 
 
 def _tensor(row: Mapping[str, Any]) -> str:

@@ -1,15 +1,15 @@
 """The LiteRT-LM engine as a context: quiet, with a weight cache that leaves nothing behind."""
 
-import os
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import litert_lm
 
 from autoconvert.errors import InputError, MachineError
+from autoconvert.system.stderr import redirected_stderr
 
 GREEDY = litert_lm.SamplerConfig(top_k=1, top_p=1.0, temperature=1.0, seed=0)
 
@@ -29,18 +29,15 @@ def open_engine(bundle: Path, *, threads: int | None = None) -> Iterator[litert_
         raise InputError(f"there is no bundle at {bundle}", hint="Give the path of a .litertlm file.")
     litert_lm.set_min_log_severity(litert_lm.LogSeverity.ERROR)
     with cache_folder() as cache:
-        with captured_stderr() as said:
+        with tempfile.TemporaryFile() as log:
             try:
-                engine = litert_lm.Engine(str(bundle), litert_lm.Backend.CPU(thread_count=threads), cache_dir=cache)
+                with redirected_stderr(log):
+                    engine = litert_lm.Engine(str(bundle), litert_lm.Backend.CPU(thread_count=threads), cache_dir=cache)
             except RuntimeError as error:
-                reason = str(error)
-            else:
-                reason = ""
-        if reason:
-            raise RuntimeFailed(
-                f"the runtime cannot load {bundle}: {first_error(said) or reason}",
-                hint="If it was written by another tool or version, convert the model again.",
-            )
+                raise RuntimeFailed(
+                    f"the runtime cannot load {bundle}: {first_error(log) or error}",
+                    hint="If it was written by another tool or version, convert the model again.",
+                ) from error
         litert_lm.set_min_log_severity(litert_lm.LogSeverity.SILENT)
         with engine:
             yield engine
@@ -59,24 +56,8 @@ def cache_folder() -> Iterator[str]:
         yield name
 
 
-@contextmanager
-def captured_stderr() -> Iterator[list[str]]:
-    """What anything in this process writes to file descriptor 2 meanwhile, as lines, after the block."""
-    lines: list[str] = []
-    sys.stderr.flush()
-    saved = os.dup(2)
-    with tempfile.TemporaryFile() as sink:
-        os.dup2(sink.fileno(), 2)
-        try:
-            yield lines
-        finally:
-            sys.stderr.flush()
-            os.dup2(saved, 2)
-            os.close(saved)
-            sink.seek(0)
-            lines.extend(sink.read().decode("utf-8", "replace").splitlines())
-
-
-def first_error(lines: list[str]) -> str:
+def first_error(log: BinaryIO) -> str:
     """What the first error in the runtime's log says, without the time and place that a line starts with."""
+    log.seek(0)
+    lines = log.read().decode("utf-8", "replace").splitlines()
     return next((line.partition("] ")[2] for line in lines if line.startswith("E") and "] " in line), "")

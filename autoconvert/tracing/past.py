@@ -1,7 +1,6 @@
 """The past: what a model keeps from one call to the next, in the object that it made for itself.
 
-The only knowledge of transformers' cache classes is here: layers that keep keys and values are replaced by ones that
-keep no values at all, but say in the graph that the values of every earlier position belong there.
+Layers of it that keep keys and values keep none while the step is traced (cache_layers).
 """
 
 import copy
@@ -15,9 +14,9 @@ import torch
 from sympy import nextprime
 from torch import Tensor, nn
 
-from autoconvert import ops
 from autoconvert.errors import InputError, Refused
 from autoconvert.source.experts import experts_as_pairs
+from autoconvert.tracing.cache_layers import empty_cache, replace_layers, set_offset
 from autoconvert.tracing.trace import logits_of, takes_use_cache, untraceable
 
 # Different from each other and from 1, so that an axis of either shows in a shape.
@@ -65,9 +64,7 @@ class Past:
         memo: dict[int, Any] = {id(old): new for old, new in zip(self.tensors.values(), values, strict=False)}
         memo |= {id(old): new for old, new in zip(self.counters.values(), counts, strict=True)}
         filled = copy.deepcopy(self.kept, memo)
-        for layer in getattr(filled, "layers", ()):
-            if getattr(layer, "keeps_history", False):
-                layer.offset = offset
+        set_offset(filled, offset)
         with _attributes_restored(decoder):
             for (path, name), value in zip(self.attributes, values[len(self.tensors) :], strict=True):
                 setattr(decoder.get_submodule(path), name, value)
@@ -132,8 +129,7 @@ def token_by_token(decoder: nn.Module, tokens: Sequence[int]) -> Tensor:
 
 
 def _past(name: str | None, kept: Any, attributes: dict[Attribute, Tensor], slots: int) -> Past:
-    if hasattr(kept, "layers"):
-        kept.layers = [_with_history(layer, slots) for layer in kept.layers]
+    replace_layers(kept, slots)
     tensors = dict(_tensors(kept))
     counters = {path: tensor for path, tensor in tensors.items() if _is_counter(tensor)}
     return Past(name, kept, {p: t for p, t in tensors.items() if p not in counters}, attributes, counters)
@@ -154,7 +150,7 @@ def _call(decoder: nn.Module, tokens: Tensor, options: dict[str, Any]) -> tuple[
     if name is None and not options:
         name = next((name for name in _CACHE_PARAMETERS if name in accepted), None)
         if name is not None and hasattr(decoder, "config"):
-            return _call(decoder, tokens, {name: _empty_cache(decoder.config)})
+            return _call(decoder, tokens, {name: empty_cache(decoder.config)})
     name = name or next(iter(options), None)
     if name is None and not _attributes(decoder):
         raise Refused("The model has no way to run token by token: it gives back nothing that its forward accepts.")
@@ -165,12 +161,6 @@ def _given_back(output: Any, name: str | None, passed: Any) -> Any:
     """What the decoder returned under the name, or else what it was passed and has written into."""
     fields = output if isinstance(output, dict) else {}
     return passed if name is None or fields.get(name) is None else fields[name]
-
-
-def _empty_cache(config: Any) -> Any:
-    from transformers import DynamicCache
-
-    return DynamicCache(config=config)
 
 
 def _attributes(decoder: nn.Module) -> dict[Attribute, Tensor]:
@@ -215,61 +205,3 @@ def _tensors(value: Any, path: str = "", seen: set[int] | None = None) -> Iterat
             yield from _tensors(item, f"{path}.{index}", seen)
     elif hasattr(value, "__dict__") and not isinstance(value, type | nn.Module):
         yield from _tensors(vars(value), path, seen)
-
-
-def _with_history(layer: Any, slots: int) -> Any:
-    """The layer, or one that stands for all positions where it keeps keys and values."""
-    from transformers.cache_utils import CacheLayerMixin, LinearAttentionLayer
-
-    if not isinstance(layer, CacheLayerMixin):
-        return layer
-    history, both = _history_layers()
-    if not isinstance(layer, LinearAttentionLayer):
-        return history(slots)
-    replaced = both(slots)
-    linear = vars(LinearAttentionLayer(layer.number_of_states))
-    vars(replaced).update({name: value for name, value in vars(layer).items() if name in linear})
-    return replaced
-
-
-def _history_layers() -> tuple[Any, Any]:
-    """Made on demand: a module in memory converts without transformers."""
-    from transformers.cache_utils import CacheLayerMixin, LinearAttentionLayer
-
-    class History(CacheLayerMixin):  # type: ignore[misc]
-        """Keys and values [batch, heads, positions, width] of `slots` positions, of which `offset` have been."""
-
-        is_compileable = True
-        keeps_history = True
-        is_sliding = False
-
-        def __init__(self, slots: int) -> None:
-            super().__init__()
-            self.slots, self.offset = slots, None
-            self.is_initialized = True
-
-        def lazy_initialization(self, *_: Any, **__: Any) -> None:
-            return None
-
-        def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-            return ops.history(keys, self.slots), ops.history(values, self.slots)
-
-        def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-            return self.slots, 0
-
-        def get_seq_length(self) -> Any:
-            return self.offset
-
-        def get_max_length(self) -> int:
-            return self.slots
-
-    class LinearAttentionAndHistory(LinearAttentionLayer, History):  # type: ignore[misc]
-        def __init__(self, slots: int) -> None:
-            History.__init__(self, slots)
-            LinearAttentionLayer.__init__(self)
-
-        def lazy_initialization(self, *args: Any, **kwargs: Any) -> None:
-            if kwargs:
-                LinearAttentionLayer.lazy_initialization(self, **kwargs)
-
-    return History, LinearAttentionAndHistory

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from autoconvert.check.constants import CheckedConstants, Constants, check_constants, read_constant
+from autoconvert.check.constants import CheckedConstants, Constants, check_constants
 from autoconvert.errors import CheckFailed, InputError
 from autoconvert.lowering.link import Linked, LinkedTensor, link
 from autoconvert.quantization.quantize import Scheme
@@ -158,8 +158,8 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
 def test_constants_are_read_by_name_whole_or_by_rows(tmp_path: Path) -> None:
     source = weightless.checkpoint(torch.float32).tensors["model.embed.weight"]
     path = linked(tmp_path, "fp16").path
-    assert torch.equal(read_constant(path, "embed"), source.half().float())
+    assert torch.equal(Constants(path).read("embed"), source.half().float())
     assert torch.equal(Constants(path).read_rows("embed", 10, 20), source[10:20].half().float())
     assert Constants(path).shape("embed") == tuple(source.shape)
     with pytest.raises(InputError, match="has no constant 'nothing'"):
-        read_constant(path, "nothing")
+        Constants(path).read("nothing")

@@ -50,7 +50,7 @@ def test_scores_are_the_log_probabilities_of_the_source(whole: Path) -> None:
     logits = reference_logits([*found.context, *found.target]).log_softmax(-1)
     at = range(len(found.context) - 1, len(found.context) + len(found.target) - 1)
     wanted = sum(float(logits[i, token]) for i, token in zip(at, found.target, strict=True))
-    assert found.log_probability == pytest.approx(wanted, abs=1e-3)
+    assert sum(found.token_log_probabilities) == pytest.approx(wanted, abs=1e-3)
     assert list(found.target) == encode(" a small model")[1:]
 
 

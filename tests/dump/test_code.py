@@ -18,7 +18,8 @@ from tests.dump.dumped import dump_of
 from tests.models import WIDTH, rewrite, signatures, tiny_llama, traced
 from tests.scan.test_running_sum import CountingFromTokens
 from tests.source.tiny import CONFIGS, build
-from tests.tracing.test_one_step import Recurrent, convolving, decaying
+from tests.steps import Recurrent
+from tests.tracing.test_one_step import convolving, decaying
 
 
 def module_of(program: Program, folder: Path) -> ModuleType:

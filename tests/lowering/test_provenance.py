@@ -1,7 +1,9 @@
 """Every operation of a file says which module of the model it comes from."""
 
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torch import nn
@@ -9,10 +11,18 @@ from torch import nn
 from autoconvert.driver.convert import convert
 from autoconvert.lowering.flatbuffer import operator_name, read_model
 from autoconvert.lowering.litert import lower
-from autoconvert.lowering.provenance import modules_of_operations
+from autoconvert.lowering.provenance import FRAME
 from autoconvert.lowering.worker import start_worker
 from tests.models import Decoder, rewrite, signatures, tiny_llama
 from tests.source.tiny import CONFIGS, build
+
+
+def modules_of_operations(model: Any) -> Iterator[tuple[Any, str | None]]:
+    """Each operator of a linked `ModelT` with its module's path, `model.layers.0.mlp`; None where it is the frame's."""
+    for subgraph in model.subgraphs:
+        for operator in subgraph.operators:
+            told = subgraph.tensors[operator.outputs[0]].name.partition(b";")[0].decode()
+            yield operator, None if told == FRAME else told.strip("/").replace("/", ".")
 
 
 @pytest.mark.parametrize(

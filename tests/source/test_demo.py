@@ -41,9 +41,14 @@ def tokenizer() -> Any:
     return AutoTokenizer.from_pretrained(FOLDER)
 
 
+def read_documents(path: Path) -> list[str]:
+    """The documents of a file that `write_documents` wrote."""
+    return path.read_text(encoding="utf-8").removesuffix("\n").split("\n\n")
+
+
 @pytest.fixture(scope="module")
 def heldout() -> list[str]:
-    return text.read_documents(FOLDER / "heldout.txt")
+    return read_documents(FOLDER / "heldout.txt")
 
 
 def test_is_a_small_llama_with_grouped_queries_and_tied_embeddings(model: Any, figures: Any) -> None:
@@ -182,7 +187,7 @@ def test_split_sets_chapters_aside_once_and_always_the_same() -> None:
 def test_documents_come_back_from_their_file(tmp_path: Path) -> None:
     documents = ["one\ntwo", "three"]
     text.write_documents(tmp_path / "documents.txt", documents)
-    assert text.read_documents(tmp_path / "documents.txt") == documents
+    assert read_documents(tmp_path / "documents.txt") == documents
 
 
 def test_batches_start_at_verses_and_repeat_with_the_seed(heldout: list[str]) -> None:

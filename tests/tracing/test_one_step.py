@@ -1,6 +1,5 @@
 """A model that runs token by token converts by its own path for a single token."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,13 +10,11 @@ from torch import Tensor, nn
 from autoconvert.check.graph import check_graph
 from autoconvert.check.parity import Reference
 from autoconvert.errors import CheckFailed, Refused
-from autoconvert.ir.program import Program
 from autoconvert.lowering.cpu import CPU
 from autoconvert.passes.pipeline import PASSES
 from autoconvert.patterns import PATTERNS
 from autoconvert.rewrite.passes import Options, run_passes
 from autoconvert.scan.scan import unrolls
-from autoconvert.tracing.one_step import trace_one_step
 from autoconvert.tracing.past import past_of
 from tests.models import (
     CONTEXT,
@@ -28,43 +25,7 @@ from tests.models import (
     tiny_llama,
     weights_of,
 )
-
-Update = Callable[["Recurrent", Tensor, Tensor], tuple[Tensor, Tensor]]
-
-
-class Recurrent(nn.Module):
-    """A residual block whose state follows `update(self, x [batch, width], state) -> y, state`; loops over a text."""
-
-    def __init__(self, update: Update, *state: int) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.embed, self.head = nn.Embedding(VOCABULARY, WIDTH), nn.Linear(WIDTH, VOCABULARY)
-        self.first, self.second = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
-        self.kernel = nn.Parameter(torch.randn(WIDTH, 3))
-        self.update, self.shape = update, state
-        self.eval()
-
-    def forward(
-        self, tokens: Tensor, state: list[Tensor] | None = None, use_cache: bool = False
-    ) -> dict[str, Tensor | list[Tensor]]:
-        x = self.embed(tokens)
-        held = [torch.zeros(len(tokens), *self.shape) for _ in range(2)] if state is None else state
-        for layer in range(2):
-            if tokens.shape[1] == 1 and state is not None:
-                y, after = self.update(self, x[:, 0], held[layer])
-                held[layer].copy_(after)
-                x = x + y[:, None]
-                continue
-            rows = []
-            for row in x.unbind(1):
-                y, held[layer] = self.update(self, row, held[layer])
-                rows.append(row + y)
-            x = torch.stack(rows, 1)
-        return {"logits": self.head(x), "state": held}
-
-
-def step_of(model: nn.Module) -> Program:
-    return trace_one_step(model, past_of(model, CONTEXT), CONTEXT)
+from tests.steps import Recurrent, Update, step_of
 
 
 def decaying(model: Recurrent, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:

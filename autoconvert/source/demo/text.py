@@ -88,11 +88,6 @@ def write_documents(path: Path, documents: list[str]) -> None:
     path.write_text("\n\n".join(documents) + "\n", encoding="utf-8")
 
 
-def read_documents(path: Path) -> list[str]:
-    """The documents of a file that `write_documents` wrote."""
-    return path.read_text(encoding="utf-8").removesuffix("\n").split("\n\n")
-
-
 def _run(*command: str, cwd: str | None = None, stdin: bytes | None = None) -> bytes:
     try:
         return subprocess.run(command, cwd=cwd, input=stdin, capture_output=True, check=True).stdout
