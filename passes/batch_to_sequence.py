@@ -13,6 +13,7 @@ from torch import fx
 from torch.fx.passes.tools_common import stable_topological_sort
 
 from autoconvert import ops
+from autoconvert.analysis.invariants import HISTORIES_ATTENDED, NOTHING_OUTSIDE, WHOLE_TEXT
 from autoconvert.analysis.masks import Mask, classify_mask
 from autoconvert.analysis.recurrences import Region, find_recurrences, is_size
 from autoconvert.analysis.sequence_axis import check_separate
@@ -23,6 +24,7 @@ from autoconvert.ir.graph_module import graph_module
 from autoconvert.ir.nodes import concrete, first_operand, is_symbolic, named_arguments, named_results, shape
 from autoconvert.ir.program import Program
 from autoconvert.ir.provenance import location
+from autoconvert.rewrite.passes import Pass
 from autoconvert.scan.scan import Scan
 from autoconvert.tracing.one_step import OFFSET, STEPS
 from autoconvert.tracing.trace import POSITIONS, TOKENS
@@ -281,3 +283,13 @@ def _read_as_sequence(graph: fx.Graph, inputs: dict[str, fx.Node]) -> None:
     with graph.inserting_after(logits):
         text = emit(graph, aten.reshape.default, logits, [1, -1, logits.meta["val"].shape[-1]], like=logits)
     graph.output_node().args = ({LOGITS: text},)
+
+
+PASS = Pass(
+    "batch-to-sequence",
+    "A batch of single steps is read as the positions of one text.",
+    lambda program, options: batch_to_sequence(program, options.context),
+    requires=(NOTHING_OUTSIDE, HISTORIES_ATTENDED),
+    ensures=(WHOLE_TEXT,),
+    changes_ports=True,
+)

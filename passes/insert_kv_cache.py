@@ -10,6 +10,7 @@ import torch
 from torch import fx
 
 from autoconvert import ops
+from autoconvert.analysis.invariants import ATTENTION_CACHED, NO_SCORES, NOTHING_OUTSIDE, POSITIONS_BOUND, SUMS_CARRIED
 from autoconvert.analysis.sequence_axis import check_sequence_axis
 from autoconvert.errors import Refused
 from autoconvert.ir.editing import emit, finish, replace
@@ -17,6 +18,7 @@ from autoconvert.ir.nodes import named_arguments
 from autoconvert.ir.program import Program
 from autoconvert.ir.state import State
 from autoconvert.passes.materialize_positions import INPUT_POS
+from autoconvert.rewrite.passes import Pass
 
 MASK = "mask"
 
@@ -89,3 +91,13 @@ def _placeholder(
     with like.meta["val"].fake_mode:
         node.meta["val"] = torch.empty(shape, dtype=dtype)
     return node
+
+
+PASS = Pass(
+    "insert-kv-cache",
+    "Attention over the sequence becomes attention over a cache, so that runs can be split.",
+    lambda program, _: insert_kv_cache(program),
+    requires=(NO_SCORES, NOTHING_OUTSIDE, POSITIONS_BOUND, SUMS_CARRIED),
+    ensures=(ATTENTION_CACHED,),
+    changes_ports=True,
+)

@@ -6,11 +6,13 @@ import operator
 import torch
 from torch import fx
 
+from autoconvert.analysis.invariants import POSITIONS_BOUND, SCANS_CARRIED
 from autoconvert.ir.editing import emit, finish
 from autoconvert.ir.nodes import named_results
 from autoconvert.ir.program import Program
 from autoconvert.ir.state import State
 from autoconvert.passes.materialize_positions import INPUT_POS
+from autoconvert.rewrite.passes import Pass
 from autoconvert.scan.running_sum import RunningSum
 from autoconvert.scan.scan import CarriedScan, Scan
 from autoconvert.scan.shift_register import shift_register
@@ -62,3 +64,13 @@ def _placeholder(graph: fx.Graph, state: State, like: fx.Node) -> fx.Node:
     with like.meta["val"].fake_mode:
         node.meta["val"] = torch.empty(state.shape, dtype=state.dtype)
     return node
+
+
+PASS = Pass(
+    "insert-scan-states",
+    "A recurrence over the whole text becomes one over a chunk, with its states as input and output.",
+    lambda program, _: insert_scan_states(program),
+    requires=(POSITIONS_BOUND,),
+    ensures=(SCANS_CARRIED,),
+    changes_ports=True,
+)

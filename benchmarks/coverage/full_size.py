@@ -48,7 +48,6 @@ class FullSize:
 def measure(model_type: str) -> FullSize:
     """Builds, traces and rewrites the default configuration of a type, at the default context."""
     import torch
-    from autoconvert.rewrite.passes import Options
     from transformers import CONFIG_MAPPING
 
     from autoconvert.driver.pipeline import rewrite_at_most
@@ -56,6 +55,7 @@ def measure(model_type: str) -> FullSize:
     from autoconvert.errors import AutoconvertError
     from autoconvert.patterns import PATTERNS
     from autoconvert.report.progress import Silent, Timeline
+    from autoconvert.rewrite.passes import Options
     from autoconvert.source.config import build_module
 
     torch.set_num_threads(1)

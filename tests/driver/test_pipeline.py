@@ -1,12 +1,12 @@
 """The loop over the passes: which trace is rewritten, and at which context."""
 
 import pytest
-from autoconvert.rewrite.passes import Options
 from transformers import MptConfig, MptForCausalLM
 
 from autoconvert.driver.pipeline import rewrite, rewrite_at_most
 from autoconvert.errors import Refused
 from autoconvert.patterns import PATTERNS
+from autoconvert.rewrite.passes import Options
 
 LIMIT = 32
 

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autoconvert.rewrite.passes import Options
 from torch import nn
 
 from autoconvert.check.region import RegionCheck
 from autoconvert.driver.pipeline import rewrite, signatures
 from autoconvert.dump.dump import dump_to
 from autoconvert.patterns import PATTERNS
+from autoconvert.rewrite.passes import Options
 from tests.models import CONTEXT
 
 

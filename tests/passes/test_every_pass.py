@@ -1,10 +1,10 @@
 """After every pass the graph executes in PyTorch and gives the numbers of the module."""
 
 import pytest
-from autoconvert.passes.pipeline import PASSES
-from autoconvert.rewrite.passes import Pass
 
 from autoconvert.ir.program import Program
+from autoconvert.passes.pipeline import PASSES
+from autoconvert.rewrite.passes import Pass
 from tests import models
 from tests.driver.test_convert import SHAPES
 from tests.models import tiny_llama
