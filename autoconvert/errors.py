@@ -17,6 +17,10 @@ class AutoconvertError(Exception):
         self.hint = hint
 
 
+class BrokenPass(AutoconvertError):
+    """A bug of the compiler: a pass left a program that is not well-formed, or not what the pass says."""
+
+
 class InputError(AutoconvertError):
     """Bad usage or bad input: options that contradict, a missing or corrupt checkpoint."""
 

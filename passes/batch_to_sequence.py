@@ -14,6 +14,7 @@ from torch import fx
 from torch.fx.passes.tools_common import stable_topological_sort
 
 from autoconvert import ops
+from autoconvert.analysis.invariants import HISTORIES_ATTENDED, NOTHING_OUTSIDE, WHOLE_TEXT
 from autoconvert.analysis.masks import Mask, classify_mask
 from autoconvert.analysis.recurrences import Region, find_recurrences, is_size
 from autoconvert.analysis.sequence_axis import check_separate
@@ -25,6 +26,7 @@ from autoconvert.ir.interface import Role
 from autoconvert.ir.nodes import concrete, first_operand, is_symbolic, named_arguments, named_results, shape
 from autoconvert.ir.program import LENGTH, TEXTS, Program
 from autoconvert.ir.provenance import location
+from autoconvert.rewrite.passes import Pass
 from autoconvert.scan.scan import Scan
 from autoconvert.tracing.trace import TEXT
 
@@ -308,3 +310,13 @@ def _read_as_sequence(program: Program) -> None:
     with graph.inserting_after(logits):
         text = emit(graph, aten.reshape.default, logits, [1, -1, logits.meta["val"].shape[-1]], like=logits)
     graph.output_node().args = ({program.outputs[0].name: text},)
+
+
+PASS = Pass(
+    "batch-to-sequence",
+    "A batch of single steps is read as the positions of one text.",
+    lambda program, options: batch_to_sequence(program, options.context),
+    requires=(NOTHING_OUTSIDE, HISTORIES_ATTENDED),
+    ensures=(WHOLE_TEXT,),
+    changes_ports=True,
+)

@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from torch import fx
 
+from autoconvert.analysis.invariants import NO_ASSERTIONS
 from autoconvert.ir.editing import finish
 from autoconvert.ir.nodes import arguments, first_operand, shape
 from autoconvert.passes.canonicalization import TABLE
 from autoconvert.passes.complex_numbers import real_pairs
+from autoconvert.rewrite.passes import Pass
 from autoconvert.rewrite.rule import OnRewrite
 from autoconvert.rewrite.worklist import Worklist
 
@@ -138,3 +140,11 @@ def _freeze(value: Any) -> Any:
     if isinstance(value, dict):
         return tuple((k, _freeze(v)) for k, v in sorted(value.items()))
     return (type(value), value) if isinstance(value, bool | int | float) else value
+
+
+PASS = Pass(
+    "canonicalize",
+    "What people write in many ways becomes one way, so that one pattern covers it.",
+    lambda program, _: program.with_graph(canonicalize(program.graph, program.weights)),
+    ensures=(NO_ASSERTIONS,),
+)

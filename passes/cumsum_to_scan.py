@@ -8,9 +8,11 @@ import torch
 from torch import fx
 
 from autoconvert.analysis.axis_rules import axes
+from autoconvert.analysis.invariants import POSITIONS_BOUND, SUMS_CARRIED
 from autoconvert.ir.editing import emit, finish, replace
 from autoconvert.ir.nodes import arguments, first_operand, shape
 from autoconvert.ir.program import Program
+from autoconvert.rewrite.passes import Pass
 from autoconvert.scan.running_sum import RunningSum
 
 aten = torch.ops.aten
@@ -46,3 +48,12 @@ def _carry(owner: fx.GraphModule, node: fx.Node, name: str) -> None:
         if node.meta["val"].dtype != x.meta["val"].dtype:
             back = emit(graph, aten._to_copy.default, back, dtype=node.meta["val"].dtype, like=node)
     replace(node, back)
+
+
+PASS = Pass(
+    "cumsum-to-scan",
+    "A cumulative sum along the sequence becomes a recurrence, for positions that are counted from tokens.",
+    lambda program, _: cumsum_to_scan(program),
+    requires=(POSITIONS_BOUND,),
+    ensures=(SUMS_CARRIED,),
+)

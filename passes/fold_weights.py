@@ -10,10 +10,12 @@ import torch
 from torch import fx
 
 from autoconvert.analysis.binding_times import Time, binding_times, frontier
+from autoconvert.analysis.invariants import WEIGHTS_FOLDED, WHOLE_TEXT
 from autoconvert.analysis.regions import extract
 from autoconvert.ir.editing import finish, replace
 from autoconvert.ir.program import Program
 from autoconvert.ir.weight import Weight
+from autoconvert.rewrite.passes import Pass
 
 
 def fold_weights(program: Program) -> Program:
@@ -67,3 +69,12 @@ def _used(graph: fx.GraphModule, weights: dict[str, Weight]) -> dict[str, Weight
     graph.recompile()
     left = [str(node.target) for node in graph.graph.find_nodes(op="placeholder")]
     return {name: weights[name] for name in left if name in weights}
+
+
+PASS = Pass(
+    "fold-weights",
+    "What depends on parameters alone is computed when the file is written, not on the device.",
+    lambda program, _: fold_weights(program),
+    requires=(WHOLE_TEXT,),
+    ensures=(WEIGHTS_FOLDED,),
+)

@@ -9,7 +9,8 @@ from typing import Any
 from torch import fx
 
 from autoconvert import ops
-from autoconvert.ir.editing import inline, replace
+from autoconvert.analysis.invariants import NO_ASSERTIONS, NO_LOOPS, NO_SCORES
+from autoconvert.ir.editing import finish, inline, replace
 from autoconvert.ir.fusion import FusedBlock, Fusion, NearMiss
 from autoconvert.ir.nodes import type_key
 from autoconvert.ir.program import Program
@@ -18,6 +19,7 @@ from autoconvert.ops.attention import attention_scores
 from autoconvert.passes.canonicalize import canonicalize
 from autoconvert.rewrite.decomposition import expand_nodes
 from autoconvert.rewrite.matching import Match, Matcher, OnMatch
+from autoconvert.rewrite.passes import Pass
 from autoconvert.rewrite.pattern import Pattern
 
 
@@ -76,8 +78,7 @@ def fuse(program: Program, patterns: Sequence[Pattern], on_match: OnMatch) -> Pr
             if node in blocks
         ),
     )
-    # What replacements compute beside their operation, as tables of another width, is the same for every layer.
-    return dataclasses.replace(program, graph=canonicalize(graph, program.weights), fusion=fusion)
+    return dataclasses.replace(program, graph=finish(graph), fusion=fusion)
 
 
 def _recognised(match: Match, given: set[str]) -> FusedBlock:
@@ -120,3 +121,12 @@ def _keep_nearest(near_misses: dict[str, NearMiss], miss: NearMiss) -> None:
     known = near_misses.get(miss.node)
     if known is None or miss.matched / miss.of > known.matched / known.of:
         near_misses[miss.node] = miss
+
+
+PASS = Pass(
+    "fuse",
+    "Building blocks become semantic operations, wherever a pattern matches.",
+    lambda program, options: fuse(program, options.patterns, options.on_match),
+    requires=(NO_ASSERTIONS, NO_LOOPS),
+    ensures=(NO_SCORES,),
+)

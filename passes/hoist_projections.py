@@ -14,6 +14,7 @@ from torch.fx.node import map_aggregate
 
 from autoconvert import ops
 from autoconvert.analysis.axis_rules import Layout
+from autoconvert.analysis.invariants import HISTORIES_ATTENDED, NOTHING_OUTSIDE
 from autoconvert.analysis.recurrences import is_size
 from autoconvert.analysis.sequence_axis import check_separate
 from autoconvert.errors import Inseparable, Refused
@@ -22,6 +23,7 @@ from autoconvert.ir.nodes import concrete, first_operand, named_arguments, shape
 from autoconvert.ir.program import Program
 from autoconvert.ir.provenance import location
 from autoconvert.passes.canonicalize import canonicalize
+from autoconvert.rewrite.passes import Pass
 from autoconvert.tracing.exported import export
 
 _SLOTS = -2
@@ -135,3 +137,12 @@ def _copy(
     )
     copies[node] = copy
     return copy
+
+
+PASS = Pass(
+    "hoist-projections",
+    "What is computed from the history of each position alone is the history of what it computes.",
+    lambda program, _: hoist_projections(program),
+    requires=(NOTHING_OUTSIDE,),
+    ensures=(HISTORIES_ATTENDED,),
+)

@@ -11,6 +11,7 @@ from torch import fx
 
 from autoconvert import ops
 from autoconvert.analysis.axis_rules import axes
+from autoconvert.analysis.invariants import ATTENTION_CACHED, NO_SCORES, NOTHING_OUTSIDE, POSITIONS_BOUND, SUMS_CARRIED
 from autoconvert.analysis.sequence_axis import check_sequence_axis
 from autoconvert.errors import Refused
 from autoconvert.ir.editing import emit, finish, replace
@@ -20,6 +21,7 @@ from autoconvert.ir.nodes import named_arguments, named_results, shape
 from autoconvert.ir.program import Program
 from autoconvert.ir.state import State
 from autoconvert.ir.target import Target
+from autoconvert.rewrite.passes import Pass
 
 
 def insert_kv_cache(program: Program, context: int, target: Target) -> Program:
@@ -82,3 +84,13 @@ def _over_cache(
         parts = [emit(graph, operator.getitem, call, index, like=attention) for index in range(3)]
     replace(attention, parts[0])
     return {state.name: part for state, part in zip(states, parts[1:], strict=True)}
+
+
+PASS = Pass(
+    "insert-kv-cache",
+    "Attention over the sequence becomes attention over a cache, so that runs can be split.",
+    lambda program, options: insert_kv_cache(program, options.context, options.target),
+    requires=(NO_SCORES, NOTHING_OUTSIDE, POSITIONS_BOUND, SUMS_CARRIED),
+    ensures=(ATTENTION_CACHED,),
+    changes_ports=True,
+)

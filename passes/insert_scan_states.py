@@ -6,6 +6,7 @@ import operator
 from torch import fx
 from torch.fx.passes.tools_common import stable_topological_sort
 
+from autoconvert.analysis.invariants import POSITIONS_BOUND, SCANS_CARRIED
 from autoconvert.ir.editing import emit, finish
 from autoconvert.ir.inputs import add_input
 from autoconvert.ir.interface import Role
@@ -13,6 +14,7 @@ from autoconvert.ir.nodes import named_results
 from autoconvert.ir.program import Program
 from autoconvert.ir.state import State
 from autoconvert.ir.target import Target
+from autoconvert.rewrite.passes import Pass
 from autoconvert.scan.running_sum import RunningSum
 from autoconvert.scan.scan import CarriedScan, Scan
 from autoconvert.scan.shift_register import shift_register
@@ -51,3 +53,13 @@ def _carry(program: Program, call: fx.Node, scan: Scan | RunningSum, states: lis
             state.name: emit(graph, operator.getitem, call, len(outputs) + index, like=call)
             for index, state in enumerate(states)
         }
+
+
+PASS = Pass(
+    "insert-scan-states",
+    "A recurrence over the whole text becomes one over a chunk, with its states as input and output.",
+    lambda program, options: insert_scan_states(program, options.target),
+    requires=(POSITIONS_BOUND,),
+    ensures=(SCANS_CARRIED,),
+    changes_ports=True,
+)

@@ -14,6 +14,7 @@ import torch
 from torch import fx
 
 from autoconvert import ops
+from autoconvert.analysis.invariants import NO_ASSERTIONS, NO_LOOPS
 from autoconvert.analysis.iterations import Iteration, iterations
 from autoconvert.analysis.one_hot import ClassMask, OneHot, below, class_mask, one_hot
 from autoconvert.errors import Inseparable
@@ -21,8 +22,8 @@ from autoconvert.ir.editing import emit, finish
 from autoconvert.ir.nodes import arguments, first_operand, shape
 from autoconvert.ir.program import Program
 from autoconvert.ir.provenance import location
-from autoconvert.passes.canonicalize import canonicalize
 from autoconvert.passes.rows_to_pairs import NotRowwise, Pairs, isomorphic, on_pairs
+from autoconvert.rewrite.passes import Pass
 
 aten = torch.ops.aten
 
@@ -66,7 +67,7 @@ def loops_to_pairs(program: Program) -> Program:
     for node in graph.graph.find_nodes(op="call_function", target=aten._assert_async.msg):
         if first_operand(node).target is ops.visit:
             graph.graph.erase_node(node)
-    return dataclasses.replace(program, graph=canonicalize(finish(graph), program.weights))
+    return dataclasses.replace(program, graph=finish(graph))
 
 
 def _chains(graph: fx.Graph) -> list[list[Link]]:
@@ -163,3 +164,12 @@ def _runs(chain: list[Link], weights: Container[str]) -> list[list[Link]]:
 def _pairs(run: list[Link]) -> Pairs:
     first, last = run[0].mask, run[-1].mask
     return Pairs(first.numbers, first.axes, run[0].axis, first.number, last.number + 1)
+
+
+PASS = Pass(
+    "loops-to-pairs",
+    "A loop that runs each expert on its own tokens becomes one computation for pairs of both.",
+    lambda program, _: loops_to_pairs(program),
+    requires=(NO_ASSERTIONS,),
+    ensures=(NO_LOOPS,),
+)

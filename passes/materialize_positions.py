@@ -14,6 +14,7 @@ from torch import Tensor, fx
 from autoconvert import ops
 from autoconvert.analysis.axis_rules import FILLED
 from autoconvert.analysis.binding_times import Time, binding_times, frontier
+from autoconvert.analysis.invariants import POSITIONS_BOUND, WHOLE_TEXT
 from autoconvert.analysis.masks import Mask, classify_mask, same_mask
 from autoconvert.analysis.regions import extract
 from autoconvert.errors import Inseparable, Refused
@@ -22,6 +23,7 @@ from autoconvert.ir.interface import Role, port_of
 from autoconvert.ir.nodes import concrete, first_operand, is_symbolic, named_arguments, shape
 from autoconvert.ir.program import Program
 from autoconvert.ir.provenance import location
+from autoconvert.rewrite.passes import Pass
 
 aten = torch.ops.aten
 
@@ -290,3 +292,13 @@ def _bias(
         return emit(order, aten.reshape.default, rows, [1, 1, -1, context], like=like)
     rows = emit(order, aten.reshape.default, rows, [1, -1, heads, context], like=like)
     return emit(order, aten.transpose.int, rows, 1, 2, like=like)
+
+
+PASS = Pass(
+    "materialize-positions",
+    "What depends on positions alone is evaluated, at the full context, and becomes a table.",
+    lambda program, options: materialize_positions(program, options.context),
+    requires=(WHOLE_TEXT,),
+    ensures=(POSITIONS_BOUND,),
+    changes_ports=True,
+)

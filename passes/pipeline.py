@@ -1,33 +1,41 @@
 """The compiler in reading order: the tuple of passes."""
 
-from autoconvert.passes.batch_to_sequence import batch_to_sequence
-from autoconvert.passes.canonicalize import canonicalize
-from autoconvert.passes.cumsum_to_scan import cumsum_to_scan
-from autoconvert.passes.decompose import decompose
-from autoconvert.passes.fold_weights import fold_weights
-from autoconvert.passes.fuse import fuse
-from autoconvert.passes.hoist_projections import hoist_projections
-from autoconvert.passes.insert_kv_cache import insert_kv_cache
-from autoconvert.passes.insert_scan_states import insert_scan_states
-from autoconvert.passes.loops_to_pairs import loops_to_pairs
-from autoconvert.passes.materialize_positions import materialize_positions
+from autoconvert.passes import (
+    batch_to_sequence,
+    canonicalize,
+    cumsum_to_scan,
+    decompose,
+    fold_weights,
+    fuse,
+    hoist_projections,
+    insert_kv_cache,
+    insert_scan_states,
+    loops_to_pairs,
+    materialize_positions,
+)
 from autoconvert.rewrite.passes import Pass
-from autoconvert.rewrite.pattern import operations_of
 
 PASSES: tuple[Pass, ...] = (
-    Pass("canonicalize", lambda program, _: program.with_graph(canonicalize(program.graph, program.weights))),
-    Pass("loops-to-pairs", lambda program, _: loops_to_pairs(program)),
+    canonicalize.PASS,
+    # Experts are recognised in what loops over them become.
+    loops_to_pairs.PASS,
+    canonicalize.PASS,
     # Blocks are recognised while weights and positions are still inputs: patterns are written that way.
-    Pass("fuse", lambda program, options: fuse(program, options.patterns, options.on_match)),
-    Pass("decompose", lambda program, options: decompose(program, operations_of(options.patterns))),
-    Pass("hoist-projections", lambda program, _: hoist_projections(program)),
+    fuse.PASS,
+    # What replacements compute beside their operation, as tables of another width, is the same for every layer.
+    canonicalize.PASS,
+    decompose.PASS,
+    canonicalize.PASS,
+    # After recognition, and before steps are a sequence: where an attention looks back must be seen.
+    hoist_projections.PASS,
     # What was traced as a step is a sequence from here on.
-    Pass("batch-to-sequence", lambda program, options: batch_to_sequence(program, options.context)),
-    Pass("fold-weights", lambda program, _: fold_weights(program)),
+    batch_to_sequence.PASS,
+    fold_weights.PASS,
     # Masks become attributes of recognised attention, so this comes after recognition.
-    Pass("materialize-positions", lambda program, options: materialize_positions(program, options.context)),
+    materialize_positions.PASS,
     # After positions: a sum over what tokens do not change is a table by now.
-    Pass("cumsum-to-scan", lambda program, _: cumsum_to_scan(program)),
-    Pass("insert-kv-cache", lambda program, options: insert_kv_cache(program, options.context, options.target)),
-    Pass("insert-scan-states", lambda program, options: insert_scan_states(program, options.target)),
+    cumsum_to_scan.PASS,
+    # What remains along the sequence is recurrences, so that everything else may be proven to be separate.
+    insert_kv_cache.PASS,
+    insert_scan_states.PASS,
 )

@@ -116,17 +116,19 @@ def explain(source: Source, settings: Settings, patterns: Sequence[Pattern] = PA
     """Traces and rewrites the module of `source`, which needs no weight, and says what became of it."""
     recognised: list[_Recognised] = []
 
+    before: list[Program] = []
+
     def watched(step: Pass) -> Pass:
         def run(program: Program, options: Options) -> Program:
-            if step.name != "fuse":
-                return step.run(program, options)
             # Passes change the graph in place.
-            before = _copied(program)
-            program = step.run(program, options)
-            recognised.append(_Recognised(before, _copied(program)))
-            return program
+            if step.name == "fuse":
+                before.append(_copied(program))
+            else:
+                recognised.append(_Recognised(before[-1], _copied(program)))
+            return step.run(program, options)
 
-        return Pass(step.name, run)
+        # What was recognised is canonical again where what patterns brought is about to go.
+        return dataclasses.replace(step, run=run) if step.name in ("fuse", "decompose") else step
 
     refusal = None
     try:

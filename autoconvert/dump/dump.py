@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from autoconvert.errors import AutoconvertError, InputError
 from autoconvert.ir.program import Program
 from autoconvert.lowering.link import LinkedTensor
 from autoconvert.report.check_result import CheckResult
+from autoconvert.rewrite.passes import run_name
 from autoconvert.rewrite.pattern import Pattern
 from autoconvert.system.output import output_folder
 
@@ -49,6 +51,7 @@ class Dump:
     passes: list[dict[str, Any]] = field(default_factory=list)
     checks: list[CheckResult] = field(default_factory=list)
     stored: list[dict[str, Any]] = field(default_factory=list)
+    _runs: Counter[str] = field(default_factory=Counter)
     _places: set[Place] = field(default_factory=set)
     _files: list[Path] = field(default_factory=list)
     _constants: dict[str, Tensor] = field(default_factory=dict)
@@ -60,6 +63,7 @@ class Dump:
         for file in self._files:
             file.unlink()
         self.way, self.context, self.passes, self._files, self._last = way, context, [], [], None
+        self._runs.clear()
         self._places.clear()
         self._constants.clear()
         self._figures = {figure: {} for figure in FIGURES}
@@ -67,7 +71,12 @@ class Dump:
         self.after(TRACE, program)
 
     def after(self, name: str, program: Program) -> None:
-        """What the pass `name` made; files are written where it changed something."""
+        """What the pass `name` made; files are written where it changed something.
+
+        What runs again has another name, as in `canonicalize-2`.
+        """
+        self._runs[name] += 1
+        name = run_name(name, self._runs[name])
         snapshot = self._take(program)
         last, self._last = self._last, snapshot
         stem = None

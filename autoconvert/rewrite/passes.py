@@ -1,14 +1,17 @@
 """The form of a pass, and the one loop that runs passes."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from autoconvert.analysis.axis_rules import axes
 from autoconvert.analysis.binding_times import Time, binding_times
+from autoconvert.analysis.invariants import Invariant
 from autoconvert.errors import Refused
 from autoconvert.ir.fusion import NearMiss
 from autoconvert.ir.program import Program
 from autoconvert.ir.target import Target
+from autoconvert.ir.verify import Verifier, broken
 from autoconvert.rewrite.matching import OnMatch
 from autoconvert.rewrite.pattern import Pattern
 
@@ -25,10 +28,33 @@ class Options:
 
 @dataclass(frozen=True)
 class Pass:
-    """One transformation: `run` gives a program that computes the same and executes in PyTorch."""
+    """One transformation: `run` gives a program that computes the same and executes in PyTorch.
+
+    `requires` holds before it, by what an earlier pass `ensures`. Only a pass that `changes_ports` may leave inputs and
+    outputs of other names, or inputs of other types, than it was given; weights are no such inputs.
+    """
 
     name: str
+    summary: str
     run: Callable[[Program, Options], Program]
+    requires: tuple[Invariant, ...] = ()
+    ensures: tuple[Invariant, ...] = ()
+    changes_ports: bool = False
+
+
+def run_names(passes: Sequence[Pass]) -> list[str]:
+    """A name for each run of a pass: its own, and from the second run on with a number, as in `canonicalize-2`."""
+    counts: Counter[str] = Counter()
+    names = []
+    for step in passes:
+        counts[step.name] += 1
+        names.append(run_name(step.name, counts[step.name]))
+    return names
+
+
+def run_name(name: str, count: int) -> str:
+    """The name of the run number `count` of the pass `name`."""
+    return name if count == 1 else f"{name}-{count}"
 
 
 def run_passes(
@@ -37,18 +63,42 @@ def run_passes(
     passes: Sequence[Pass],
     after: Callable[[Pass, Program], None] = lambda _, program: None,
 ) -> Program:
-    """Runs `passes` in order; `after` sees the program after each.
+    """Runs `passes` in order, and verifies the program after each; `after` sees it then.
+
+    A pass that stands in `passes` again does not run where the graph is what it left when it ran last.
 
     Raises:
+        BrokenPass: a pass left a program that is not well-formed, or broke what it or one before it ensures.
         Refused: a pass could not prove its rewrite; the hint ends with the nearest pattern that declined.
     """
-    for step in passes:
-        try:
-            program = step.run(program, options)
-        except Refused as refusal:
-            raise _with_near_misses(refusal, program) from refusal
+    verifier = Verifier(program)
+    left: dict[str, int] = {}
+    for index, (name, step) in enumerate(zip(run_names(passes), passes, strict=True)):
+        for invariant in step.requires:
+            if wrong := invariant.holds(program):
+                raise broken(f"what was before {name}", f"it requires {invariant.name}, and {wrong}")
+        if left.get(step.name) != verifier.version:
+            try:
+                program = step.run(program, options)
+            except Refused as refusal:
+                raise _with_near_misses(refusal, program) from refusal
+            verifier.verify(program, name, changes_ports=step.changes_ports)
+            for invariant in _kept(passes, index):
+                if wrong := invariant.holds(program):
+                    raise broken(name, f"{wrong}, against {invariant.name}")
+        left[step.name] = verifier.version
         after(step, program)
     return program
+
+
+def _kept(passes: Sequence[Pass], index: int) -> list[Invariant]:
+    """What holds after the pass at `index`: what it ensures, and what one before it did and the next user requires."""
+    held = dict.fromkeys(passes[index].ensures)
+    for invariant in dict.fromkeys(invariant for earlier in passes[:index] for invariant in earlier.ensures):
+        users = (each for each in passes[index + 1 :] if invariant in (*each.requires, *each.ensures))
+        if (user := next(users, None)) is not None and invariant in user.requires:
+            held[invariant] = None
+    return list(held)
 
 
 def _with_near_misses(refusal: Refused, program: Program) -> Refused:

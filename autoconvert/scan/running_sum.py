@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from autoconvert.ir.types import Infer, TensorType
+
 
 class RunningSum(nn.Module):
     """Gives, for `x` [positions, width], the sum of the rows up to each, in the type of `x`.
@@ -34,3 +36,14 @@ class RunningSum(nn.Module):
         is_real = torch.cat([torch.ones(1, dtype=torch.bool), input_pos[1:] > input_pos[:-1]])
         after = before + torch.where(is_real[:, None], rows, 0.0).sum(0, keepdim=True)
         return [sums.to(x.dtype)], [after]
+
+    def types(self, inputs: Sequence[TensorType], infer: Infer) -> tuple[TensorType, ...]:
+        """The types of what `forward` gives."""
+        return self.types_of_run(inputs, infer)[0]
+
+    def types_of_run(
+        self, inputs: Sequence[TensorType], infer: Infer
+    ) -> tuple[tuple[TensorType, ...], tuple[TensorType, ...]]:
+        """The types of what `run` gives."""
+        (x,) = inputs
+        return (x,), (TensorType(torch.float32, (1, *self.states[0])),)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from autoconvert.ir.program import Program
+from autoconvert.ir.types import Infer, TensorType
 from autoconvert.scan.running_sum import RunningSum
 from autoconvert.scan.shift_register import shift_register
 
@@ -68,6 +69,27 @@ class Scan(nn.Module):
             states = after
         return [torch.cat(parts) for parts in zip(*results, strict=True)], list(states)
 
+    def types(self, inputs: Sequence[TensorType], infer: Infer) -> tuple[TensorType, ...]:
+        """The types of what `forward` gives."""
+        return self.types_of_run(inputs, infer)[0]
+
+    def types_of_run(
+        self, inputs: Sequence[TensorType], infer: Infer
+    ) -> tuple[tuple[TensorType, ...], tuple[TensorType, ...]]:
+        """The types of what `run` gives, from one step; raises ValueError where a step changes the type of a state."""
+        before = tuple(TensorType(torch.float32, (1, *sizes)) for sizes in self.states)
+        one = [
+            TensorType(each.dtype, (rows, *each.sizes[1:])) if rows else each
+            for each, rows in zip(inputs, self.rows, strict=True)
+        ]
+        results = tuple(infer(self.step, [*before, *one]))
+        outputs, after = results[: -len(before)], results[-len(before) :]
+        for old, new in zip(before, after, strict=True):
+            if old != new:
+                raise ValueError(f"a step makes a state {new} of {old}")
+        length = next(each.sizes[0] // rows for each, rows in zip(inputs, self.rows, strict=True) if rows)
+        return tuple(TensorType(each.dtype, (length * each.sizes[0], *each.sizes[1:])) for each in outputs), before
+
     def _length(self, inputs: Sequence[Tensor]) -> int:
         return next(len(value) // rows for value, rows in zip(inputs, self.rows, strict=True) if rows)
 
@@ -82,6 +104,15 @@ class CarriedScan(nn.Module):
     def forward(self, input_pos: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
         count = len(self.recurrence.states)
         outputs, states = self.recurrence.run(input_pos, values[:count], values[count:])
+        return (*outputs, *states)
+
+    def types(self, inputs: Sequence[TensorType], infer: Infer) -> tuple[TensorType, ...]:
+        """The types of what `forward` gives; raises ValueError where a state is given in another than its own."""
+        count = len(self.recurrence.states)
+        outputs, states = self.recurrence.types_of_run(inputs[1 + count :], infer)
+        for own, given in zip(states, inputs[1 : 1 + count], strict=True):
+            if own != given:
+                raise ValueError(f"the state {own} is given as {given}")
         return (*outputs, *states)
 
 

@@ -62,7 +62,7 @@ class _Watcher:
             self._ended(step.name)
             return after
 
-        return Pass(step.name, run)
+        return replace(step, run=run)
 
     def _ended(self, what: str) -> None:
         if (step := _ENDS.get(what)) and step not in self.passed:

@@ -26,7 +26,7 @@ def converted(tmp_path: Path, stages: Stages, tied: bool = False) -> None:
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_a_fault_in_the_passes_is_caught_by_the_graph_check(fault: Fault, tied: bool, tmp_path: Path) -> None:
-    faulty = (*PASSES, Pass(fault.name, lambda program, _: fault.inject(program)))
+    faulty = (*PASSES, Pass(fault.name, "A fault.", lambda program, _: fault.inject(program)))
     with pytest.raises(autoconvert.CheckFailed, match="run in chunks"):
         converted(tmp_path, Stages(passes=faulty), tied)
     assert not (tmp_path / "out").exists()

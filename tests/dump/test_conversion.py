@@ -37,7 +37,7 @@ def test_a_dump_is_there_where_a_check_fails(tmp_path: Path) -> None:
         return program.with_graph(finish(program.graph))
 
     folder = tmp_path / "dump"
-    stages = Stages(passes=(*PASSES, Pass("fault", lambda program, _: off(program))))
+    stages = Stages(passes=(*PASSES, Pass("fault", "A fault.", lambda program, _: off(program))))
     with pytest.raises(CheckFailed):
         convert(tiny_llama(), tmp_path, context=32, formats=("tflite",), dump=folder, stages=stages)
     dump = Read(folder)
