@@ -3,7 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from autoconvert.ir.interface import Role
+import torch
+
+from autoconvert.ir.interface import Role, Size
 from autoconvert.ir.model import Signature
 from autoconvert.ir.program import LENGTH
 from autoconvert.ir.state import State, Write
@@ -43,6 +45,9 @@ class _Cpu:
     def scan_state(self, index: int, shape: Sequence[int], *, is_window: bool) -> State:
         """The runtime's letters: c for the last inputs of a convolution, r for any other state."""
         return State(f"kv_cache_{'c' if is_window else 'r'}_{index}", "recurrent", (1, *shape), Write.REPLACE)
+
+    def fixed_state(self, index: int, shape: Sequence[Size], dtype: torch.dtype) -> State:
+        return State(f"fixed_{index}", "constant", tuple(shape), Write.FIXED, dtype=dtype)
 
     def text_signatures(self, program: str, lengths: Sequence[int]) -> tuple[Signature, ...]:
         """`prefill_N` fills the states and gives no logits; `decode` takes one token and gives those that follow it."""

@@ -22,7 +22,7 @@ def cumsum_to_scan(program: Program) -> Program:
     """Replaces `cumsum` over the sequence; any other stays as it is."""
     owner = program.graph
     for index, node in enumerate(owner.graph.find_nodes(op="call_function", target=aten.cumsum.default)):
-        if axes(first_operand(node), program.followed) == [arguments(node)[1]] and not node.kwargs:
+        if axes(first_operand(node), program.stream) == [arguments(node)[1]] and not node.kwargs:
             _carry(owner, node, f"running_sum_{index}")
     return dataclasses.replace(program, graph=finish(owner))
 

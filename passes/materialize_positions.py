@@ -39,10 +39,14 @@ _LARGEST_TABLE = 256 << 20
 def materialize_positions(program: Program, context: int) -> Program:
     """Replaces `positions` int64 [1, s] by `input_pos` int32 [s], and what is computed from it by tables.
 
+    What each call has as a whole keeps its positions: they are constants as soon as its length is one.
+
     Raises:
         Refused: a value depends on how long the sequence is and not only on the position, or a mask is neither
             causal nor a window.
     """
+    if program.streamed is None:
+        return program
     graph, positions = program.graph, program.input(Role.POSITIONS)
     _fill_by_positions(program, positions)
     times = binding_times(program)

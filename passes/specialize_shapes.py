@@ -6,13 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from sympy import Symbol, sympify
+from sympy import Symbol
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from autoconvert.ir.editing import finish, inline, traced
 from autoconvert.ir.graph_module import graph_module
-from autoconvert.ir.interface import Port, Role
+from autoconvert.ir.interface import Port, Role, in_numbers
 from autoconvert.ir.model import Model, Signature
 from autoconvert.ir.nodes import concrete, named_results
 from autoconvert.ir.program import Program
@@ -48,6 +48,7 @@ def specialize_shapes(program: Program, signature: Signature, names: Mapping[Rol
         graph=finish(graph_module(program.graph, graph)),
         inputs=inputs,
         outputs=tuple(port for port in outputs if port.role not in signature.without),
+        states=tuple(replace(state, shape=in_numbers(state.shape, signature.sizes)) for state in program.states),
         symbols={},
         streamed=None,
     )
@@ -55,8 +56,7 @@ def specialize_shapes(program: Program, signature: Signature, names: Mapping[Rol
 
 def _specialized(port: Port, sizes: Mapping[str, int], names: Mapping[Role, str]) -> Port:
     """The port under the target's name, its shape in numbers."""
-    shape = tuple(size if isinstance(size, int) else int(sympify(size).subs(sizes)) for size in port.shape)
-    return replace(port, name=names.get(port.role, port.name), shape=shape)
+    return replace(port, name=names.get(port.role, port.name), shape=in_numbers(port.shape, sizes))
 
 
 def _results(program: Program, outputs: Sequence[Port], without: Collection[Role]) -> dict[str, fx.Node]:

@@ -93,7 +93,7 @@ def _positions_are_bound(program: Program) -> str | None:
 
 def _sums_are_carried(program: Program) -> str | None:
     for node in program.graph.graph.find_nodes(op="call_function", target=aten.cumsum.default):
-        if axes(first_operand(node), program.followed) == [arguments(node)[1]] and not node.kwargs:
+        if axes(first_operand(node), program.stream) == [arguments(node)[1]] and not node.kwargs:
             return f"{_named(node)} runs along the sequence"
     return None
 

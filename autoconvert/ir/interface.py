@@ -1,6 +1,7 @@
 """The interface of a program: what goes in and comes out, by role and not by name."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -10,6 +11,8 @@ from torch import Tensor, fx
 
 # A number, or an expression in the names of a program's symbols: "length", "2*source".
 Size = int | str
+
+_NAME = re.compile(r"[A-Za-z_]\w*")
 
 
 class Role(Enum):
@@ -26,8 +29,10 @@ class Role(Enum):
     # How many tokens came before a single step, and how many steps there are.
     OFFSET = "offset"
     STEPS = "steps"
-    # Added to the scores of attention, or true where a token is no padding.
+    # Added to the scores of attention: who sees whom.
     MASK = "mask"
+    # True where a token is no padding.
+    PADDING_MASK = "padding_mask"
     STATE = "state"
     WEIGHT = "weight"
     ADAPTER = "adapter"
@@ -53,6 +58,17 @@ class Interface:
 
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
+
+
+def symbols_in(shape: Sequence[Size]) -> set[str]:
+    """The names of the symbols that a shape has."""
+    return {name for size in shape if isinstance(size, str) for name in _NAME.findall(size)}
+
+
+def in_numbers(shape: Sequence[Size], values: Mapping[str, int]) -> tuple[int, ...]:
+    """A shape with each symbol set to its value."""
+    own = {name: sympy.Symbol(name) for name in symbols_in(shape)}
+    return tuple(int(sympy.sympify(size, locals=own).subs(values)) for size in shape)
 
 
 def sizes_of(value: Tensor, symbols: Mapping[str, sympy.Symbol]) -> tuple[Size, ...]:

@@ -3,7 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from autoconvert.ir.interface import Role
+import torch
+
+from autoconvert.ir.interface import Role, Size
 from autoconvert.ir.model import Signature
 from autoconvert.ir.state import State
 
@@ -35,6 +37,9 @@ class Target(Protocol):
 
     def scan_state(self, index: int, shape: Sequence[int], *, is_window: bool) -> State:
         """A state of a recurrence, float32 [1, *shape]; `is_window` where it is the last inputs of a convolution."""
+
+    def fixed_state(self, index: int, shape: Sequence[Size], dtype: torch.dtype) -> State:
+        """The state with this number among those that another program writes, once."""
 
     def text_signatures(self, program: str, lengths: Sequence[int]) -> tuple[Signature, ...]:
         """The signatures by which a text is read in chunks of `lengths`, then continued token by token."""

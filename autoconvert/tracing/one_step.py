@@ -20,7 +20,8 @@ from autoconvert.ir.provenance import location
 from autoconvert.ir.state import State, Write
 from autoconvert.tracing.exported import export, program_of
 from autoconvert.tracing.past import Past, takes_texts_together
-from autoconvert.tracing.trace import POSITION_PARAMETERS, untraceable
+from autoconvert.tracing.trace import POSITION_PARAMETERS
+from autoconvert.tracing.untraceable import untraceable
 
 _TRACED_STEPS = 19
 

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from autoconvert.errors import InputError, Refused
 from autoconvert.source.experts import experts_as_pairs
 from autoconvert.tracing.cache_layers import empty_cache, replace_layers, set_offset
-from autoconvert.tracing.trace import logits_of, takes_use_cache, untraceable
+from autoconvert.tracing.trace import logits_of, takes_use_cache
+from autoconvert.tracing.untraceable import untraceable
 
 # Different from each other and from 1, so that an axis of either shows in a shape.
 _BATCH, _LENGTH = 2, 5

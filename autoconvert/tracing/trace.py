@@ -1,22 +1,19 @@
 """Tracing: the model is called once, without a cache, at a symbolic length, and becomes a Program."""
 
-import dataclasses
 import inspect
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.export import Dim
 
-from autoconvert.errors import InputError, Inseparable
+from autoconvert.errors import InputError
 from autoconvert.ir.interface import Port, Role
 from autoconvert.ir.program import LENGTH, Program
-from autoconvert.tracing.exported import export, program_of
+from autoconvert.tracing.module import trace_ports
 
 # What the trace of a whole text takes: one text, and where each of its tokens stands.
 TEXT = tuple(Port(role.value, role, torch.int64, (1, LENGTH)) for role in (Role.TOKENS, Role.POSITIONS))
 
-_TRACED_LENGTH = 19
 POSITION_PARAMETERS = ("position_ids", "positions")
 
 
@@ -83,39 +80,5 @@ def trace(decoder: nn.Module, longest: int) -> Program:
     Raises:
         Inseparable: the model's code cannot be traced, or only at a fixed length.
     """
-    length = Dim("s", min=2, max=longest)
-    example = min(_TRACED_LENGTH, longest - 1)
-    try:
-        exported = export(
-            TokensToLogits(decoder.eval()),
-            (torch.zeros(1, example, dtype=torch.int64), torch.arange(example)[None]),
-            dynamic_shapes=({1: length}, {1: length}),
-        )
-    except (InputError, KeyboardInterrupt, MemoryError):
-        raise
-    except Exception as error:
-        raise untraceable("The model's code cannot be traced with a symbolic length", error) from error
-    program = program_of(exported, TEXT, [(Role.LOGITS.value, Role.LOGITS)], range(2, longest + 1))
-    return dataclasses.replace(program, streamed=LENGTH)
-
-
-def untraceable(what: str, error: Exception) -> Inseparable:
-    """The refusal of a model whose code raised `error` while it was traced."""
-    return Inseparable(f"{what}: {_first_line(error)}", hint=_source_line(error))
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip(" -") for line in str(error).strip().splitlines()]
-    # What torch says first when a length is fixed by the code is how to ask torch for more.
-    told = [line for line in lines if not line.startswith("Constraints violated")]
-    return told[0] if told else type(error).__name__
-
-
-def _source_line(error: Exception) -> str:
-    """The innermost line of the traceback that belongs to a model, not to torch itself."""
-    frames = inspect.getinnerframes(error.__traceback__) if error.__traceback__ else []
-    for frame in reversed(frames):
-        if "/torch/" not in frame.filename and "/autoconvert/" not in frame.filename:
-            code = (frame.code_context or [""])[0].strip()
-            return f"It happens at {frame.filename}:{frame.lineno}: {code}"
-    return ""
+    called, logits = TokensToLogits(decoder.eval()), (Role.LOGITS.value, Role.LOGITS)
+    return trace_ports(called, TEXT, [logits], {LENGTH: longest}, streamed=LENGTH)

@@ -1,0 +1,94 @@
+"""Tracing any module by its ports: it is called once at symbolic sizes, and becomes a Program."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from autoconvert.errors import InputError, Inseparable
+from autoconvert.ir.interface import Port, Role, Size
+from autoconvert.ir.program import Program
+from autoconvert.tracing.exported import export, program_of
+from autoconvert.tracing.untraceable import untraceable
+
+# Sizes of the example that is traced, one for each symbol.
+_EXAMPLES = (19, 23, 29, 31)
+
+
+class Called(nn.Module):
+    """A module by one of its methods; where positions are added to what it takes, they come last and are left out."""
+
+    def __init__(self, module: nn.Module, method: str, count: int) -> None:
+        super().__init__()
+        self.decoder = module
+        self._method, self._count = method, count
+
+    def forward(self, *values: Tensor) -> Any:
+        return getattr(self.decoder, self._method)(*values[: self._count])
+
+
+def trace_module(
+    module: nn.Module,
+    inputs: Sequence[Port],
+    outputs: Sequence[tuple[str, Role]],
+    longest: Mapping[str, int],
+    *,
+    method: str = "forward",
+    streamed: str | None = None,
+) -> Program:
+    """Traces `method` of `module`, which takes tensors as `inputs` say and gives one for each of `outputs`.
+
+    `longest` has the largest value of each symbol. A program that is `streamed` along one takes positions too.
+
+    Raises:
+        Inseparable: the module's code cannot be traced, or only at fixed sizes.
+    """
+    called = Called(module.eval(), method, len(inputs))
+    taken = list(inputs)
+    if streamed is not None and not any(port.role is Role.POSITIONS for port in inputs):
+        taken.append(Port(Role.POSITIONS.value, Role.POSITIONS, torch.int64, (1, streamed)))
+    return trace_ports(called, taken, outputs, longest, streamed=streamed)
+
+
+def trace_ports(
+    called: nn.Module,
+    inputs: Sequence[Port],
+    outputs: Sequence[tuple[str, Role]],
+    longest: Mapping[str, int],
+    *,
+    streamed: str | None,
+) -> Program:
+    """As trace_module, of a module that holds the one to be traced as its `decoder`."""
+    symbols = {name: Dim(name, min=2, max=size) for name, size in longest.items()}
+    sizes = {name: min(example, longest[name] - 1) for name, example in zip(longest, _EXAMPLES, strict=False)}
+    shapes = tuple({a: symbols[s] for a, s in enumerate(port.shape) if isinstance(s, str)} or None for port in inputs)
+    takes_any = isinstance(called, Called)
+    try:
+        exported = export(
+            called,
+            tuple(_example(port, sizes) for port in inputs),
+            dynamic_shapes=(shapes,) if takes_any else shapes,
+        )
+    except (InputError, KeyboardInterrupt, MemoryError):
+        raise
+    except Exception as error:
+        raise untraceable("The model's code cannot be traced with a symbolic length", error) from error
+    program = program_of(exported, inputs, outputs, range(2, max(longest.values()) + 1))
+    return dataclasses.replace(program, streamed=streamed)
+
+
+def _example(port: Port, sizes: Mapping[str, int]) -> Tensor:
+    shape = [_number(size, sizes) for size in port.shape]
+    if port.role is Role.POSITIONS:
+        return torch.arange(shape[-1]).expand(shape)
+    # True, so that a mask hides nothing.
+    return torch.ones(shape, dtype=port.dtype) if port.dtype == torch.bool else torch.zeros(shape, dtype=port.dtype)
+
+
+def _number(size: Size, sizes: Mapping[str, int]) -> int:
+    if isinstance(size, str) and size not in sizes:
+        raise Inseparable(f"The size {size} of an input has no largest value.")
+    return sizes[size] if isinstance(size, str) else size
