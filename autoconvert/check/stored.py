@@ -3,7 +3,7 @@
 import mmap
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -87,12 +87,12 @@ class Constants:
         except (ValueError, IndexError, struct.error) as error:
             raise InputError(f"{path} is damaged: {error}", hint="Convert the model again.") from error
 
-    def read(self, name: str) -> torch.Tensor:
-        """A constant in one of the encodings of RECIPES, decoded: float32 of its shape."""
+    def read(self, name: str, encodings: Iterable[Encoding] = ENCODINGS) -> torch.Tensor:
+        """A constant decoded from the first of these encodings that it may be in, float32 of its shape."""
         if name not in self.tensors:
             raise InputError(f"{self._path} has no constant {name!r}")
         stored = self.tensors[name]
-        encoding = next(encoding for encoding in ENCODINGS if stored.may_be(encoding))
+        encoding = next(encoding for encoding in encodings if stored.may_be(encoding))
         return torch.from_numpy(self.numbers(stored, encoding, 0, stored.rows).reshape(stored.shape))
 
     def numbers(self, stored: Stored, encoding: Encoding, start: int, stop: int) -> Numbers:
@@ -108,7 +108,8 @@ class Constants:
             data = os.pread(file.fileno(), size, offset)
         if len(data) != size:
             raise CheckFailed(f"{self._path} ends within constant {stored.name!r}", hint=BUG)
-        return np.frombuffer(data, encoding.dtype).reshape(stop - start, -1)
+        items: npt.NDArray[Any] = np.frombuffer(data, encoding.dtype)
+        return items.reshape(stop - start, stored.columns // encoding.packed)
 
 
 def _external_tensors(model: Any) -> Iterator[Stored]:

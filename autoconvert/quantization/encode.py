@@ -30,8 +30,7 @@ def encode(value: torch.Tensor, encoding: Encoding) -> Encoded:
     shape = tuple(value.shape)
     rows, columns = (shape[0], prod(shape[1:])) if shape else (1, 1)
     step = max(1, _TILE_ELEMENTS // max(1, columns)) if encoding.by_rows else max(1, rows)
-    width = encoding.data_size((1, *shape[1:])) // np.dtype(encoding.dtype).itemsize
-    data = np.empty((rows, width), encoding.dtype)
+    data = np.empty((rows, columns // encoding.packed), encoding.dtype)
     scales = None if encoding.scale_shape is None else np.empty(encoding.scale_shape(shape), np.float32)
     for start in range(0, rows, step):
         part = value[start : start + step] if shape else value.reshape(1)

