@@ -19,6 +19,7 @@ from autoconvert.lowering.litert import lower
 from autoconvert.passes.decompose import decompose
 from autoconvert.passes.fuse import fuse
 from autoconvert.patterns import PATTERNS
+from autoconvert.quantization.recipes import UNQUANTIZED
 from autoconvert.rewrite.pattern import Pattern, operations_of
 
 _BLOCK = "block"
@@ -66,7 +67,7 @@ def check(
 def _check_model(
     module: nn.Module | str | Path, patterns: Sequence[Pattern], options: dict[str, Any]
 ) -> dict[str, int]:
-    chosen: dict[str, Any] = {"quantize": "none", "formats": ("tflite",), "context": 64, "cache": False} | options
+    chosen: dict[str, Any] = {"quantize": UNQUANTIZED, "formats": ("tflite",), "context": 64, "cache": False} | options
     with tempfile.TemporaryDirectory() as folder:
         return convert(module, Path(folder) / "model", patterns=patterns, **chosen).report.patterns
 

@@ -11,25 +11,25 @@ from ai_edge_litert import schema_py_generated as schema
 from autoconvert.errors import AutoconvertError
 from autoconvert.ir.weight import Weight
 from autoconvert.lowering import flatbuffer
-from autoconvert.quantization.quantize import Encoding, Scheme, encoding_for
-
-_DEQUANTIZE_FLOAT16_VERSION = 3
+from autoconvert.lowering.dequantize import widen
+from autoconvert.quantization.encoding import Encoding
+from autoconvert.quantization.encodings.float32 import FLOAT32
+from autoconvert.quantization.recipe import Recipe, Use
 
 
 @dataclass
 class Constant:
     """One stored tensor: the weights that share it, and every place of the model that uses it.
 
-    `tensors` and `buffer` are objects of the `ModelT`; `uses` are pairs of operator and operand, as in
-    `encoding_for`.
+    `tensors` and `buffer` are objects of the `ModelT`.
     """
 
     weights: list[Weight]
-    uses: set[tuple[str, int]] = field(default_factory=set)
+    uses: set[Use] = field(default_factory=set)
     places: list[tuple[int, int, Weight]] = field(default_factory=list)
     tensors: list[Any] = field(default_factory=list)
     buffer: Any = None
-    encoding: Encoding = Encoding.FLOAT32
+    encoding: Encoding = FLOAT32
 
     @property
     def weight(self) -> Weight:
@@ -39,10 +39,10 @@ class Constant:
     @property
     def size(self) -> int:
         """Bytes of the data in the file, without scales."""
-        return int(np.prod(self.weight.shape, dtype=np.int64)) * self.encoding.dtype.itemsize
+        return self.encoding.data_size(self.weight.shape)
 
 
-def fold_weights(model: Any, weights: Mapping[str, Weight], scheme: Scheme) -> list[Constant]:
+def fold_weights(model: Any, weights: Mapping[str, Weight], recipe: Recipe) -> list[Constant]:
     """Make every signature input that `weights` names a constant, in the order of `weights`.
 
     Weights of the same source, or of the same program over the same sources, become one constant. A weight
@@ -57,7 +57,7 @@ def fold_weights(model: Any, weights: Mapping[str, Weight], scheme: Scheme) -> l
     used = [constant for constant in constants if constant.uses]
     _name(model, used)
     for constant in used:
-        _place(model, constant, scheme)
+        _place(model, constant, recipe)
     signatures = flatbuffer.signatures_by_subgraph(model)
     for index, subgraph in enumerate(model.subgraphs):
         flatbuffer.drop_unused_tensors(subgraph, signatures.get(index))
@@ -65,21 +65,28 @@ def fold_weights(model: Any, weights: Mapping[str, Weight], scheme: Scheme) -> l
 
 
 class ZeroPoints:
-    """The zero points of symmetric scales; one array for all tensors of as many rows, so written once."""
+    """The zero points of symmetric scales; one array for all tensors with as many scales, so written once."""
 
     def __init__(self) -> None:
         self._of_length: dict[int, npt.NDArray[np.int64]] = {}
 
-    def __call__(self, rows: int) -> npt.NDArray[np.int64]:
-        return self._of_length.setdefault(rows, np.zeros(rows, np.int64))
+    def __call__(self, count: int) -> npt.NDArray[np.int64]:
+        return self._of_length.setdefault(count, np.zeros(count, np.int64))
 
 
-def set_scales(constant: Constant, scales: npt.NDArray[np.float32], zero_points: ZeroPoints) -> None:
-    """Give the tensors of an int8 constant their scales, float32 [rows], sharing one array."""
+def reserve_scales(constant: Constant, zero_points: ZeroPoints) -> npt.NDArray[np.float32] | None:
+    """The array of scales that all tensors of the constant hold, still zeros; None where its encoding has none."""
+    encoding = constant.encoding
+    if encoding.scale_shape is None:
+        return None
+    scales = np.zeros(encoding.scale_shape(constant.weight.shape), np.float32)
+    # The flatbuffer has them in a row, whatever their shape: a view, so that it sees what is filled in.
+    in_a_row = scales.reshape(-1)
     for tensor in constant.tensors:
         tensor.quantization = schema.QuantizationParametersT(
-            scale=scales, zeroPoint=zero_points(len(scales)), quantizedDimension=0
+            scale=in_a_row, zeroPoint=zero_points(len(in_a_row)), quantizedDimension=encoding.quantized_dimension
         )
+    return scales
 
 
 def _constants_by_identity(weights: Mapping[str, Weight]) -> list[Constant]:
@@ -162,8 +169,9 @@ def _name(model: Any, constants: list[Constant]) -> None:
                 tensor.name = subgraph.name + b"/" + tensor.name
 
 
-def _place(model: Any, constant: Constant, scheme: Scheme) -> None:
-    constant.encoding = encoding_for(scheme, constant.uses, len(constant.weight.shape))
+def _place(model: Any, constant: Constant, recipe: Recipe) -> None:
+    weight = constant.weight
+    constant.encoding = recipe.encoding_of(weight.sources, constant.uses, len(weight.shape))
     # Zero is a default, which a flatbuffer leaves out; the layout fills in the real numbers.
     constant.buffer = schema.BufferT(offset=1, size=1)
     model.buffers.append(constant.buffer)
@@ -172,44 +180,5 @@ def _place(model: Any, constant: Constant, scheme: Scheme) -> None:
         tensor.buffer = len(model.buffers) - 1
         tensor.type = constant.encoding.tensor_type
         constant.tensors.append(tensor)
-        if constant.encoding is Encoding.FLOAT16:
-            _dequantise_float16(model, model.subgraphs[subgraph_index], tensor_index)
-
-
-def _dequantise_float16(model: Any, subgraph: Any, tensor_index: int) -> None:
-    """Insert the DEQUANTIZE operations that operators without float16 weights need.
-
-    FULLY_CONNECTED has no kernel for float16 weights: the whole tensor is widened, once, before the first
-    use. EMBEDDING_LOOKUP copies rows as they are: its output becomes float16 and the few rows are widened.
-    """
-    widened: int | None = None
-    for operator in list(subgraph.operators):
-        for operand, index in enumerate(operator.inputs):
-            if index != tensor_index:
-                continue
-            if flatbuffer.operator_name(model, operator) == "EMBEDDING_LOOKUP":
-                rows = _add_tensor(subgraph, operator.outputs[0], b"float16", schema.TensorType.FLOAT16)
-                after = subgraph.operators.index(operator) + 1
-                _insert_dequantize(model, subgraph, after, rows, operator.outputs[0])
-                operator.outputs = [rows]
-                continue
-            if widened is None:
-                widened = _add_tensor(subgraph, tensor_index, b"float32", schema.TensorType.FLOAT32)
-                before = subgraph.operators.index(operator)
-                _insert_dequantize(model, subgraph, before, tensor_index, widened)
-            operator.inputs[operand] = widened
-
-
-def _add_tensor(subgraph: Any, like: int, suffix: bytes, tensor_type: int) -> int:
-    """The index of a new activation in the shape of tensor `like`."""
-    original = subgraph.tensors[like]
-    name = b"/".join((subgraph.name, original.name, suffix))
-    shape = {"shape": original.shape, "shapeSignature": original.shapeSignature, "hasRank": original.hasRank}
-    subgraph.tensors.append(schema.TensorT(name=name, type=tensor_type, **shape))
-    return len(subgraph.tensors) - 1
-
-
-def _insert_dequantize(model: Any, subgraph: Any, position: int, source: int, result: int) -> None:
-    code = flatbuffer.operator_code(model, schema.BuiltinOperator.DEQUANTIZE, _DEQUANTIZE_FLOAT16_VERSION)
-    dequantize = schema.OperatorT(opcodeIndex=code, inputs=[source], outputs=[result])
-    subgraph.operators.insert(position, dequantize)
+        if constant.encoding.dequantize_version is not None:
+            widen(model, model.subgraphs[subgraph_index], tensor_index, constant.encoding)

@@ -14,15 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from autoconvert.ir.weight import Weight
 from autoconvert.lowering import flatbuffer
-from autoconvert.lowering.constants import Constant, ZeroPoints, fold_weights, set_scales
+from autoconvert.lowering.constants import Constant, ZeroPoints, fold_weights, reserve_scales
 from autoconvert.lowering.external_buffers import externalise_graph_constants, lay_out
 from autoconvert.lowering.provenance import name_operations
 from autoconvert.lowering.tiles import TensorStore, check_shapes, encoded_tiles
-from autoconvert.quantization.quantize import Encoding, Scheme
+from autoconvert.quantization.recipe import Recipe
 from autoconvert.system.streamed_file import StreamedFile
 
 Progress = Callable[[int, int], None]
@@ -81,7 +80,7 @@ def link(
     graphs: Sequence[bytes],
     weights: Mapping[str, Weight],
     store: TensorStore,
-    scheme: Scheme,
+    recipe: Recipe,
     path: Path,
     *,
     progress: Progress = lambda done, total: None,
@@ -94,39 +93,29 @@ def link(
     happens, `path` is either the whole new file or what it was.
     """
     model = flatbuffer.merge([flatbuffer.read_model(graph) for graph in graphs])
-    constants = fold_weights(model, weights, scheme)
+    constants = fold_weights(model, weights, recipe)
     name_operations(model, weights)
     check_shapes(constants, store)
     tables = externalise_graph_constants(model)
     zero_points = ZeroPoints()
-    scales = {id(constant): _reserve_scales(constant, zero_points) for constant in constants}
+    scales = {id(constant): reserve_scales(constant, zero_points) for constant in constants}
     external = [(constant.buffer, constant.size) for constant in constants]
     layout = lay_out(model, external + [(buffer, data.nbytes) for buffer, data in tables])
 
     with StreamedFile(path, layout.file_size) as file, closing(encoded_tiles(constants, store)) as tiles:
         for tile in tiles:
             data = tile.encoded.data
-            row_size = data.nbytes // max(1, len(data)) if data.ndim else 0
+            row_size = data.nbytes // max(1, len(data))
             offset = tile.constant.buffer.offset + tile.first_row * row_size
             file.write_at(offset, data.reshape(-1).view(np.uint8).data)
-            if tile.encoded.scales is not None:
-                rows = slice(tile.first_row, tile.first_row + len(tile.encoded.scales))
-                scales[id(tile.constant)][rows] = tile.encoded.scales
+            if (filled := scales[id(tile.constant)]) is not None and tile.encoded.scales is not None:
+                filled[tile.first_row : tile.first_row + len(tile.encoded.scales)] = tile.encoded.scales
             progress(offset + data.nbytes, layout.file_size)
         for buffer, table in tables:
             file.write_at(buffer.offset, table.data)
         file.write_at(0, flatbuffer.write_model(model))
         progress(layout.file_size, layout.file_size)
     return _linked(path, file.digest, layout.file_size, layout.flatbuffer_size, model, constants, weights)
-
-
-def _reserve_scales(constant: Constant, zero_points: ZeroPoints) -> npt.NDArray[np.float32]:
-    """The array that the constant's tensors hold, to be filled while its rows are written."""
-    rows = constant.weight.shape[0] if constant.encoding is Encoding.INT8_ROWS else 0
-    scales = np.zeros(rows, np.float32)
-    if constant.encoding is Encoding.INT8_ROWS:
-        set_scales(constant, scales, zero_points)
-    return scales
 
 
 def _linked(
@@ -143,7 +132,7 @@ def _linked(
             names=tuple(weight.name for weight in constant.weights),
             sources=constant.weight.sources,
             shape=tuple(constant.weight.shape),
-            dtype=constant.encoding.label,
+            dtype=constant.encoding.name,
             uses=tuple(f"{operator}:{operand}" for operator, operand in sorted(constant.uses)),
             offset=constant.buffer.offset,
             size=constant.size,

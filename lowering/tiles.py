@@ -12,7 +12,8 @@ import torch
 
 from autoconvert.errors import AutoconvertError, InputError
 from autoconvert.lowering.constants import Constant
-from autoconvert.quantization.quantize import Encoded, UnrepresentableRow, encode
+from autoconvert.quantization.encode import UnrepresentableRow, encode
+from autoconvert.quantization.encoding import Encoded
 
 _THREADS = 2
 _TILES_AHEAD = 4
@@ -55,7 +56,7 @@ def check_shapes(constants: Sequence[Constant], store: TensorStore) -> None:
 
 
 def encoded_tiles(constants: Sequence[Constant], store: TensorStore) -> Generator[Tile, None, None]:
-    """Every row of every constant, in order; a weight with a program is one tile.
+    """Every row of every constant, in order; a weight with a program is one tile, and so is one that is not by rows.
 
     Raises InputError naming the tensor when it holds numbers that the encoding cannot.
     """
@@ -77,7 +78,7 @@ def _jobs(constants: Sequence[Constant], store: TensorStore) -> Iterator[Callabl
     one_large_at_a_time = Lock()
     for constant in constants:
         weight = constant.weight
-        if weight.program is not None or not weight.shape:
+        if weight.program is not None or not weight.shape or not constant.encoding.by_rows:
             yield partial(_evaluated, constant, store, one_large_at_a_time)
             continue
         rows = weight.shape[0]
@@ -115,9 +116,4 @@ def _encoded(constant: Constant, first_row: int, value: torch.Tensor) -> Tile:
         return Tile(constant, first_row, encode(value, constant.encoding))
     except UnrepresentableRow as error:
         names = " and ".join(constant.weight.sources)
-        raise InputError(
-            f"row {first_row + error.row} of {names} {error.reason}",
-            hint="The checkpoint may be damaged: compare its checksums, or download it again."
-            if "NaN" in error.reason
-            else "Choose another quantisation, such as int8 or none.",
-        ) from error
+        raise InputError(f"row {first_row + error.row} of {names} {error.reason}", hint=error.hint) from error

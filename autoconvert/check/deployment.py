@@ -14,12 +14,11 @@ from autoconvert.errors import CheckFailed
 from autoconvert.lowering.compiled import Compiled
 from autoconvert.lowering.link import link
 from autoconvert.packaging.tokenizer import TokenizerSpec, load_tokenizer
-from autoconvert.quantization.quantize import Scheme
+from autoconvert.quantization.recipe import Recipe
+from autoconvert.quantization.recipes import UNQUANTIZED
 from autoconvert.runtime.interpreter import Runner, open_file
 from autoconvert.source.weights import Weights
 
-# Root mean square of what quantisation changes, in standard deviations of the logits: more is not rounding.
-_ROUNDING = {"none": 1e-4, "fp16": 2e-2, "int8": 0.25}
 # Positions that `--verify full` decodes one after the other; logits of more would not fit everywhere.
 _EACH = 256
 # Natural log-probability of a token, in the engine against the same constants in the interpreter.
@@ -30,7 +29,7 @@ def check_linked_file(
     path: Path,
     compiled: Compiled,
     weights: Weights,
-    scheme: Scheme,
+    recipe: Recipe,
     reference: Reference,
     *,
     thorough: bool,
@@ -41,14 +40,15 @@ def check_linked_file(
     logits, and what quantisation changes in the file itself must be of the size of rounding.
     """
     context, vocabulary = compiled.context, compiled.vocabulary
-    if scheme == "none":
+    if recipe.exact:
         worst = _check_exact(path, context, reference, vocabulary, thorough)
         return f"logits within {worst:.1e} σ"
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        exact = link(list(compiled.graphs.values()), compiled.weights, weights, "none", Path(folder) / "exact.tflite")
+        graphs, file = list(compiled.graphs.values()), Path(folder) / "exact.tflite"
+        exact = link(graphs, compiled.weights, weights, UNQUANTIZED, file)
         worst = _check_exact(exact.path, context, reference, vocabulary, thorough)
-    rounding = _check_rounding(path, context, reference, vocabulary, _ROUNDING[scheme])
-    return f"logits within {worst:.1e} σ unquantised, {scheme} changes them by {rounding:.1e} σ"
+    rounding = _check_rounding(path, context, reference, vocabulary, recipe.rounding)
+    return f"logits within {worst:.1e} σ unquantised, {recipe.name} changes them by {rounding:.1e} σ"
 
 
 def _check_exact(path: Path, context: int, reference: Reference, vocabulary: int, thorough: bool) -> float:
@@ -95,7 +95,7 @@ def check_bundle_file(
     linked: Path,
     folder: Path,
     context: int,
-    scheme: Scheme,
+    recipe: Recipe,
     reference: Reference,
     tokenizer: TokenizerSpec,
 ) -> str:
@@ -111,7 +111,7 @@ def check_bundle_file(
             turn = [{"role": "user", "content": text}]
             return list(source_tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=False))
 
-    exact = scheme == "none"
+    exact = recipe.exact
     with open_file(linked, context) as runner:
         checked = check_bundle(
             bundle,

@@ -10,11 +10,11 @@ from rich.console import Console
 from autoconvert.cli.asked import asked
 from autoconvert.cli.failures import explained
 from autoconvert.cli.quiet import silence_python, stderr_as_note
+from autoconvert.quantization.choices import DEFAULT, SUMMARIES, Choice
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
-# As in autoconvert.driver.settings and autoconvert.quantization.quantize, which take seconds to import.
-Quantize = Literal["none", "fp16", "int8"]
+# As in autoconvert.driver.settings, which takes seconds to import.
 Verify = Literal["quick", "full", "off"]
 
 
@@ -39,12 +39,11 @@ def convert(
         typer.Option("-o", "--output", metavar="DIR", help="Where the files go. Default: ./ and the model's name."),
     ] = None,
     quantize: Annotated[
-        Quantize,
+        Choice,
         typer.Option(
-            help="How matrices are stored. int8: a quarter of the size, a scale a row; fp16: half the size; "
-            "none: float32."
+            help=f"How matrices are stored. {'; '.join(f'{name}: {said}' for name, said in SUMMARIES.items())}."
         ),
-    ] = "int8",
+    ] = DEFAULT,
     context: Annotated[
         int | None,
         typer.Option(

@@ -12,6 +12,7 @@ from rich.text import Text
 from autoconvert.cli.asked import asked
 from autoconvert.cli.failures import explained
 from autoconvert.cli.quiet import silence_python, stderr_as_note
+from autoconvert.quantization.choices import DEFAULT
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -69,7 +70,7 @@ def explain(
             known = in_order(libraries(patterns or ()))
             source = plan_source(model, revision=revision, token=token, trust_remote_code=trust_remote_code)
             settings = choose(
-                source.config, context=context, prefill=None, quantize="int8", formats=("litertlm",), verify="quick"
+                source.config, context=context, prefill=None, quantize=DEFAULT, formats=("litertlm",), verify="quick"
             )
             explanation = explain_model(source, settings, known)
         console = Console(highlight=False)

@@ -7,9 +7,10 @@ import typer
 from rich.console import Console
 
 from autoconvert.cli.asked import asked
-from autoconvert.cli.convert import Quantize, formats_in, lengths_in
+from autoconvert.cli.convert import formats_in, lengths_in
 from autoconvert.cli.failures import explained
 from autoconvert.cli.quiet import silence_python, stderr_as_note
+from autoconvert.quantization.choices import DEFAULT, Choice
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -20,7 +21,7 @@ def plan(
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="DIR", help="Whose disk is asked for room.")
     ] = Path(),
-    quantize: Annotated[Quantize, typer.Option(help="As for converting.")] = "int8",
+    quantize: Annotated[Choice, typer.Option(help="As for converting.")] = DEFAULT,
     context: Annotated[int | None, typer.Option(metavar="N", help="As for converting.")] = None,
     prefill: Annotated[str | None, typer.Option(metavar="N,N,…", help="As for converting.")] = None,
     formats: Annotated[str, typer.Option("--format", metavar="NAME,…", help="As for converting.")] = "litertlm",

@@ -19,7 +19,7 @@ from autoconvert.driver.compilation import Compilation
 from autoconvert.driver.compile import Stages, compile_model
 from autoconvert.driver.library import Library, in_order, libraries
 from autoconvert.driver.needs import needs_of, refuse_what_cannot_fit
-from autoconvert.driver.settings import Settings, choose
+from autoconvert.driver.settings import Settings, as_data, choose
 from autoconvert.errors import InputError
 from autoconvert.lowering.compiled import Compiled
 from autoconvert.lowering.cpu import CPU
@@ -27,6 +27,8 @@ from autoconvert.lowering.link import Linked, link
 from autoconvert.packaging.litertlm import write_bundle
 from autoconvert.packaging.metadata import build_executor_metadata, build_llm_metadata
 from autoconvert.packaging.tokenizer import TokenizerSpec, read_tokenizer
+from autoconvert.quantization.choices import DEFAULT
+from autoconvert.quantization.recipe import Recipe
 from autoconvert.report.check_result import CheckResult
 from autoconvert.report.progress import Display, Silent, Timeline
 from autoconvert.report.readable import readable_size
@@ -58,7 +60,7 @@ def convert(
     model: str | Path | nn.Module,
     output: str | Path | None = None,
     *,
-    quantize: str = "int8",
+    quantize: str | Recipe = DEFAULT,
     context: int | None = None,
     prefill: Sequence[int] | None = None,
     formats: Sequence[str] = ("litertlm",),
@@ -75,10 +77,10 @@ def convert(
 ) -> Bundle:
     """Converts `model` ("demo", a folder, a hub id, or a module from tokens to logits) into `output` (./NAME).
 
-    With `cache`, what was compiled before for the same configuration and lengths is only linked. `patterns`,
-    files or patterns themselves, are tried before those of installed packages and the built-in ones. With `dump`, a
-    folder, all is compiled anew, and what every pass made lies there afterwards, also where the conversion ends in an
-    error.
+    `quantize` names one of RECIPES, or is a recipe itself. With `cache`, what was compiled before for the same
+    configuration and lengths is only linked. `patterns`, files or patterns themselves, are tried before those of
+    installed packages and the built-in ones. With `dump`, a folder, all is compiled anew, and what every pass made lies
+    there afterwards, also where the conversion ends in an error.
 
     Raises:
         InputError: the model, its checkpoint, a pattern or the options are not usable.
@@ -195,7 +197,7 @@ class _Conversion:
         files = {name: file for name, file in files.items() if name in self.settings.formats}
         report = make_report(
             self.source.name,
-            dataclasses.asdict(self.settings),
+            as_data(self.settings),
             compiled.fusion,
             compiled.states,
             linked,
@@ -220,7 +222,7 @@ class _Conversion:
                 self.folder / "model.tflite",
                 progress=stage.advance,
             )
-            stage.note = f"{readable_size(linked.size)}, {self.settings.quantize}"
+            stage.note = f"{readable_size(linked.size)}, {self.settings.quantize.name}"
         if self.dump is not None:
             self.dump.linked(linked.tensors)
         return linked

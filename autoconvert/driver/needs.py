@@ -1,7 +1,7 @@
 """What a conversion needs of the machine, from the shapes of a model alone, and whether the machine has it."""
 
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -10,12 +10,11 @@ import psutil
 
 from autoconvert.driver.settings import Settings
 from autoconvert.errors import MachineError
+from autoconvert.quantization.recipe import Recipe
 from autoconvert.report.readable import readable_size
 from autoconvert.source.source import Source
 
-# Bytes of a number in a table of rows, and of what each row has besides in each signature.
-_TABLE_BYTES = {"none": 4, "fp16": 2, "int8": 1}
-_SCALE_BYTES = {"none": 0, "fp16": 0, "int8": 4}
+# Of a float32 number: a weight before it is encoded, or a scale.
 _NUMBER_BYTES = 4
 # Measured with `python benchmarks/convert.py`: libraries in two processes, what graphs take for each tensor, and
 # float32 copies of one tensor. A larger table is read in tiles.
@@ -39,7 +38,8 @@ def needs_of(source: Source, settings: Settings) -> Needs:
     file = file_size(shapes, settings.quantize, len(settings.prefill) + 1)
     # Where a disk has no way to put room before the file, the bundle is a copy, and both are there for a moment.
     copies = 2 if "litertlm" in settings.formats else 1
-    sizes = [min(_NUMBER_BYTES * prod(shape), _LARGEST_WHOLE) for shape in shapes if not _is_read_in_tiles(shape)]
+    whole = [shape for shape in shapes.values() if not _is_read_in_tiles(shape)]
+    sizes = [min(_NUMBER_BYTES * prod(shape), _LARGEST_WHOLE) for shape in whole]
     graphs = _GRAPHS_PER_TENSOR * len(shapes)
     return Needs(disk=copies * file, memory=_LIBRARIES + graphs + _COPIES * max(sizes, default=0))
 
@@ -64,16 +64,24 @@ def refuse_what_cannot_fit(needs: Needs, folder: Path) -> None:
         )
 
 
-def parameter_shapes(source: Source, names: Collection[str]) -> list[tuple[int, ...]]:
-    """The shapes of these parameters, each parameter once."""
+def parameter_shapes(source: Source, names: Collection[str]) -> dict[str, tuple[int, ...]]:
+    """The shapes of these parameters, each parameter once, by the first of its names."""
     parameters = dict(source.module.named_parameters(remove_duplicate=False))
-    distinct = {id(parameters[name]): tuple(parameters[name].shape) for name in names if name in parameters}
-    return list(distinct.values())
+    first: dict[int, str] = {}
+    for name in names:
+        if name in parameters:
+            first.setdefault(id(parameters[name]), name)
+    return {name: tuple(parameters[name].shape) for name in first.values()}
 
 
-def file_size(shapes: Collection[tuple[int, ...]], scheme: str, signatures: int) -> int:
-    """Bytes of a `.tflite`, but for its operations: scales are in each signature, the rest is shared."""
-    tables = [shape for shape in shapes if len(shape) > 1]
-    vectors = sum(prod(shape) for shape in shapes if len(shape) < 2)
-    numbers, rows = sum(map(prod, tables)), sum(prod(shape[:-1]) for shape in tables)
-    return round(_TABLE_BYTES[scheme] * numbers + _NUMBER_BYTES * vectors + signatures * _SCALE_BYTES[scheme] * rows)
+def file_size(shapes: Mapping[str, tuple[int, ...]], recipe: Recipe, signatures: int) -> int:
+    """Bytes of a `.tflite`, but for its operations: scales are in each signature, the rest is shared.
+
+    How the graph uses a parameter is not known yet: one of several axes is taken for tables of rows.
+    """
+    size = 0
+    for name, shape in shapes.items():
+        table = (prod(shape[:-1]), shape[-1]) if len(shape) > 1 else shape
+        encoding = recipe.expected_of(name, len(table))
+        size += encoding.data_size(table) + signatures * _NUMBER_BYTES * encoding.scale_count(table)
+    return size

@@ -10,7 +10,7 @@ from autoconvert.driver.needs import Needs, file_size, needs_of, parameter_shape
 from autoconvert.driver.settings import Settings
 from autoconvert.errors import Refused
 from autoconvert.patterns import PATTERNS
-from autoconvert.quantization.quantize import SCHEMES
+from autoconvert.quantization.recipes import RECIPES
 from autoconvert.rewrite.pattern import Pattern
 from autoconvert.source.source import Source
 
@@ -26,7 +26,7 @@ _SECONDS_PER_BYTE_WRITTEN = 3e-9
 class Plan:
     """What is known beforehand.
 
-    `parameters` are counted where the graph reaches them, `files` are bytes of a `.tflite` by scheme, `wall` is why
+    `parameters` are counted where the graph reaches them, `files` are bytes of a `.tflite` by recipe, `wall` is why
     the model will be refused.
     """
 
@@ -56,12 +56,13 @@ def plan(source: Source, settings: Settings, patterns: Sequence[Pattern] = PATTE
     compiling = time.perf_counter() - begun
     shapes = parameter_shapes(source, reached)
     signatures = len(settings.prefill) + 1
-    files = {scheme: file_size(shapes, scheme, signatures) for scheme in SCHEMES}
+    recipes = {**RECIPES, settings.quantize.name: settings.quantize}
+    files = {name: file_size(shapes, recipe, signatures) for name, recipe in recipes.items()}
     checkpoint_bytes = sum(source.checkpoint.values())
-    moving = _SECONDS_PER_BYTE_READ * checkpoint_bytes + _SECONDS_PER_BYTE_WRITTEN * files[settings.quantize]
+    moving = _SECONDS_PER_BYTE_READ * checkpoint_bytes + _SECONDS_PER_BYTE_WRITTEN * files[settings.quantize.name]
     return Plan(
         name=source.name,
-        parameters=sum(map(prod, shapes)),
+        parameters=sum(map(prod, shapes.values())),
         checkpoint_bytes=checkpoint_bytes,
         settings=settings,
         blocks=blocks,

@@ -18,12 +18,9 @@ def planned(plan: Plan) -> Iterator[Text]:
         yield labelled("found", block_counts(plan.blocks))
     prefill = " or ".join(map(str, settings.prefill))
     yield labelled("context", f"{settings.context} positions, prefilled {prefill} at a time")
-    files = (f"{readable_size(size)} {scheme}" for scheme, size in plan.files.items())
+    files = (f"{readable_size(size)} {recipe}" for recipe, size in plan.files.items())
     yield labelled("file", ", ".join(files))
-    needs = plan.needs
-    yield labelled(
-        "needs",
-        f"about {readable_size(needs.memory)} of memory and {readable_size(needs.disk)} of disk as {settings.quantize}",
-    )
+    memory, disk = readable_size(plan.needs.memory), readable_size(plan.needs.disk)
+    yield labelled("needs", f"about {memory} of memory and {disk} of disk as {settings.quantize.name}")
     if plan.wall is None:
         yield labelled("takes", f"about {plan.seconds:.0f} s on two cores")

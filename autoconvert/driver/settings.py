@@ -3,10 +3,11 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from autoconvert.errors import InputError
-from autoconvert.quantization.quantize import SCHEMES, Scheme
+from autoconvert.quantization.recipe import Recipe
+from autoconvert.quantization.recipes import RECIPES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -35,7 +36,7 @@ class Settings:
     chose_context: bool
     prefill: tuple[int, ...]
     chose_prefill: bool
-    quantize: Scheme
+    quantize: Recipe
     formats: tuple[Format, ...]
     verify: Verify
 
@@ -45,7 +46,7 @@ def choose(
     *,
     context: int | None,
     prefill: Sequence[int] | None,
-    quantize: str,
+    quantize: str | Recipe,
     formats: Sequence[str],
     verify: str,
 ) -> Settings:
@@ -71,10 +72,16 @@ def choose(
         chose_context=context is not None,
         prefill=_prefill(prefill, chosen),
         chose_prefill=prefill is not None,
-        quantize=_one_of("quantize", quantize, SCHEMES),  # type: ignore[arg-type]
+        quantize=_recipe(quantize),
         formats=tuple(_one_of("format", name, get_args(Format)) for name in formats),  # type: ignore[misc]
         verify=_one_of("verify", verify, get_args(Verify)),  # type: ignore[arg-type]
     )
+
+
+def as_data(settings: Settings) -> dict[str, Any]:
+    """The settings by name, for a report: of a recipe its name."""
+    chosen = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+    return {**chosen, "quantize": settings.quantize.name}
 
 
 def at_context(settings: Settings, context: int) -> Settings:
@@ -114,6 +121,10 @@ def _prefill(prefill: Sequence[int] | None, context: int) -> tuple[int, ...]:
 
 def _fitting(lengths: tuple[int, ...], context: int) -> tuple[int, ...]:
     return tuple(length for length in lengths if length <= context) or (context,)
+
+
+def _recipe(quantize: str | Recipe) -> Recipe:
+    return quantize if isinstance(quantize, Recipe) else RECIPES[_one_of("quantize", quantize, tuple(RECIPES))]
 
 
 def _one_of(option: str, value: str, allowed: Sequence[str]) -> str:

@@ -30,7 +30,7 @@ from transformers.core_model_loading import (
 )
 
 from autoconvert.errors import InputError
-from autoconvert.source.recipe import Converted, Groups, Recipe, Renamed
+from autoconvert.source.derivation import Converted, Derivation, Groups, Renamed
 from autoconvert.source.weights import Weights
 
 Tensors = Mapping[str, list[torch.Tensor]]
@@ -40,7 +40,7 @@ Tensors = Mapping[str, list[torch.Tensor]]
 class Plan:
     """How each tensor of the module is made, and why other tensors of the checkpoint make none."""
 
-    recipes: Mapping[str, Recipe]
+    derivations: Mapping[str, Derivation]
     unmatched: Mapping[str, str]
 
 
@@ -61,7 +61,7 @@ def plan_conversion(module: nn.Module, checkpoint: Weights) -> Plan:
     renamings = [transform for transform in transforms if isinstance(transform, WeightRenaming)]
     converters = [transform for transform in transforms if isinstance(transform, WeightConverter)]
     by_pattern = {pattern: converter for converter in converters for pattern in converter.source_patterns}
-    recipes: dict[str, Recipe] = {}
+    derivations: dict[str, Derivation] = {}
     unmatched: dict[str, str] = {}
     collected: dict[str, dict[str, list[str]]] = {}
     # Some renamings depend on what was seen before, and stacks are in this order.
@@ -74,21 +74,21 @@ def plan_conversion(module: nn.Module, checkpoint: Weights) -> Plan:
             unmatched[name] = _why_unmatched(module, target)
         elif pattern is not None:
             collected.setdefault(target, {}).setdefault(pattern, []).append(name)
-        elif target in recipes:
+        elif target in derivations:
             unmatched[name] = f"{target} is read from another tensor"
         else:
-            recipes[target] = Renamed(name)
+            derivations[target] = Renamed(name)
     for target, patterns in collected.items():
         converter = by_pattern[next(iter(patterns))]
         groups = {pattern: tuple(names) for pattern, names in patterns.items()}
-        recipes |= _converted(module, checkpoint, target, converter, groups)
-    return Plan(recipes, unmatched)
+        derivations |= _converted(module, checkpoint, target, converter, groups)
+    return Plan(derivations, unmatched)
 
 
 def _converted(
     module: nn.Module, checkpoint: Weights, target: str, converter: Any, groups: Groups
-) -> dict[str, Recipe]:
-    """The recipes of all that `converter` makes of `groups`; shapes come from running it without data."""
+) -> dict[str, Derivation]:
+    """The derivations of all that `converter` makes of `groups`; shapes come from running it without data."""
 
     def convert(tensors: Tensors) -> dict[str, torch.Tensor]:
         own = copy.deepcopy(converter)

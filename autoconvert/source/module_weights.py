@@ -1,4 +1,4 @@
-"""The weights of a module by its own names: made by recipes, ties followed, buffers included."""
+"""The weights of a module by its own names: made by derivations, ties followed, buffers included."""
 
 from collections.abc import Collection, Mapping
 
@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from autoconvert.errors import InputError
-from autoconvert.source.recipe import Recipe
+from autoconvert.source.derivation import Derivation
 from autoconvert.source.weights import FLOAT_DTYPES, TensorWeights, Weights
 
 
@@ -17,30 +17,30 @@ class ModuleWeights:
     value that the module computed. A parameter is floating point: other dtypes raise InputError.
     """
 
-    def __init__(self, module: nn.Module, checkpoint: Weights, recipes: Mapping[str, Recipe]) -> None:
+    def __init__(self, module: nn.Module, checkpoint: Weights, derivations: Mapping[str, Derivation]) -> None:
         self._checkpoint = checkpoint
-        self._recipes: dict[str, Recipe] = dict(recipes)
+        self._derivations: dict[str, Derivation] = dict(derivations)
         self._buffers = TensorWeights(dict(module.named_buffers(remove_duplicate=False)))
         self._parameters = {
             name: tuple(parameter.shape) for name, parameter in module.named_parameters(remove_duplicate=False)
         }
         for group in ties(module):
-            if found := next((name for name in group if name in recipes), None):
+            if found := next((name for name in group if name in derivations), None):
                 for name in group:
-                    self._recipes.setdefault(name, recipes[found])
+                    self._derivations.setdefault(name, derivations[found])
 
     def names(self) -> Collection[str]:
-        return self._recipes.keys() | set(self._buffers.names())
+        return self._derivations.keys() | set(self._buffers.names())
 
     def sources(self, name: str) -> tuple[str, ...]:
         """The checkpoint tensors that `name` is made from; none for a buffer that the module computed."""
-        return () if self._computed(name) else self._recipe(name).sources
+        return () if self._computed(name) else self._derivation(name).sources
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return self._buffers.shape(name) if self._computed(name) else self._recipe(name).shape(self._checkpoint)
+        return self._buffers.shape(name) if self._computed(name) else self._derivation(name).shape(self._checkpoint)
 
     def dtype(self, name: str) -> torch.dtype:
-        return self._buffers.dtype(name) if self._computed(name) else self._recipe(name).dtype(self._checkpoint)
+        return self._buffers.dtype(name) if self._computed(name) else self._derivation(name).dtype(self._checkpoint)
 
     def nbytes(self, name: str) -> int:
         return torch.Size(self.shape(name)).numel() * self.dtype(name).itemsize
@@ -61,11 +61,11 @@ class ModuleWeights:
             self._checked(name)
 
     def _computed(self, name: str) -> bool:
-        return name not in self._recipes and name in self._buffers.names()
+        return name not in self._derivations and name in self._buffers.names()
 
-    def _recipe(self, name: str) -> Recipe:
-        if name in self._recipes:
-            return self._recipes[name]
+    def _derivation(self, name: str) -> Derivation:
+        if name in self._derivations:
+            return self._derivations[name]
         if name not in self._parameters:
             raise KeyError(f"the module has no tensor {name}")
         raise InputError(
@@ -73,22 +73,22 @@ class ModuleWeights:
             hint="check that the checkpoint is complete and that config.json belongs to it",
         )
 
-    def _checked(self, name: str) -> Recipe:
-        recipe = self._recipe(name)
-        where = name if recipe.sources == (name,) else f"{name} (from {_listed(recipe.sources)})"
+    def _checked(self, name: str) -> Derivation:
+        derivation = self._derivation(name)
+        where = name if derivation.sources == (name,) else f"{name} (from {_listed(derivation.sources)})"
         if name not in self._parameters:
-            return recipe
-        if (shape := recipe.shape(self._checkpoint)) != self._parameters[name]:
+            return derivation
+        if (shape := derivation.shape(self._checkpoint)) != self._parameters[name]:
             raise InputError(
                 f"{where}: the checkpoint has shape {list(shape)}, the module {list(self._parameters[name])}",
                 hint="check that config.json belongs to this checkpoint",
             )
-        if (dtype := recipe.dtype(self._checkpoint)) not in FLOAT_DTYPES:
+        if (dtype := derivation.dtype(self._checkpoint)) not in FLOAT_DTYPES:
             raise InputError(
                 f"{where}: dtype {str(dtype).removeprefix('torch.')} is not supported yet as a weight",
                 hint="use a checkpoint in bfloat16, float16 or float32",
             )
-        return recipe
+        return derivation
 
 
 def ties(module: nn.Module) -> list[list[str]]:

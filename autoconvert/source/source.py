@@ -11,10 +11,10 @@ from torch import nn
 
 from autoconvert.errors import InputError, Refused
 from autoconvert.source.checkpoint import open_checkpoint
+from autoconvert.source.derivation import Derivation, Renamed
 from autoconvert.source.header_weights import HeaderWeights
 from autoconvert.source.hub import Progress, download, fetch_headers
 from autoconvert.source.module_weights import ModuleWeights, ties
-from autoconvert.source.recipe import Recipe, Renamed
 from autoconvert.source.skeleton import copy_without_values, is_fake, set_buffer, untie
 from autoconvert.source.weights import FLOAT_DTYPES, TensorWeights, Weights
 
@@ -118,12 +118,12 @@ def _from_folder(
     module = build_module(config, trust_remote_code)
     plan = plan_conversion(module, checkpoint)
     if headers is None:
-        _untie_what_differs(module, plan.recipes, checkpoint)
-        _fill_buffers(module, plan.recipes, checkpoint)
+        _untie_what_differs(module, plan.derivations, checkpoint)
+        _fill_buffers(module, plan.derivations, checkpoint)
     return Source(
         name=name,
         module=module,
-        weights=ModuleWeights(module, checkpoint, plan.recipes),
+        weights=ModuleWeights(module, checkpoint, plan.derivations),
         config=module.config,
         folder=folder,
         is_built=True,
@@ -175,12 +175,12 @@ def _compute_in_float32(config: "PreTrainedConfig") -> None:
             sub_config.dtype = torch.float32
 
 
-def _untie_what_differs(module: nn.Module, recipes: Mapping[str, Recipe], checkpoint: Weights) -> None:
+def _untie_what_differs(module: nn.Module, derivations: Mapping[str, Derivation], checkpoint: Weights) -> None:
     """Where a checkpoint holds different values for tied names it is right, as in from_pretrained."""
     for group in ties(module):
-        held = [name for name in group if name in recipes]
+        held = [name for name in group if name in derivations]
         for name in held[1:]:
-            if not _equal(recipes[held[0]], recipes[name], checkpoint):
+            if not _equal(derivations[held[0]], derivations[name], checkpoint):
                 untie(module, name)
                 if module.get_parameter(name) is module.get_parameter(held[0]):
                     raise InputError(
@@ -189,7 +189,7 @@ def _untie_what_differs(module: nn.Module, recipes: Mapping[str, Recipe], checkp
                     )
 
 
-def _equal(one: Recipe, other: Recipe, checkpoint: Weights) -> bool:
+def _equal(one: Derivation, other: Derivation, checkpoint: Weights) -> bool:
     if one.sources == other.sources:
         return True
     shape = one.shape(checkpoint)
@@ -207,11 +207,11 @@ def _equal(one: Recipe, other: Recipe, checkpoint: Weights) -> bool:
     )
 
 
-def _fill_buffers(module: nn.Module, recipes: Mapping[str, Recipe], checkpoint: Weights) -> None:
+def _fill_buffers(module: nn.Module, derivations: Mapping[str, Derivation], checkpoint: Weights) -> None:
     """Give buffers the checkpoint's values; the others keep what the module computed, and must have one."""
     for name, buffer in list(module.named_buffers()):
-        if recipe := recipes.get(name):
-            value = recipe.read(checkpoint)
+        if derivation := derivations.get(name):
+            value = derivation.read(checkpoint)
             if value.shape != buffer.shape:
                 raise InputError(
                     f"{name}: the checkpoint has shape {list(value.shape)}, the module {list(buffer.shape)}",

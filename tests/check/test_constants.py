@@ -8,20 +8,21 @@ import numpy as np
 import pytest
 import torch
 
-from autoconvert.check.constants import CheckedConstants, Constants, check_constants
+from autoconvert.check.constants import CheckedConstants, check_constants
+from autoconvert.check.stored import Constants
 from autoconvert.errors import CheckFailed, InputError
 from autoconvert.lowering.link import Linked, LinkedTensor, link
-from autoconvert.quantization.quantize import Scheme
+from autoconvert.quantization.recipes import RECIPES, UNQUANTIZED
 from tests.lowering import weightless
 
 
-def linked(folder: Path, scheme: Scheme) -> Linked:
+def linked(folder: Path, recipe: str) -> Linked:
     path = folder / "model.tflite"
-    return link(weightless.lowered(), weightless.weights(), weightless.checkpoint(torch.float32), scheme, path)
+    return link(weightless.lowered(), weightless.weights(), weightless.checkpoint(torch.float32), RECIPES[recipe], path)
 
 
-def checked(file: Linked, scheme: Scheme) -> CheckedConstants:
-    return check_constants(file.path, weightless.weights(), weightless.checkpoint(torch.float32), scheme)
+def checked(file: Linked, recipe: str) -> CheckedConstants:
+    return check_constants(file.path, weightless.weights(), weightless.checkpoint(torch.float32), RECIPES[recipe])
 
 
 def tensor_of(file: Linked, name: str) -> LinkedTensor:
@@ -53,18 +54,17 @@ def test_damaged_or_missing_file_is_an_input_error(tmp_path: Path) -> None:
         Constants(tmp_path / "missing.tflite")
 
 
-@pytest.mark.parametrize("scheme", ["none", "fp16", "int8"])
-def test_linked_file_passes_and_every_weight_is_compared(tmp_path: Path, scheme: Scheme) -> None:
-    file = linked(tmp_path, scheme)
-    result = checked(file, scheme)
+@pytest.mark.parametrize("recipe", ["none", "fp16", "int8"])
+def test_linked_file_passes_and_every_weight_is_compared(tmp_path: Path, recipe: str) -> None:
+    file = linked(tmp_path, recipe)
+    result = checked(file, recipe)
     assert result.constants == len(file.tensors)
     assert result.numbers == sum(int(np.prod(tensor.shape)) for tensor in file.tensors)
     assert result.absent == ("unreached",)
-    assert (0.45 < result.steps < 0.5001) if scheme == "int8" else result.steps == 0
 
 
 @pytest.mark.parametrize(
-    ("scheme", "name"),
+    ("recipe", "name"),
     [
         ("none", "embed"),
         ("none", "norm"),
@@ -74,8 +74,8 @@ def test_linked_file_passes_and_every_weight_is_compared(tmp_path: Path, scheme:
         ("int8", "mix"),
     ],
 )
-def test_smallest_wrong_number_is_found_and_named(tmp_path: Path, scheme: Scheme, name: str) -> None:
-    file = linked(tmp_path, scheme)
+def test_smallest_wrong_number_is_found_and_named(tmp_path: Path, recipe: str, name: str) -> None:
+    file = linked(tmp_path, recipe)
 
     def next_number(number: np.ndarray) -> np.ndarray:
         if number.dtype == np.int8:
@@ -84,7 +84,7 @@ def test_smallest_wrong_number_is_found_and_named(tmp_path: Path, scheme: Scheme
 
     overwrite(file, name, 40, 0, next_number)
     with pytest.raises(CheckFailed, match=rf"row 40 of constant '{name}' lies .* from its source model\."):
-        checked(file, scheme)
+        checked(file, recipe)
 
 
 def test_number_that_is_not_finite_is_found(tmp_path: Path) -> None:
@@ -94,18 +94,60 @@ def test_number_that_is_not_finite_is_found(tmp_path: Path) -> None:
         checked(file, "fp16")
 
 
-def test_step_coarser_than_the_row_needs_is_found(tmp_path: Path) -> None:
-    """With a step large enough, zeros would lie within half a step of anything."""
-    file = linked(tmp_path, "int8")
-    scales = Constants(file.path).tensors["down"].scales
+def change_scales(file: Linked, name: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Change the scales of a constant, which its tensors in all signatures share."""
+    scales = Constants(file.path).tensors[name].scales
     assert scales is not None
     data = bytearray(file.path.read_bytes())
     position = data.index(scales.tobytes())
-    data[position : position + scales.nbytes] = (scales * 1000).tobytes()
+    data[position : position + scales.nbytes] = change(scales).tobytes()
+    file.path.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", ["up", "down"])
+@pytest.mark.parametrize("factor", [0.98, 1.02, -1, 0, np.nan])
+def test_wrong_scale_is_found(tmp_path: Path, name: str, factor: float) -> None:
+    file = linked(tmp_path, "int8")
+    row = np.arange(tensor_of(file, name).shape[0]) == 30
+    change_scales(file, name, lambda scales: np.where(row, scales * np.float32(factor), scales))
+    with pytest.raises(CheckFailed, match=f"row 30 of constant '{name}' lies"):
+        checked(file, "int8")
+
+
+@pytest.mark.parametrize(("recipe", "size"), [("none", 4), ("fp16", 2), ("int8", 1)])
+def test_rows_in_each_others_place_are_found(tmp_path: Path, recipe: str, size: int) -> None:
+    file = linked(tmp_path, recipe)
+    tensor = tensor_of(file, "down")
+    data = bytearray(file.path.read_bytes())
+    width = tensor.shape[1] * size
+    seventh, eighth = (tensor.offset + row * width for row in (7, 8))
+    here, there = slice(seventh, seventh + width), slice(eighth, eighth + width)
+    data[here], data[there] = data[there], data[here]
+    file.path.write_bytes(data)
+    with pytest.raises(CheckFailed, match="row 7 of constant 'down' lies"):
+        checked(file, recipe)
+
+
+def test_numbers_shifted_by_one_place_are_found(tmp_path: Path) -> None:
+    file = linked(tmp_path, "int8")
+    tensor = tensor_of(file, "down")
+    data = bytearray(file.path.read_bytes())
+    numbers = slice(tensor.offset, tensor.offset + tensor.size)
+    data[numbers] = data[tensor.offset + 1 : tensor.offset + tensor.size] + bytes(1)
+    file.path.write_bytes(data)
+    with pytest.raises(CheckFailed, match="row 0 of constant 'down' lies"):
+        checked(file, "int8")
+
+
+def test_step_coarser_than_the_row_needs_is_found(tmp_path: Path) -> None:
+    """With a step large enough, zeros would lie within half a step of anything."""
+    file = linked(tmp_path, "int8")
+    change_scales(file, "down", lambda scales: scales * 1000)
+    data = bytearray(file.path.read_bytes())
     tensor = tensor_of(file, "down")
     data[tensor.offset : tensor.offset + tensor.size] = bytes(tensor.size)
     file.path.write_bytes(data)
-    with pytest.raises(CheckFailed, match="row 0 of constant 'down'"):
+    with pytest.raises(CheckFailed, match=r"row 0 of constant 'down' .*: its scale is wrong"):
         checked(file, "int8")
 
 
@@ -119,9 +161,9 @@ def test_weight_that_is_still_an_input_is_found(tmp_path: Path) -> None:
     weights = weightless.weights()
     left_out = weights.pop("mix")
     path = tmp_path / "model.tflite"
-    link(weightless.lowered(), weights, weightless.checkpoint(), "none", path)
+    link(weightless.lowered(), weights, weightless.checkpoint(), UNQUANTIZED, path)
     with pytest.raises(CheckFailed, match="'mix' is still an input of signature 'prefill_4'"):
-        check_constants(path, {**weights, "mix": left_out}, weightless.checkpoint(), "none")
+        check_constants(path, {**weights, "mix": left_out}, weightless.checkpoint(), UNQUANTIZED)
 
 
 def test_quantised_constant_without_source_is_found(tmp_path: Path) -> None:
@@ -129,7 +171,7 @@ def test_quantised_constant_without_source_is_found(tmp_path: Path) -> None:
     weights = weightless.weights()
     del weights["down"]
     with pytest.raises(CheckFailed, match="'down' is quantised, and no weight is its source"):
-        check_constants(file.path, weights, weightless.checkpoint(torch.float32), "int8")
+        check_constants(file.path, weights, weightless.checkpoint(torch.float32), RECIPES["int8"])
 
 
 def test_wrong_program_is_found(tmp_path: Path) -> None:
@@ -137,7 +179,7 @@ def test_wrong_program_is_found(tmp_path: Path) -> None:
     weights = weightless.weights()
     weights["norm"] = replace(weights["norm"], program=None)
     with pytest.raises(CheckFailed, match="row 0 of constant 'norm' lies 1"):
-        check_constants(file.path, weights, weightless.checkpoint(torch.float32), "none")
+        check_constants(file.path, weights, weightless.checkpoint(torch.float32), UNQUANTIZED)
 
 
 def test_file_cut_short_is_found(tmp_path: Path) -> None:
@@ -155,11 +197,9 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         Constants(path)
 
 
-def test_constants_are_read_by_name_whole_or_by_rows(tmp_path: Path) -> None:
+def test_constants_are_read_by_name(tmp_path: Path) -> None:
     source = weightless.checkpoint(torch.float32).tensors["model.embed.weight"]
     path = linked(tmp_path, "fp16").path
     assert torch.equal(Constants(path).read("embed"), source.half().float())
-    assert torch.equal(Constants(path).read_rows("embed", 10, 20), source[10:20].half().float())
-    assert Constants(path).shape("embed") == tuple(source.shape)
     with pytest.raises(InputError, match="has no constant 'nothing'"):
         Constants(path).read("nothing")

@@ -18,11 +18,12 @@ from typer.testing import CliRunner, Result
 
 from autoconvert.cli import COMMANDS
 from autoconvert.cli.asked import asked
-from autoconvert.cli.convert import Quantize, Verify
+from autoconvert.cli.convert import Verify
 from autoconvert.cli.convert import app as convert_app
 from autoconvert.driver.settings import Verify as VerifySetting
 from autoconvert.errors import AutoconvertError, CheckFailed, InputError, MachineError, Refused
-from autoconvert.quantization.quantize import SCHEMES
+from autoconvert.quantization.choices import SUMMARIES, Choice
+from autoconvert.quantization.recipes import RECIPES
 from autoconvert.runtime.generate import generate
 from tests.packaging.tiny_bundle import CHAT_TEMPLATE, byte_level_tokenizer, tiny_llama
 
@@ -229,7 +230,8 @@ def test_the_version_is_the_package_s() -> None:
 
 
 def test_the_choices_offered_are_the_ones_that_exist() -> None:
-    assert set(get_args(Quantize)) == set(SCHEMES)
+    assert get_args(Choice) == tuple(RECIPES)
+    assert set(SUMMARIES) == set(RECIPES)
     assert set(get_args(Verify)) == set(get_args(VerifySetting))
 
 

@@ -1,4 +1,4 @@
-"""The linked file runs and says what the module says, whatever the scheme; failures leave nothing behind."""
+"""The linked file runs and says what the module says, whatever the recipe; failures leave nothing behind."""
 
 import errno
 import shutil
@@ -12,18 +12,18 @@ import torch
 from ai_edge_litert.compiled_model import CompiledModel
 from torch import fx
 
-from autoconvert.check.constants import Constants
+from autoconvert.check.stored import Constants
 from autoconvert.errors import AutoconvertError, InputError, MachineError
 from autoconvert.lowering import tiles
 from autoconvert.lowering.link import Linked, link
-from autoconvert.quantization.quantize import Scheme
+from autoconvert.quantization.recipes import RECIPES, UNQUANTIZED
 from autoconvert.system import streamed_file
 from tests.lowering import weightless
 
 
-def linked(folder: Path, scheme: Scheme, store: weightless.MemoryStore | None = None) -> Linked:
+def linked(folder: Path, recipe: str, store: weightless.MemoryStore | None = None) -> Linked:
     graphs, weights = weightless.lowered(), weightless.weights()
-    return link(graphs, weights, store or weightless.checkpoint(), scheme, folder / "model.tflite")
+    return link(graphs, weights, store or weightless.checkpoint(), RECIPES[recipe], folder / "model.tflite")
 
 
 def values_in_file(path: Path) -> dict[str, torch.Tensor]:
@@ -37,9 +37,9 @@ def values_in_file(path: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("signature", weightless.LENGTHS)
 @pytest.mark.parametrize("delegate", [True, False], ids=["xnnpack", "builtin"])
-@pytest.mark.parametrize("scheme", ["none", "fp16"])
-def test_float_file_says_what_the_module_says(tmp_path: Path, scheme: Scheme, delegate: bool, signature: str) -> None:
-    file = linked(tmp_path, scheme)
+@pytest.mark.parametrize("recipe", ["none", "fp16"])
+def test_float_file_says_what_the_module_says(tmp_path: Path, recipe: str, delegate: bool, signature: str) -> None:
+    file = linked(tmp_path, recipe)
     expected = weightless.torch_outputs(signature, values_in_file(file.path))
     actual = weightless.runtime_outputs(file.path, signature, delegate=delegate)
     assert actual.keys() == expected.keys()
@@ -59,10 +59,10 @@ def test_int8_file_says_what_its_constants_say(tmp_path: Path, delegate: bool, s
         assert np.abs(actual[name] - expected[name]).max() < 0.015 * np.abs(expected[name]).max()
 
 
-@pytest.mark.parametrize("scheme", ["none", "fp16", "int8"])
-def test_the_runtime_of_the_phone_agrees_with_the_interpreter(tmp_path: Path, scheme: Scheme) -> None:
+@pytest.mark.parametrize("recipe", ["none", "fp16", "int8"])
+def test_the_runtime_of_the_phone_agrees_with_the_interpreter(tmp_path: Path, recipe: str) -> None:
     """CompiledModel verifies and loads the flatbuffer by code of its own."""
-    path = linked(tmp_path, scheme).path
+    path = linked(tmp_path, recipe).path
     expected = weightless.runtime_outputs(path, "decode")
     model = CompiledModel.from_file(str(path))
     inputs = {name: model.create_input_buffer_by_name("decode", name) for name in ("tokens", "input_pos")}
@@ -105,7 +105,7 @@ def test_weights_whose_programs_compute_the_same_are_stored_once(tmp_path: Path)
         weights["embed"] = replace(weights["embed"], program=embed)
         weights["head"] = replace(weights["head"], program=head)
         path = tmp_path / "model.tflite"
-        file = link(weightless.lowered(), weights, weightless.checkpoint(), "int8", path)
+        file = link(weightless.lowered(), weights, weightless.checkpoint(), RECIPES["int8"], path)
         return [tensor.names for tensor in file.tensors if tensor.names[0] in ("embed", "head")]
 
     assert stored(fx.symbolic_trace(doubled), fx.symbolic_trace(doubled)) == [("embed", "head")]
@@ -162,19 +162,19 @@ def test_tensors_without_program_are_read_by_tiles(tmp_path: Path, monkeypatch: 
 def test_progress_ends_at_the_size_of_the_file(tmp_path: Path) -> None:
     calls: list[tuple[int, int]] = []
     graphs, weights, store = weightless.lowered(), weightless.weights(), weightless.checkpoint()
-    file = link(graphs, weights, store, "int8", tmp_path / "m.tflite", progress=lambda *call: calls.append(call))
+    file = link(graphs, weights, store, RECIPES["int8"], tmp_path / "m", progress=lambda *call: calls.append(call))
     assert [done for done, _ in calls] == sorted(done for done, _ in calls)
     assert calls[-1] == (file.size, file.size)
 
 
 @pytest.mark.parametrize("name", ["model.embed.weight", "model.norm.weight", "model.up.weight", "model.mix.weight"])
-@pytest.mark.parametrize("scheme", ["none", "fp16", "int8"])
+@pytest.mark.parametrize("recipe", ["none", "fp16", "int8"])
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
-def test_non_finite_weight_is_refused_by_name(tmp_path: Path, name: str, scheme: Scheme, number: float) -> None:
+def test_non_finite_weight_is_refused_by_name(tmp_path: Path, name: str, recipe: str, number: float) -> None:
     store = weightless.checkpoint()
     store.tensors[name].view(-1)[-1] = number
     with pytest.raises(InputError, match=rf"row \d+ of {name} has NaN or infinite"):
-        linked(tmp_path, scheme, store)
+        linked(tmp_path, recipe, store)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -196,7 +196,7 @@ def test_input_of_another_shape_than_its_weight_is_our_error(tmp_path: Path) -> 
     weights = weightless.weights()
     weights["down"] = replace(weights["down"], shape=(1, 1))
     with pytest.raises(AutoconvertError, match="'down' of 'prefill_4' has shape"):
-        link(weightless.lowered(), weights, weightless.checkpoint(), "none", tmp_path / "m.tflite")
+        link(weightless.lowered(), weights, weightless.checkpoint(), UNQUANTIZED, tmp_path / "m.tflite")
 
 
 @pytest.mark.parametrize("failure", [KeyboardInterrupt(), RuntimeError("halfway")])
@@ -208,7 +208,7 @@ def test_failure_halfway_keeps_the_old_file_and_leaves_no_other(tmp_path: Path, 
         raise failure
 
     with pytest.raises(type(failure)):
-        link(weightless.lowered(), weightless.weights(), weightless.checkpoint(), "int8", path, progress=stop)
+        link(weightless.lowered(), weightless.weights(), weightless.checkpoint(), RECIPES["int8"], path, progress=stop)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {"model.tflite": b"old"}
 
 

@@ -76,7 +76,7 @@ def old_mixtral(tmp_path: Path) -> Path:
 def recorded(folder: Path) -> tuple[ModuleWeights, Recording]:
     module = load_source(folder).module
     checkpoint = Recording(open_checkpoint(folder))
-    return ModuleWeights(module, checkpoint, plan_conversion(module, checkpoint).recipes), checkpoint
+    return ModuleWeights(module, checkpoint, plan_conversion(module, checkpoint).derivations), checkpoint
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -166,9 +166,9 @@ def test_a_part_of_a_fused_projection_reads_its_rows_alone(tmp_path: Path) -> No
     converter = WeightConverter("qkv", ["q", "k", "v"], operations=[Chunk(dim=0)])
     module = nn.Module()
     module.config = None  # type: ignore[assignment]
-    recipes = _converted(module, checkpoint, "q", converter, {"qkv": ("qkv",)})
-    assert torch.equal(recipes["k"].read(checkpoint), fused[4:8])
-    assert torch.equal(recipes["v"].read_rows(checkpoint, 1, 3), fused[9:11])
+    derivations = _converted(module, checkpoint, "q", converter, {"qkv": ("qkv",)})
+    assert torch.equal(derivations["k"].read(checkpoint), fused[4:8])
+    assert torch.equal(derivations["v"].read_rows(checkpoint, 1, 3), fused[9:11])
     assert checkpoint.sizes == [20, 10]
 
 
@@ -186,7 +186,7 @@ def test_tensors_without_a_place_say_why(tmp_path: Path) -> None:
 def test_a_plain_module_takes_names_as_they_are(tmp_path: Path) -> None:
     save_file({"weight": torch.ones(3, 2), "other": torch.ones(1)}, tmp_path / "model.safetensors")
     plan = plan_conversion(nn.Linear(2, 3), open_checkpoint(tmp_path))
-    assert plan.recipes.keys() == {"weight"}
+    assert plan.derivations.keys() == {"weight"}
     assert plan.unmatched.keys() == {"other"}
 
 

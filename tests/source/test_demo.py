@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from autoconvert.errors import InputError
 from autoconvert.source.demo import FOLDER, text
 from autoconvert.source.demo.perplexity import Score, negative_log_likelihood
-from autoconvert.source.demo.train import Recipe, batches, encode, train_tokenizer
+from autoconvert.source.demo.train import Training, batches, encode, train_tokenizer
 
 PROMPTS = ("In the beginning", "And the LORD said unto Moses,", "Blessed are", "And it came to pass")
 
@@ -191,15 +191,15 @@ def test_documents_come_back_from_their_file(tmp_path: Path) -> None:
 
 
 def test_batches_start_at_verses_and_repeat_with_the_seed(heldout: list[str]) -> None:
-    recipe = Recipe(vocabulary=400, tokens_per_step=2048)
-    tokenizer = train_tokenizer(heldout, recipe)
+    training = Training(vocabulary=400, tokens_per_step=2048)
+    tokenizer = train_tokenizer(heldout, training)
     documents = encode(tokenizer, heldout)
     openings = {line[:4] for document in heldout for line in document.split("\n")}
-    first, again = (batches(tokenizer, documents, recipe) for _ in range(2))
+    first, again = (batches(tokenizer, documents, training) for _ in range(2))
     for _ in range(3):
         tokens = next(first)
         assert torch.equal(tokens, next(again))
-        assert tokens.numel() == recipe.tokens_per_step
+        assert tokens.numel() == training.tokens_per_step
         for row in tokens:
             assert row[0] == tokenizer.bos_token_id
             assert tokenizer.decode(row[1:20])[:4] in openings

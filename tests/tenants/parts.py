@@ -19,6 +19,7 @@ from autoconvert.lowering.litert import lower
 from autoconvert.passes.pipeline import PASSES
 from autoconvert.passes.specialize_shapes import signature_programs
 from autoconvert.patterns import PATTERNS
+from autoconvert.quantization.recipes import UNQUANTIZED
 from autoconvert.rewrite.passes import Options, run_passes
 from tests.models import weights_of
 
@@ -76,7 +77,7 @@ def linked(model: Model, module: nn.Module, path: Path) -> Path:
     """The model as one file, its weights those of `module`."""
     parts = signature_programs(model, CPU.port_names)
     graphs = [lower(name, part) for name, part in parts.items()]
-    return link(graphs, model.weights, weights_of(module), "none", path).path
+    return link(graphs, model.weights, weights_of(module), UNQUANTIZED, path).path
 
 
 class File:

@@ -9,7 +9,7 @@ import torch
 from autoconvert.source.weights import Weights
 
 
-class Recipe(Protocol):
+class Derivation(Protocol):
     """A module's tensor in terms of checkpoint tensors; `sources` are the names it reads."""
 
     @property
