@@ -159,7 +159,7 @@ def _check_rowwise(rows: fx.Node, columns: Columns, dependent: set[fx.Node]) -> 
         graph.output(result)
         separate = check_separate(graph, count.node.expr).get(result) == Layout() and is_symbolic(shape(result)[0])
     except (Refused, RuntimeError) as error:
-        raise NotRowwise(str(error)) from error
+        raise NotRowwise(str(error).rstrip(".")) from error
     if not separate:
         raise NotRowwise("their number is not the first size")
 

@@ -119,8 +119,9 @@ def _concatenation_of_something(node: fx.Node) -> fx.Node | None:
 
 def _has_no_entries(part: fx.Node, axis: int) -> bool:
     """Also the empty vector, which `cat` takes beside any shape."""
-    sizes = shape(part)
-    return sizes == (0,) or (not is_symbolic(sizes[axis]) and sizes[axis] == 0)
+    # A size that tokens decide cannot be compared.
+    sizes = [None if is_symbolic(size) else size for size in shape(part)]
+    return sizes == [0] or sizes[axis] == 0
 
 
 @rule(aten.index.Tensor)
