@@ -5,22 +5,37 @@ import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from autoconvert.errors import AutoconvertError, CheckFailed, InputError, MachineError, Refused
+from autoconvert.errors import AutoconvertError, BrokenPass, CheckFailed, InputError, MachineError, Refused
 
 if TYPE_CHECKING:
     from autoconvert.driver.convert import Bundle, convert
+    from autoconvert.driver.stopped import convert_until
 
-__all__ = ["AutoconvertError", "Bundle", "CheckFailed", "InputError", "MachineError", "Refused", "convert"]
+__all__ = [
+    "AutoconvertError",
+    "BrokenPass",
+    "Bundle",
+    "CheckFailed",
+    "InputError",
+    "MachineError",
+    "Refused",
+    "convert",
+    "convert_until",
+]
 
-_FROM_CONVERT = ("Bundle", "convert")
+_LATER = {
+    "Bundle": "autoconvert.driver.convert",
+    "convert": "autoconvert.driver.convert",
+    "convert_until": "autoconvert.driver.stopped",
+}
 
 
 class _Package(ModuleType):
     """Imports the compiler, which brings torch, when it is first asked for: `autoconvert --help` is quick."""
 
     def __getattr__(self, name: str) -> Any:
-        if name in _FROM_CONVERT:
-            return getattr(importlib.import_module("autoconvert.driver.convert"), name)
+        if name in _LATER:
+            return getattr(importlib.import_module(_LATER[name]), name)
         raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
 
     def __setattr__(self, name: str, value: Any) -> None:

@@ -1,8 +1,9 @@
 """`autoconvert MODEL`: convert a model."""
 
+import shlex
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -106,6 +107,15 @@ def convert(
             "is dumped up to where it was refused.",
         ),
     ] = None,
+    stop_after: Annotated[
+        str | None,
+        typer.Option(
+            "--stop-after",
+            metavar="PASS",
+            help="End after this pass, with the dump up to there and nothing else: a name of docs/passes.md, where "
+            "canonicalize-2 is the second run of one, or prefill_N or decode. Needs --dump.",
+        ),
+    ] = None,
     patterns: Annotated[
         list[Path] | None,
         typer.Option(
@@ -174,7 +184,28 @@ def convert(
     """
     lengths = None if prefill is None else lengths_in(prefill)
     names = formats_in(formats)
+    if stop_after is not None and dump is None:
+        raise typer.BadParameter(
+            "A conversion that ends early leaves nothing but its dump: say where with --dump DIR.",
+            param_hint="'--stop-after'",
+        )
     again = asked(model, revision=revision, trust_remote_code=trust_remote_code, patterns=patterns)
+    if stop_after is not None and dump is not None:
+        with explained(verbose=verbose, model=again):
+            _until(
+                stop_after,
+                dump,
+                model,
+                context=context,
+                prefill=lengths,
+                verify=verify,
+                revision=revision,
+                token=token,
+                trust_remote_code=trust_remote_code,
+                allow_pickle=allow_pickle,
+                patterns=patterns or (),
+            )
+        return
     with explained(verbose=verbose, model=again):
         silence_python()
         with stderr_as_note():
@@ -203,6 +234,19 @@ def convert(
                 )
         for line in summary(bundle.report, bundle.files, verbose=verbose):
             console.print(line, soft_wrap=True)
+
+
+def _until(stop_after: str, dump: Path, model: str, **options: Any) -> None:
+    silence_python()
+    console = Console(highlight=False)
+    with stderr_as_note():
+        from autoconvert.driver.stopped import convert_until
+        from autoconvert.report.table import display_on
+
+        with display_on(console) as display:
+            convert_until(model, stop_after, dump, display=display, **options)
+    console.print(f"stopped after {stop_after}: its dump is in {dump}, and nothing else was written", soft_wrap=True)
+    console.print(f"next        autoconvert inspect {shlex.quote(str(dump))}", soft_wrap=True)
 
 
 def lengths_in(text: str) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from autoconvert.errors import AutoconvertError, MachineError, Refused
+from autoconvert.errors import AutoconvertError, BrokenPass, MachineError, Refused
 
 INTERRUPTED = 130
 BUG = 1
@@ -52,7 +52,9 @@ def explained(*, verbose: bool, model: str = "") -> Iterator[None]:
             _say("hint", f"This is a bug: please report all of this and {versions()}.", style="cyan")
             raise typer.Exit(BUG) from None
         _say("error", failure.message)
-        if failure.hint:
+        if isinstance(failure, BrokenPass):
+            _say("hint", f"{failure.hint} Say also: {versions()}.", style="cyan")
+        elif failure.hint:
             _say("hint", failure.hint, style="cyan")
         if model and isinstance(failure, Refused) and failure.at:
             _say("more", f"autoconvert explain {model}", style="cyan")

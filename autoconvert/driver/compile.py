@@ -122,7 +122,7 @@ class _Compilation:
                 self.source, self.settings, on_match, self.stages.passes, self.timeline, self.patterns, self.dump
             )
             require(self.source, [source for weight in program.weights.values() for source in weight.sources])
-            model = _text_model(self.stages.before_lower(program), self.settings)
+            model = text_model(self.stages.before_lower(program), self.settings)
             parts = signature_programs(model, CPU.port_names)
             if self.dump:
                 for name, part in parts.items():
@@ -190,6 +190,6 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _text_model(program: Program, settings: Settings) -> Model:
+def text_model(program: Program, settings: Settings) -> Model:
     """A model of one program, which reads a text in chunks."""
     return Model({_DECODER: program}, CPU.text_signatures(_DECODER, settings.prefill))

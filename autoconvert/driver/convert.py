@@ -30,7 +30,7 @@ from autoconvert.packaging.tokenizer import TokenizerSpec, read_tokenizer
 from autoconvert.quantization.choices import DEFAULT
 from autoconvert.quantization.recipe import Recipe
 from autoconvert.report.check_result import CheckResult
-from autoconvert.report.progress import Display, Silent, Timeline
+from autoconvert.report.progress import Display, Silent, Stage, Timeline
 from autoconvert.report.readable import readable_size
 from autoconvert.report.report import Report, make_report, write_report
 from autoconvert.rewrite.pattern import Pattern
@@ -91,17 +91,7 @@ def convert(
     timeline = Timeline(display or Silent())
     outside = libraries(patterns)
     with timeline.stage("read model") as stage:
-        if not isinstance(model, nn.Module) and Path(model).is_dir():
-            read_ahead(Path(model))
-        source = load_source(
-            model,
-            revision=revision,
-            token=token,
-            trust_remote_code=trust_remote_code,
-            allow_pickle=allow_pickle,
-            progress=stage.advance,
-        )
-        stage.note = f"{len(source.checkpoint)} tensors, {readable_size(sum(source.checkpoint.values()))}"
+        source = read_source(model, stage, revision, token, trust_remote_code, allow_pickle)
         settings = choose(
             source.config, context=context, prefill=prefill, quantize=quantize, formats=formats, verify=verify
         )
@@ -110,7 +100,7 @@ def convert(
         give_back()
     target = Path(output) if output is not None else Path(source.name)
     refuse_what_cannot_fit(needs_of(source, settings), target)
-    with _dump_of(source, dump, outside) as dumped, output_folder(target) as (folder, publish):
+    with dump_of(source, dump, outside) as dumped, output_folder(target) as (folder, publish):
         # What a test has changed must neither be kept nor replaced by what was kept.
         key = key_of(source, settings, outside) if cache and stages is None else None
         compilation = _compilation(source, settings, timeline, stages or Stages(), key, outside, dumped)
@@ -122,9 +112,33 @@ def convert(
         return Bundle(publish.folder, publish(files), report)
 
 
-def _dump_of(
+def read_source(
+    model: str | Path | nn.Module,
+    stage: Stage,
+    revision: str | None,
+    token: str | None,
+    trust_remote_code: bool,
+    allow_pickle: bool,
+) -> Source:
+    """The source that `model` names, read while `stage` tells how far."""
+    if not isinstance(model, nn.Module) and Path(model).is_dir():
+        read_ahead(Path(model))
+    source = load_source(
+        model,
+        revision=revision,
+        token=token,
+        trust_remote_code=trust_remote_code,
+        allow_pickle=allow_pickle,
+        progress=stage.advance,
+    )
+    stage.note = f"{len(source.checkpoint)} tensors, {readable_size(sum(source.checkpoint.values()))}"
+    return source
+
+
+def dump_of(
     source: Source, folder: str | Path | None, outside: Sequence[Library]
 ) -> "AbstractContextManager[Dump | None]":
+    """The dump that is written into `folder`, where one is asked for."""
     if folder is None:
         return nullcontext()
     # What writes dumps takes half a second to import.

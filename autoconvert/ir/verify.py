@@ -92,22 +92,22 @@ class Verifier:
         if node.op == "get_attr":
             if recorded != type_of(now.held):
                 raise _Wrong(
-                    f"{_named(node)} is recorded as {type_text(recorded)}, and is {type_text(type_of(now.held))}"
+                    f"{_named(node)} is recorded as {type_text(recorded)}, but is {type_text(type_of(now.held))}"
                 )
         elif node.op == "call_module":
             if not self._inference.agrees(node, key, now.held):
                 gives = self._given(key, now.held)
-                raise _Wrong(f"{_named(node)} is recorded as {type_text(recorded)}, and {node.target} gives {gives}")
+                raise _Wrong(f"{_named(node)} is recorded as {type_text(recorded)}, but {node.target} gives {gives}")
         elif node.op == "call_function" and not self._inference.agrees(node, key):
             try:
                 inferred = self._inference.call(node, key)
             except Exception as error:
                 why = str(error).strip().partition("\n")[0]
-                raise _Wrong(f"{_named(node)} cannot be computed from {_operands(key)}: {why}") from error
+                raise _Wrong(f"{_named(node)} cannot be computed from its operands, {_operands(key)}: {why}") from error
             if recorded != inferred and not _same_but_for_names(recorded, inferred, key):
                 raise _Wrong(
-                    f"{_named(node)} is recorded as {type_text(recorded)}, and from {_operands(key)} "
-                    f"{type_text(inferred)} is inferred"
+                    f"{_named(node)} is recorded as {type_text(recorded)}, but {type_text(inferred)} is inferred from "
+                    f"its operands, {_operands(key)}"
                 )
 
     def _given(self, key: Key, module: Typed) -> str:

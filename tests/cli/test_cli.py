@@ -21,7 +21,7 @@ from autoconvert.cli.asked import asked
 from autoconvert.cli.convert import Verify
 from autoconvert.cli.convert import app as convert_app
 from autoconvert.driver.settings import Verify as VerifySetting
-from autoconvert.errors import AutoconvertError, CheckFailed, InputError, MachineError, Refused
+from autoconvert.errors import AutoconvertError, BrokenPass, CheckFailed, InputError, MachineError, Refused
 from autoconvert.quantization.choices import SUMMARIES, Choice
 from autoconvert.quantization.recipes import RECIPES
 from autoconvert.runtime.generate import generate
@@ -244,6 +244,7 @@ def test_the_choices_offered_are_the_ones_that_exist() -> None:
         (["demo", "--prefill", "128;16"], "'128;16' is not a list of numbers like 128,16."),
         (["demo", "--format", "onnx"], "'onnx' is none of litertlm, tflite."),
         (["demo", "--context", "many"], "Invalid value for '--context'"),
+        (["demo", "--stop-after", "fuse"], "leaves nothing but its dump: say where with --dump DIR."),
     ],
 )
 def test_wrong_usage_is_answered_by_what_is_wrong(words: Sequence[str], said: str) -> None:
@@ -251,6 +252,26 @@ def test_wrong_usage_is_answered_by_what_is_wrong(words: Sequence[str], said: st
     assert result.exit_code == 2
     assert said in result.stderr
     assert "Usage: autoconvert" in result.stderr
+
+
+def test_it_stops_after_a_pass_with_a_dump_and_nothing_else(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = invoke(model, "--stop-after", "fuse", "--dump", "dump", "--context", 32, "--prefill", 4)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "stopped after fuse: its dump is in dump, and nothing else was written\n" in result.stdout
+    assert "autoconvert inspect dump\n" in result.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["dump"]
+    assert json.loads((tmp_path / "dump" / "dump.json").read_text())["passes"][-1]["name"] == "fuse"
+
+
+def test_an_unknown_pass_to_stop_after_is_bad_usage_and_lists_the_passes(model: Path, tmp_path: Path) -> None:
+    result = invoke(model, "--stop-after", "recognise", "--dump", tmp_path / "dump")
+    assert result.exit_code == 2
+    assert "There is no pass or signature recognise to stop after." in result.stderr
+    assert "canonicalize, loops-to-pairs, canonicalize-2, fuse, " in result.stderr
+    assert not (tmp_path / "dump").exists()
 
 
 def test_an_unknown_folder_is_bad_input(tmp_path: Path) -> None:
@@ -308,6 +329,14 @@ def test_a_bug_asks_to_be_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.exit_code == 1
     assert "Traceback" in result.stderr
     assert "error: ZeroDivisionError: by zero" in result.stderr
+    assert f"torch {version('torch')}" in result.stderr
+
+
+def test_a_broken_pass_asks_to_be_reported_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = invoke_failing(BrokenPass("After fuse: it is broken.", hint="Please report it."), monkeypatch)
+    assert result.exit_code == 1
+    assert "Traceback" not in result.stderr
+    assert "error: After fuse: it is broken.\nhint: Please report it. Say also: Python " in result.stderr
     assert f"torch {version('torch')}" in result.stderr
 
 
