@@ -12,7 +12,7 @@ import torch
 from torch import fx
 
 from autoconvert.ir.editing import finish
-from autoconvert.ir.nodes import arguments, first_operand, shape
+from autoconvert.ir.nodes import arguments, first_operand, frozen, shape
 from autoconvert.passes.canonicalization import TABLE
 from autoconvert.passes.complex_numbers import real_pairs
 from autoconvert.rewrite.rule import OnRewrite
@@ -129,12 +129,4 @@ def _value_key(node: fx.Node) -> Any:
         node.target is operator.getitem or isinstance(node.target, torch._ops.OpOverload)
     ):
         return None
-    return (node.target, _freeze(arguments(node)), _freeze(node.kwargs))
-
-
-def _freeze(value: Any) -> Any:
-    if isinstance(value, list | tuple):
-        return tuple(_freeze(v) for v in value)
-    if isinstance(value, dict):
-        return tuple((k, _freeze(v)) for k, v in sorted(value.items()))
-    return (type(value), value) if isinstance(value, bool | int | float) else value
+    return (node.target, frozen(arguments(node)), frozen(node.kwargs))

@@ -9,9 +9,10 @@ from autoconvert.ir.program import Program
 from autoconvert.ops.semantic import Operation
 from autoconvert.passes.canonicalize import canonicalize
 from autoconvert.rewrite.decomposition import expand_nodes
+from autoconvert.rewrite.rule import OnRewrite
 
 
-def decompose(program: Program, operations: Iterable[Operation]) -> Program:
-    """Replaces every node of `operations` by its device body."""
+def decompose(program: Program, operations: Iterable[Operation], on_rewrite: OnRewrite = lambda *_: None) -> Program:
+    """Replaces every node of `operations` by its device body; `on_rewrite` sees what is normalised."""
     expanded = expand_nodes(program.graph.graph, {each.overload: each.device for each in operations})
-    return program.with_graph(canonicalize(program.graph, program.weights)) if expanded else program
+    return program.with_graph(canonicalize(program.graph, program.weights, on_rewrite)) if expanded else program

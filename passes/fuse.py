@@ -19,12 +19,16 @@ from autoconvert.passes.canonicalize import canonicalize
 from autoconvert.rewrite.decomposition import expand_nodes
 from autoconvert.rewrite.matching import Match, Matcher, OnMatch
 from autoconvert.rewrite.pattern import Pattern
+from autoconvert.rewrite.rule import OnRewrite
 
 
-def fuse(program: Program, patterns: Sequence[Pattern], on_match: OnMatch) -> Program:
+def fuse(
+    program: Program, patterns: Sequence[Pattern], on_match: OnMatch, on_rewrite: OnRewrite = lambda *_: None
+) -> Program:
     """Replaces every match of `patterns`, in their order and again until no more is found.
 
-    `on_match` sees each match before it is replaced. What has grown only in part is written out again.
+    `on_match` sees each match before it is replaced, `on_rewrite` what is normalised afterwards. What has grown only
+    in part is written out again.
 
     Raises:
         InputError: a pattern's own function fails where it matched.
@@ -77,7 +81,7 @@ def fuse(program: Program, patterns: Sequence[Pattern], on_match: OnMatch) -> Pr
         ),
     )
     # What replacements compute beside their operation, as tables of another width, is the same for every layer.
-    return dataclasses.replace(program, graph=canonicalize(graph, program.weights), fusion=fusion)
+    return dataclasses.replace(program, graph=canonicalize(graph, program.weights, on_rewrite), fusion=fusion)
 
 
 def _recognised(match: Match, given: set[str]) -> FusedBlock:

@@ -22,6 +22,7 @@ from autoconvert.ir.program import Program
 from autoconvert.ir.provenance import location
 from autoconvert.passes.canonicalize import canonicalize
 from autoconvert.passes.rows_to_pairs import NotRowwise, Pairs, isomorphic, on_pairs
+from autoconvert.rewrite.rule import OnRewrite
 
 aten = torch.ops.aten
 
@@ -46,10 +47,10 @@ class Link:
         return rows
 
 
-def loops_to_pairs(program: Program) -> Program:
+def loops_to_pairs(program: Program, on_rewrite: OnRewrite = lambda *_: None) -> Program:
     """Replaces every loop over the classes of a one-hot code; a program without one stays as it is.
 
-    That iterations are isolated was proven when they were traced.
+    `on_rewrite` sees what is normalised. That iterations are isolated was proven when they were traced.
 
     Raises:
         Inseparable: a loop over what tokens decide does something else.
@@ -65,7 +66,7 @@ def loops_to_pairs(program: Program) -> Program:
     for node in graph.graph.find_nodes(op="call_function", target=aten._assert_async.msg):
         if first_operand(node).target is ops.visit:
             graph.graph.erase_node(node)
-    return dataclasses.replace(program, graph=canonicalize(finish(graph), program.weights))
+    return dataclasses.replace(program, graph=canonicalize(finish(graph), program.weights, on_rewrite))
 
 
 def _chains(graph: fx.Graph) -> list[list[Link]]:

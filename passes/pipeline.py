@@ -15,11 +15,14 @@ from autoconvert.rewrite.passes import Pass
 from autoconvert.rewrite.pattern import operations_of
 
 PASSES: tuple[Pass, ...] = (
-    Pass("canonicalize", lambda program, _: program.with_graph(canonicalize(program.graph, program.weights))),
-    Pass("loops-to-pairs", lambda program, _: loops_to_pairs(program)),
+    Pass(
+        "canonicalize",
+        lambda program, options: program.with_graph(canonicalize(program.graph, program.weights, options.on_rewrite)),
+    ),
+    Pass("loops-to-pairs", lambda program, options: loops_to_pairs(program, options.on_rewrite)),
     # Blocks are recognised while weights and positions are still inputs: patterns are written that way.
-    Pass("fuse", lambda program, options: fuse(program, options.patterns, options.on_match)),
-    Pass("decompose", lambda program, options: decompose(program, operations_of(options.patterns))),
+    Pass("fuse", lambda program, options: fuse(program, options.patterns, options.on_match, options.on_rewrite)),
+    Pass("decompose", lambda program, options: decompose(program, operations_of(options.patterns), options.on_rewrite)),
     Pass("hoist-projections", lambda program, _: hoist_projections(program)),
     # What was traced as a step is a sequence from here on.
     Pass("batch-to-sequence", lambda program, options: batch_to_sequence(program, options.context)),

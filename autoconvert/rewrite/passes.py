@@ -10,15 +10,17 @@ from autoconvert.ir.fusion import NearMiss
 from autoconvert.ir.program import Program
 from autoconvert.rewrite.matching import OnMatch
 from autoconvert.rewrite.pattern import Pattern
+from autoconvert.rewrite.rule import OnRewrite
 
 
 @dataclass(frozen=True)
 class Options:
-    """What passes need to know: the `context` in positions, the patterns, and who watches matches."""
+    """What passes need to know: the `context` in positions, the patterns, and who watches matches and rules."""
 
     context: int
     patterns: Sequence[Pattern]
     on_match: OnMatch
+    on_rewrite: OnRewrite = lambda *_: None
 
 
 @dataclass(frozen=True)
