@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from autoconvert.analysis.op_traits import is_reduction
 from autoconvert.ir.editing import finish
 from autoconvert.ir.nodes import arguments, first_operand, frozen, shape
 from autoconvert.passes.canonicalization import TABLE
@@ -77,7 +78,7 @@ def _explicit_arguments(node: fx.Node) -> None:
             continue
         if is_axis:
             value = _from_the_end(value, rank)
-            if torch.Tag.reduction in operation.tags and isinstance(value, list):
+            if is_reduction(operation) and isinstance(value, list):
                 value = sorted(value)
         if positional and not argument.kwarg_only:
             args.append(value)

@@ -5,6 +5,7 @@ from enum import IntEnum
 import torch
 from torch import fx
 
+from autoconvert.analysis.op_traits import is_random
 from autoconvert.tracing.one_step import OFFSET
 from autoconvert.tracing.trace import POSITIONS
 
@@ -29,7 +30,7 @@ def binding_times(graph: fx.Graph) -> dict[fx.Node, Time]:
         elif node.target is torch.ops.aten.sym_size.int:
             # A length is a fact about positions, whichever tensor it is read from.
             times[node] = Time.POSITION
-        elif torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+        elif is_random(node.target):
             # A random number is known when it is drawn.
             times[node] = Time.TOKEN
         else:

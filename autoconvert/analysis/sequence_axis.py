@@ -23,6 +23,7 @@ from autoconvert.analysis.axis_rules import (
     axes,
     pointwise,
 )
+from autoconvert.analysis.op_traits import is_pointwise, is_random
 from autoconvert.errors import Inseparable, Refused
 from autoconvert.ir.nodes import shape
 from autoconvert.ir.provenance import location
@@ -91,7 +92,7 @@ def _layout(node: fx.Node, layouts: dict[fx.Node, Layout], lengths: set[str]) ->
     """The layout of the axis in the node's results, None without it; or why the operation is not proven."""
     if _is_length(node):
         return None
-    if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+    if is_random(node.target):
         return "it draws random numbers, or it is no part of a recognised block"
     if any(map(_is_length, node.all_input_nodes)) and not _lengths_are_sizes(node):
         return _LENGTH
@@ -159,7 +160,7 @@ def _rule(node: fx.Node) -> Rule | None:
         return None
     if node.target in RULES:
         return RULES[node.target]
-    return pointwise if torch.Tag.pointwise in node.target.tags else None
+    return pointwise if is_pointwise(node.target) else None
 
 
 def _lengths_are_sizes(node: fx.Node) -> bool:

@@ -117,7 +117,7 @@ def random_value(value: Tensor, generator: torch.Generator, below: int) -> Tenso
         # No row is all open or all closed, so that no softmax is over nothing, whichever of them True means.
         diagonal = torch.eye(*_last_two(sizes), dtype=torch.bool)
         return (torch.rand(sizes, generator=generator) < 0.6) & ~diagonal.roll(1, -1) | diagonal
-    if value.is_floating_point():
+    if value.is_floating_point() or value.is_complex():
         return torch.randn(sizes, generator=generator, dtype=value.dtype)
     return torch.randint(0, below, sizes, generator=generator, dtype=value.dtype)
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx
 
 from autoconvert.analysis.constants import constant, digest
+from autoconvert.analysis.op_traits import is_random
 from autoconvert.check.region import LENGTH, random_value, same_numbers
 from autoconvert.errors import CheckFailed
 from autoconvert.ir.nodes import concrete, frozen
@@ -130,9 +131,13 @@ class _Region:
     def is_the_same(self) -> bool:
         """Whether both sides can be run and give the same numbers of the same type."""
         values: dict[fx.Node, Any] = {**self._random_inputs(), **self.constants}
+        has_chance = any(is_random(node.target) for node in self.nodes)
         try:
-            with torch.no_grad():
+            with torch.no_grad(), torch.random.fork_rng(devices=[], enabled=has_chance):
                 for node in self.nodes:
+                    if is_random(node.target):
+                        # Chance is the same on both sides.
+                        torch.manual_seed(0)
                     args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: values[n])
                     values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
         except (RuntimeError, IndexError):
