@@ -146,7 +146,9 @@ RIGHT: dict[str, Function] = {
     "whole numbers": lambda d, x: x + (x.argmax(-1, True) * 1 + 0).square(),
     "in a coarse type": lambda d, x: (x.bfloat16() / 3.0).float(),
     "a part written": lambda d, x: written(x),
-    "complex numbers": lambda d, x: torch.view_as_complex(x.unflatten(-1, (-1, 2))).clone().sin().abs().repeat(1, 1, 2),
+    "complex numbers": lambda d, x: (
+        torch.view_as_complex(x.view(1, -1, WIDTH // 2, 2)).clone().sin().abs().repeat(1, 1, 2)
+    ),
     "the same by chance": lambda d, x: torch.rand_like(x).clone() * x,
 }
 
