@@ -12,8 +12,9 @@ import torch
 from torch import fx
 
 from autoconvert.analysis.invariants import NO_ASSERTIONS
+from autoconvert.analysis.op_traits import is_reduction
 from autoconvert.ir.editing import finish
-from autoconvert.ir.nodes import arguments, first_operand, shape
+from autoconvert.ir.nodes import arguments, first_operand, frozen, shape
 from autoconvert.passes.canonicalization import TABLE
 from autoconvert.passes.complex_numbers import real_pairs
 from autoconvert.rewrite.passes import Pass
@@ -79,7 +80,7 @@ def _explicit_arguments(node: fx.Node) -> None:
             continue
         if is_axis:
             value = _from_the_end(value, rank)
-            if torch.Tag.reduction in operation.tags and isinstance(value, list):
+            if is_reduction(operation) and isinstance(value, list):
                 value = sorted(value)
         if positional and not argument.kwarg_only:
             args.append(value)
@@ -131,20 +132,12 @@ def _value_key(node: fx.Node) -> Any:
         node.target is operator.getitem or isinstance(node.target, torch._ops.OpOverload)
     ):
         return None
-    return (node.target, _freeze(arguments(node)), _freeze(node.kwargs))
-
-
-def _freeze(value: Any) -> Any:
-    if isinstance(value, list | tuple):
-        return tuple(_freeze(v) for v in value)
-    if isinstance(value, dict):
-        return tuple((k, _freeze(v)) for k, v in sorted(value.items()))
-    return (type(value), value) if isinstance(value, bool | int | float) else value
+    return (node.target, frozen(arguments(node)), frozen(node.kwargs))
 
 
 PASS = Pass(
     "canonicalize",
     "What people write in many ways becomes one way, so that one pattern covers it.",
-    lambda program, _: program.with_graph(canonicalize(program.graph, program.weights)),
+    lambda program, options: program.with_graph(canonicalize(program.graph, program.weights, options.on_rewrite)),
     ensures=(NO_ASSERTIONS,),
 )

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from autoconvert.analysis.op_traits import is_lookup, is_movement
 from autoconvert.ir.editing import emit, finish
 
 aten = torch.ops.aten
@@ -17,37 +18,8 @@ aten = torch.ops.aten
 # Real and imaginary part; a part may be a plain number.
 Pair = tuple[Any, Any]
 
-# What moves or picks entries does so with each part.
-_MOVES = {
-    aten.alias.default,
-    aten.clone.default,
-    aten.contiguous.default,
-    aten.detach.default,
-    aten.detach_.default,
-    aten.embedding.default,
-    aten.expand.default,
-    aten.flatten.using_ints,
-    aten.index.Tensor,
-    aten.index_select.default,
-    aten.lift_fresh_copy.default,
-    aten.permute.default,
-    aten.repeat.default,
-    aten.repeat_interleave.self_int,
-    aten.reshape.default,
-    aten.select.int,
-    aten.slice.Tensor,
-    aten.squeeze.default,
-    aten.squeeze.dim,
-    aten.transpose.int,
-    aten.unflatten.int,
-    aten.unsqueeze.default,
-    aten.view.default,
-    aten.neg.default,
-    aten.add.Tensor,
-    aten.sub.Tensor,
-    aten.cat.default,
-    aten.stack.default,
-}
+# These too are the same for each part.
+_LINEAR = {aten.neg.default, aten.add.Tensor, aten.sub.Tensor}
 _CASTS = {aten._to_copy.default, aten.to.dtype, aten.to.dtype_layout, aten.to.device}
 
 
@@ -121,7 +93,7 @@ class _Pairs:
             return first, second
         if node.target in _CASTS:
             return self._parts(node.args[0]) if _is_complex(node.args[0]) else None
-        return self._moved(node) if node.target in _MOVES else None
+        return self._by_parts(node) if _is_by_parts(node) else None
 
     def _constant(self, node: fx.Node, part: str) -> fx.Node:
         value = getattr(getattr(self._owner, str(node.target)), part).contiguous()
@@ -131,7 +103,7 @@ class _Pairs:
         constant.meta = {**node.meta, "val": node.meta["val"].fake_mode.from_tensor(value, static_shapes=True)}
         return constant
 
-    def _moved(self, node: fx.Node) -> Pair | None:
+    def _by_parts(self, node: fx.Node) -> Pair | None:
         """The operation on each part; not where a real tensor is among complex operands."""
         operands = [operand for operand in node.all_input_nodes if isinstance(operand.meta["val"], Tensor)]
         indices = [operand for operand in operands if not _is_complex(operand)]
@@ -139,14 +111,19 @@ class _Pairs:
         is_plain = all(isinstance(part, fx.Node) for part in wholes) and not _adds_a_number(node)
         if not is_plain or any(index.meta["val"].is_floating_point() for index in indices):
             return None
-        return self._part_moved(node, 0), self._part_moved(node, 1)
+        return self._on_part(node, 0), self._on_part(node, 1)
 
-    def _part_moved(self, node: fx.Node, which: int) -> fx.Node:
+    def _on_part(self, node: fx.Node, which: int) -> fx.Node:
         def part(operand: fx.Node) -> Any:
             return self._pairs[operand][which] if _is_complex(operand) else operand
 
         args, kwargs = fx.map_arg((node.args, node.kwargs), part)
         return emit(node.graph, node.target, *args, like=node, **kwargs)  # type: ignore[arg-type]
+
+
+def _is_by_parts(node: fx.Node) -> bool:
+    """What moves or picks entries does so with each part."""
+    return is_movement(node.target) or is_lookup(node.target) or node.target in _LINEAR
 
 
 def _adds_a_number(node: fx.Node) -> bool:

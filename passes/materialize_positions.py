@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, fx
 
 from autoconvert import ops
-from autoconvert.analysis.axis_rules import FILLED
 from autoconvert.analysis.binding_times import Time, binding_times, frontier
 from autoconvert.analysis.invariants import POSITIONS_BOUND, WHOLE_TEXT
 from autoconvert.analysis.masks import Mask, classify_mask, same_mask
+from autoconvert.analysis.op_traits import FILLS
 from autoconvert.analysis.regions import extract
 from autoconvert.errors import Inseparable, Refused
 from autoconvert.ir.editing import emit, finish, infer, set_arguments
@@ -28,7 +28,7 @@ from autoconvert.rewrite.passes import Pass
 aten = torch.ops.aten
 
 # Of their operand these take the shape and the type, not the numbers.
-_FILLED = FILLED | {aten.full_like.default, aten.ones_like.default, aten.zeros_like.default}
+_FILLED = FILLS
 
 # A mask of heads · context² numbers and its intermediates must fit beside everything else.
 _LONGEST_MASK = 16384

@@ -14,6 +14,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from autoconvert.analysis.axis_rules import Layout
 from autoconvert.analysis.one_hot import below
+from autoconvert.analysis.op_traits import is_pointwise
 from autoconvert.analysis.regions import ancestors
 from autoconvert.analysis.sequence_axis import check_separate
 from autoconvert.errors import Refused
@@ -191,7 +192,7 @@ class _Rewrite:
         if node.target is aten.linear.default and node.args[1] in self.parameters:
             return self._linear(node)
         beside: set[fx.Node] = set()
-        if torch.Tag.pointwise in getattr(node.target, "tags", ()):
+        if is_pointwise(node.target):
             beside = self.parameters.keys() & set(node.all_input_nodes)
         args = [
             self._beside(a, node) if isinstance(a, fx.Node) and a in beside else self._argument(a)

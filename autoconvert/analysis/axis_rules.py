@@ -13,6 +13,15 @@ from sympy import Expr, Symbol
 from torch import fx
 
 from autoconvert import ops
+from autoconvert.analysis.op_traits import (
+    FILLS,
+    REARRANGEMENTS,
+    REPETITIONS,
+    ROTATIONS,
+    SELECTIONS,
+    SQUEEZES,
+    UNTAGGED_POINTWISE,
+)
 from autoconvert.ir.nodes import is_symbolic, named_arguments, shape
 
 aten = torch.ops.aten
@@ -324,40 +333,12 @@ SIZE_ARGUMENTS: dict[torch._ops.OpOverload, str] = {
     aten.new_empty.default: "size",
 }
 
-# Every entry holds the same, whatever the operand.
-FILLED = {
-    aten.new_empty.default,
-    aten.new_full.default,
-    aten.new_ones.default,
-    aten.new_zeros.default,
-}
+# What is filled in sizes that are given.
+FILLED = FILLS & SIZE_ARGUMENTS.keys()
 
 # From values without the followed axis these make one along which every position holds the same.
 REPEATING = {aten.expand.default, aten.repeat.default}
 
-_POINTWISE = (
-    aten._to_copy.default,
-    aten.__and__.Tensor,
-    aten.__or__.Tensor,
-    aten.copy.default,
-    aten.complex.default,
-    aten.empty_like.default,
-    aten.expand.default,
-    aten.floor_divide.default,
-    aten.full_like.default,
-    aten.hardswish.default,
-    aten.imag.default,
-    aten.log_sigmoid.default,
-    aten.masked_fill.Tensor,
-    aten.ones_like.default,
-    aten.polar.default,
-    aten.real.default,
-    aten.rsub.Tensor,
-    aten.where.Scalar,
-    aten.where.ScalarOther,
-    aten.where.ScalarSelf,
-    aten.zeros_like.default,
-)
 _ALONG_ANOTHER = (
     aten._softmax.default,
     aten.all.dim,
@@ -367,7 +348,6 @@ _ALONG_ANOTHER = (
     aten.argmax.default,
     aten.argmin.default,
     aten.argsort.default,
-    aten.chunk.default,
     aten.cumprod.default,
     aten.cumsum.default,
     aten.glu.default,
@@ -379,39 +359,26 @@ _ALONG_ANOTHER = (
     aten.min.dim,
     aten.norm.ScalarOpt_dim,
     aten.prod.dim_int,
-    aten.select.int,
-    aten.slice.Tensor,
     aten.softmax.int,
     aten.sort.default,
     aten.sort.stable,
-    aten.split.Tensor,
-    aten.split_with_sizes.default,
     aten.std.correction,
     aten.sum.dim_IntList,
     aten.topk.default,
-    aten.unbind.int,
     aten.var.correction,
-)
-_MOVED = (
-    aten.permute.default,
-    aten.repeat.default,
-    aten.repeat_interleave.self_int,
-    aten.reshape.default,
-    aten.transpose.int,
-    aten.unsqueeze.default,
-    aten.view_as_real.default,
 )
 
 RULES: dict[torch._ops.OpOverload, Rule] = {
-    **dict.fromkeys((*_POINTWISE, *FILLED), pointwise),
-    **dict.fromkeys(_ALONG_ANOTHER, _along_another),
-    **dict.fromkeys((aten.flip.default, aten.roll.default), _along_others),
-    **dict.fromkeys(_MOVED, _moved),
+    **dict.fromkeys(UNTAGGED_POINTWISE | FILLS, pointwise),
+    **dict.fromkeys(SELECTIONS.union(_ALONG_ANOTHER), _along_another),
+    **dict.fromkeys(ROTATIONS, _along_others),
+    **dict.fromkeys(REARRANGEMENTS | REPETITIONS | {aten.view_as_real.default}, _moved),
+    aten.expand.default: pointwise,
     **dict.fromkeys((aten.tril.default, aten.triu.default), _matrices),
     **dict.fromkeys((aten.conv1d.default, aten.conv2d.default), _convolution),
     **dict.fromkeys((aten.bmm.default, aten.matmul.default), _matrix_product),
     **dict.fromkeys((aten.scatter.src, aten.scatter.value, aten.scatter_add.default), _scattered),
-    **dict.fromkeys((aten.squeeze.dim, aten.squeeze.dims), _squeezed),
+    **dict.fromkeys(SQUEEZES, _squeezed),
     aten.linear.default: _last_axis,
     aten.layer_norm.default: _native_norm,
     aten.rms_norm.default: _native_norm,

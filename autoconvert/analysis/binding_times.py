@@ -6,6 +6,7 @@ import torch
 from torch import fx
 
 from autoconvert.analysis.axis_rules import depends_on
+from autoconvert.analysis.op_traits import is_random
 from autoconvert.ir.interface import Role
 from autoconvert.ir.program import Program
 
@@ -34,7 +35,7 @@ def binding_times(program: Program) -> dict[fx.Node, Time]:
         elif node.target is torch.ops.aten.sym_size.int:
             # The length is a fact about positions, whichever tensor it is read from.
             times[node] = Time.POSITION if depends_on(node.meta["val"], program.followed) else Time.TOKEN
-        elif torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+        elif is_random(node.target):
             # A random number is known when it is drawn.
             times[node] = Time.TOKEN
         else:

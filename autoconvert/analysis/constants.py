@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensor
 
+from autoconvert.analysis.op_traits import is_random
+
 # What takes more operations than this is not looked at: it is a small table that decides what a block is.
 _OPERATIONS = 32
 
@@ -24,8 +26,8 @@ def constant(node: fx.Node) -> Tensor | None:
     pending = [node]
     while pending:
         current = pending.pop()
-        is_random = torch.Tag.nondeterministic_seeded in getattr(current.target, "tags", ())
-        if len(needed) > _OPERATIONS or is_random or (current.op != "call_function" and held(current) is None):
+        is_open = current.op != "call_function" and held(current) is None
+        if len(needed) > _OPERATIONS or is_random(current.target) or is_open:
             return None
         if current not in needed:
             needed[current] = None

@@ -26,6 +26,7 @@ from autoconvert.analysis.axis_rules import (
     depends_on,
     pointwise,
 )
+from autoconvert.analysis.op_traits import is_pointwise, is_random
 from autoconvert.errors import Inseparable, Refused
 from autoconvert.ir.nodes import shape
 from autoconvert.ir.provenance import location
@@ -103,7 +104,7 @@ class _Separation:
         """The layout of the axis in the node's results, None without it; or why the operation is not proven."""
         if self._is_length(node):
             return None
-        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+        if is_random(node.target):
             return "it draws random numbers, or it is no part of a recognised block"
         if any(map(self._is_length, node.all_input_nodes)) and not self._lengths_are_sizes(node):
             return _LENGTH
@@ -196,7 +197,7 @@ def _rule(node: fx.Node) -> Rule | None:
         return None
     if node.target in RULES:
         return RULES[node.target]
-    return pointwise if torch.Tag.pointwise in node.target.tags else None
+    return pointwise if is_pointwise(node.target) else None
 
 
 def _tensors(node: fx.Node) -> list[Tensor]:

@@ -14,7 +14,7 @@ from autoconvert.ir.provenance import source_line
 from autoconvert.ops.attention import HIDES
 from autoconvert.rewrite.matching import Match
 
-_LENGTH = 7
+LENGTH = 7
 # Both sides sum in float32 in different orders; widths of 10⁴ stay well below this.
 _TOLERANCE = 2e-5
 
@@ -42,10 +42,10 @@ class RegionCheck:
     def _execute(self, region: fx.GraphModule, replacement: fx.GraphModule, match: Match) -> float:
         generator = torch.Generator().manual_seed(0)
         # A number may pick an entry of any other value.
-        sizes = [concrete(size, _LENGTH) for node in match.bound.values() for size in node.meta["val"].shape]
-        below = min((size for size in sizes if size > 1), default=_LENGTH)
+        sizes = [concrete(size, LENGTH) for node in match.bound.values() for size in node.meta["val"].shape]
+        below = min((size for size in sizes if size > 1), default=LENGTH)
         values = {
-            node: match.constants.get(name, _random(node.meta["val"], generator, below))
+            node: match.constants.get(name, random_value(node.meta["val"], generator, below))
             for name, node in match.bound.items()
         }
         inputs = {name: values[node] for name, node in match.bound.items()}
@@ -103,20 +103,21 @@ def _extract(region: list[fx.Node], match: Match) -> fx.Graph:
         values[node] = graph.placeholder(name)
     for node in region:
         if isinstance(node.meta.get("val"), torch.SymInt):
-            values[node] = concrete(node.meta["val"], _LENGTH)
+            values[node] = concrete(node.meta["val"], LENGTH)
         else:
             values[node] = graph.node_copy(node, lambda n: values[n])  # type: ignore[arg-type,return-value]
     graph.output(values[match.output])  # type: ignore[arg-type]
     return graph
 
 
-def _random(value: Tensor, generator: torch.Generator, below: int) -> Tensor:
-    sizes = [concrete(size, _LENGTH) for size in value.shape]
+def random_value(value: Tensor, generator: torch.Generator, below: int) -> Tensor:
+    """A value of that type and shape, its whole numbers in [0, below)."""
+    sizes = [concrete(size, LENGTH) for size in value.shape]
     if value.dtype == torch.bool:
         # No row is all open or all closed, so that no softmax is over nothing, whichever of them True means.
         diagonal = torch.eye(*_last_two(sizes), dtype=torch.bool)
         return (torch.rand(sizes, generator=generator) < 0.6) & ~diagonal.roll(1, -1) | diagonal
-    if value.is_floating_point():
+    if value.is_floating_point() or value.is_complex():
         return torch.randn(sizes, generator=generator, dtype=value.dtype)
     return torch.randint(0, below, sizes, generator=generator, dtype=value.dtype)
 

@@ -5,7 +5,6 @@ from are a norm, products of two projections are a gated feed-forward, products 
 embedding, and what compares all positions with all is attention.
 """
 
-import operator
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ from torch import Tensor, fx
 from autoconvert import ops
 from autoconvert.analysis.axis_rules import axes
 from autoconvert.analysis.binding_times import Time
+from autoconvert.analysis.op_traits import CONTRACTIONS, SELECTIONS, is_lookup, is_movement, is_pointwise
 from autoconvert.analysis.token_flow import TokenFlow
 from autoconvert.ir.nodes import is_symbolic, named_arguments, shape
 from autoconvert.ir.program import Program
@@ -33,45 +33,11 @@ _ROOTS = {
     aten.norm.ScalarOpt_dim,
 }
 _POWERS = {aten.pow.Tensor_Scalar}
-_PRODUCTS = {aten.linear.default, aten.matmul.default, aten.mm.default, aten.bmm.default, aten.addmm.default}
 # Products of channels where the kernel has one entry.
 _CONVOLUTIONS = {aten.conv1d.default, aten.convolution.default}
-_LOOKUPS = {aten.index.Tensor, aten.index_select.default, aten.gather.default}
 _JOINS = {aten.mul.Tensor, aten.div.Tensor, aten.glu.default}
 _SCALES = {aten.mul.Tensor, aten.add.Tensor, aten.div.Tensor, aten.sub.Tensor}
-# Operations that move entries and change none.
-_MOVES = {
-    operator.getitem,
-    aten.reshape.default,
-    aten.view.default,
-    aten.expand.default,
-    aten.repeat.default,
-    aten.unsqueeze.default,
-    aten.squeeze.dim,
-    aten.squeeze.dims,
-    aten.transpose.int,
-    aten.permute.default,
-    aten.slice.Tensor,
-    aten.select.int,
-    aten.split.Tensor,
-    aten.split_with_sizes.default,
-    aten.chunk.default,
-    aten.unbind.int,
-    aten.cat.default,
-    aten.stack.default,
-    aten.flip.default,
-    aten.roll.default,
-    aten.clone.default,
-}
 _AXES = {aten.reshape.default, aten.unsqueeze.default, aten.squeeze.dim, aten.squeeze.dims}
-_CUTS = {
-    aten.split.Tensor,
-    aten.split_with_sizes.default,
-    aten.chunk.default,
-    aten.slice.Tensor,
-    aten.unbind.int,
-    aten.select.int,
-}
 
 
 @dataclass(frozen=True)
@@ -140,11 +106,11 @@ def _norms(flow: TokenFlow) -> Iterator[PlainBlock]:
         operands = flow.operands(node)
         if _is_statistic(flow, node):
             narrow.add(node)
-        elif operands and (_is_pointwise(node) or node.target in _MOVES):
+        elif operands and (is_pointwise(node.target) or is_movement(node.target)):
             inside = [operand for operand in operands if operand in narrow]
             if len(inside) == len(operands):
                 narrow.add(node)
-            elif inside and _is_pointwise(node):
+            elif inside and is_pointwise(node.target):
                 scaled[node] = flow.before(node, narrow)
     for node, statistics in scaled.items():
         entry = flow.entry(node)
@@ -211,7 +177,7 @@ def _is_gated(flow: TokenFlow, inner: Iterable[fx.Node], projections: Sequence[f
         return False
     sources = {operand for node in projections for operand in flow.operands(node)}
     is_joined = any(n.target is aten.glu.default or (n.target in _JOINS and len(flow.operands(n)) > 1) for n in inner)
-    are_two = len(projections) > 1 or any(n.target in _CUTS or n.target is aten.glu.default for n in inner)
+    are_two = len(projections) > 1 or any(n.target in SELECTIONS or n.target is aten.glu.default for n in inner)
     return len(sources) == 1 and is_joined and are_two
 
 
@@ -222,7 +188,7 @@ def _is_projection(flow: TokenFlow, node: fx.Node) -> bool:
     if node.target in _CONVOLUTIONS:
         kernel = node.args[1]
         return isinstance(kernel, fx.Node) and shape(kernel)[-1] == 1
-    return node.target in _PRODUCTS
+    return node.target in CONTRACTIONS
 
 
 def _rotaries(flow: TokenFlow) -> Iterator[PlainBlock]:
@@ -273,7 +239,7 @@ def _joined(flow: TokenFlow, node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
             if region is not None and entry is not region[0]:
                 return region
             region = (entry, node)
-        elif region is not None and node.target not in _MOVES:
+        elif region is not None and not is_movement(node.target):
             return region
         users = [user for user in flow.users(node) if _is_placed(flow, user)]
         if len(users) != 1 or len(flow.users(node)) != 1:
@@ -285,7 +251,8 @@ def _is_placed(flow: TokenFlow, node: fx.Node) -> bool:
     """Entry by entry, or with entries moved by a lookup or a product of what neither tokens nor weights decide."""
     others = [n for n in node.all_input_nodes if not flow.is_token(n)]
     are_known = all(flow.times[n] in (Time.CONSTANT, Time.POSITION) for n in others)
-    return _is_simple(node) or (node.target in _LOOKUPS | _PRODUCTS and are_known and len(flow.operands(node)) == 1)
+    is_moved = node.target in CONTRACTIONS or is_lookup(node.target)
+    return _is_simple(node) or (is_moved and are_known and len(flow.operands(node)) == 1)
 
 
 def _attentions(flow: TokenFlow) -> Iterator[PlainBlock]:
@@ -337,12 +304,8 @@ def _is_tensor(node: fx.Node) -> bool:
     return isinstance(node.meta.get("val"), Tensor)
 
 
-def _is_pointwise(node: fx.Node) -> bool:
-    return torch.Tag.pointwise in getattr(node.target, "tags", ())
-
-
 def _is_simple(node: fx.Node) -> bool:
-    return _is_pointwise(node) or node.target in _MOVES
+    return is_pointwise(node.target) or is_movement(node.target)
 
 
 def _is_statistic(flow: TokenFlow, node: fx.Node) -> bool:

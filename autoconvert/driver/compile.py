@@ -10,6 +10,7 @@ import torch
 from autoconvert.check.graph import check_graph
 from autoconvert.check.parity import reference_of
 from autoconvert.check.region import RegionCheck
+from autoconvert.check.rule import RuleCheck
 from autoconvert.driver.compilation import Compilation
 from autoconvert.driver.pipeline import OnTrace, rewrite, rewrite_at_most
 from autoconvert.driver.settings import Settings, at_context, for_unrolled
@@ -28,6 +29,7 @@ from autoconvert.report.progress import Timeline
 from autoconvert.rewrite.matching import OnMatch
 from autoconvert.rewrite.passes import Options, Pass
 from autoconvert.rewrite.pattern import Pattern
+from autoconvert.rewrite.rule import OnRewrite
 from autoconvert.scan.scan import unrolls
 from autoconvert.source.accounting import require
 from autoconvert.source.source import Source
@@ -81,13 +83,14 @@ def rewrite_within(
     timeline: Timeline | None = None,
     patterns: Sequence[Pattern] = PATTERNS,
     dump: "Dump | None" = None,
+    on_rewrite: OnRewrite = lambda *_: None,
 ) -> tuple[Program, Settings]:
     """The rewritten program, and the settings that suit it where a person left them open; `dump` is told each pass.
 
     Raises:
         Refused: something in the model is not proven to convert.
     """
-    options = Options(settings.context, patterns, on_match, CPU)
+    options = Options(settings.context, patterns, on_match, CPU, on_rewrite)
     on_trace: OnTrace = dump.traced if dump else lambda *_: None
 
     def after(step: Pass, program: Program) -> None:
@@ -115,11 +118,20 @@ class _Compilation:
         checks = []
         with self._lowering() as lower_later:
             regions = RegionCheck() if self.settings.verify != "off" else None
+            rules = RuleCheck()
             on_match = regions or (lambda *_: None)
+            on_rewrite = rules if regions else (lambda *_: None)
             if self.dump and regions:
                 self.dump.errors = regions.errors
             program, self.settings = rewrite_within(
-                self.source, self.settings, on_match, self.stages.passes, self.timeline, self.patterns, self.dump
+                self.source,
+                self.settings,
+                on_match,
+                self.stages.passes,
+                self.timeline,
+                self.patterns,
+                self.dump,
+                on_rewrite,
             )
             require(self.source, [source for weight in program.weights.values() for source in weight.sources])
             model = text_model(self.stages.before_lower(program), self.settings)
@@ -130,7 +142,8 @@ class _Compilation:
             lowered = {name: lower_later(name, part) for name, part in parts.items()}
             give_back()
             if regions is not None:
-                checks.append(CheckResult("rewrites", True, f"{regions.executed} distinct regions executed"))
+                executed = f"{regions.executed} distinct regions and {rules.executed} applications of rules executed"
+                checks.append(CheckResult("rewrites", True, executed))
                 checks.append(self._check_graph(program))
             graphs = self._lowered(lowered)
         compiled = Compiled(

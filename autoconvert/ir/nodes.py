@@ -41,6 +41,15 @@ def first_operand(node: fx.Node) -> fx.Node:
     return source
 
 
+def frozen(value: Any) -> Any:
+    """Arguments as something that can be hashed; equal numbers of different types stay apart."""
+    if isinstance(value, list | tuple):
+        return tuple(frozen(v) for v in value)
+    if isinstance(value, dict):
+        return tuple((k, frozen(v)) for k, v in sorted(value.items()))
+    return (type(value), value) if isinstance(value, bool | int | float) else value
+
+
 def overload(node: fx.Node) -> OpOverload:
     """The operation that a node calls."""
     assert isinstance(node.target, OpOverload)

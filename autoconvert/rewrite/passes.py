@@ -14,16 +14,18 @@ from autoconvert.ir.target import Target
 from autoconvert.ir.verify import Verifier, broken
 from autoconvert.rewrite.matching import OnMatch
 from autoconvert.rewrite.pattern import Pattern
+from autoconvert.rewrite.rule import OnRewrite
 
 
 @dataclass(frozen=True)
 class Options:
-    """What passes need to know: the most positions of a text, the patterns, who watches matches, and the target."""
+    """What passes need to know: the most positions, the patterns, who watches matches and rules, the target."""
 
     context: int
     patterns: Sequence[Pattern]
     on_match: OnMatch
     target: Target
+    on_rewrite: OnRewrite = lambda *_: None
 
 
 @dataclass(frozen=True)

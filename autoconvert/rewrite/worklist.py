@@ -31,12 +31,13 @@ class Worklist:
     ) -> None:
         self._graph = graph
         self._table = table
-        self._rewriter = Rewriter(weights, self.replace)
+        self._rewriter = Rewriter(weights, self._replace_other)
         self._on_rewrite = on_rewrite
         self._prepare = prepare
         self._queue: list[fx.Node] = []
         self._waiting: set[fx.Node] = set()
         self._prepared: set[fx.Node] = set()
+        self._applied: Rule | None = None
         # The node of the given graph that each node was made for, and how often a rule applied to what was made for it.
         self._origins: dict[fx.Node, fx.Node] = {}
         self._rewrites: Counter[fx.Node] = Counter()
@@ -69,7 +70,7 @@ class Worklist:
             self._prepared.add(node)
             self._prepare(node)
         for rule in self._table[node.target]:  # type: ignore[index]
-            before = node.prev
+            self._applied, before = rule, node.prev
             with self._graph.inserting_before(node):
                 new = rule.rewrite(node, self._rewriter)
             made = list(_between(before, node))
@@ -81,6 +82,12 @@ class Worklist:
                 return
             for helper in reversed(made):
                 self._graph.erase_node(helper)
+
+    def _replace_other(self, node: fx.Node, new: fx.Node) -> None:
+        """For the rule that is being applied: another node than its own."""
+        assert self._applied is not None
+        self._on_rewrite(self._applied, node, new)
+        self.replace(node, new)
 
     def _count(self, rule: Rule, node: fx.Node, made: list[fx.Node]) -> None:
         """That of rules of which one undoes another there is no end is found where it happens."""

@@ -9,7 +9,7 @@ from torch import Tensor, fx
 
 from autoconvert.analysis.constants import held
 from autoconvert.ir.editing import emit
-from autoconvert.ir.nodes import arguments, first_operand, is_symbolic, shape
+from autoconvert.ir.nodes import arguments, first_operand, is_symbolic, overload, shape
 from autoconvert.passes.canonicalization.copies import same_type
 from autoconvert.rewrite.rule import rule
 
@@ -26,7 +26,7 @@ _WITH_A_NUMBER = {
 @rule(*_WITH_A_NUMBER)
 def _number_is_operand(node: fx.Node) -> fx.Node | None:
     """Of an operation with a number there is one form."""
-    return None if node.kwargs else emit(node.graph, _WITH_A_NUMBER[node.target], *arguments(node), like=node)
+    return None if node.kwargs else emit(node.graph, _WITH_A_NUMBER[overload(node)], *arguments(node), like=node)
 
 
 @rule(aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor)
@@ -42,8 +42,7 @@ def _constant_is_number(node: fx.Node) -> fx.Node | None:
     number = constant_number(other)
     if number is None or not same_type(node, x):
         return None
-    assert callable(node.target)
-    return emit(node.graph, node.target, x, number, like=node)
+    return emit(node.graph, overload(node), x, number, like=node)
 
 
 def constant_number(value: Any) -> float | None:

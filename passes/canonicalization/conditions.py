@@ -6,6 +6,7 @@ import torch
 from torch import fx
 
 from autoconvert.analysis.constants import held
+from autoconvert.analysis.op_traits import is_lookup, is_movement
 from autoconvert.ir.editing import emit
 from autoconvert.ir.nodes import arguments, first_operand
 from autoconvert.passes.canonicalization.arithmetic import constant_number, is_float
@@ -14,21 +15,8 @@ from autoconvert.rewrite.rule import rule
 aten = torch.ops.aten
 
 
-# These leave numbers as they are, or put zeros in their place.
-_REARRANGEMENTS = {
-    aten.embedding.default,
-    aten.expand.default,
-    aten.index.Tensor,
-    aten.index_select.default,
-    aten.permute.default,
-    aten.reshape.default,
-    aten.select.int,
-    aten.slice.Tensor,
-    aten.transpose.int,
-    aten.tril.default,
-    aten.triu.default,
-    aten.unsqueeze.default,
-}
+# These put zeros in the place of some entries.
+_TRIANGLES = {aten.tril.default, aten.triu.default}
 _ZEROS_OR_ONES = {aten.ones.default, aten.ones_like.default, aten.zeros.default, aten.zeros_like.default}
 
 
@@ -113,8 +101,20 @@ def _is_rest(value: Any, share: Any) -> bool:
 
 def _is_zeros_and_ones(node: fx.Node) -> bool:
     """What truth is cast to, or a constant that is looked at; in whatever shape."""
-    while node.target in _REARRANGEMENTS:
-        node = first_operand(node)
+    seen: set[fx.Node] = set()
+    pending = [node]
+    while pending:
+        each = pending.pop()
+        if is_movement(each.target) or is_lookup(each.target) or each.target in _TRIANGLES:
+            fx.map_arg(each.args[0], pending.append)
+        elif not _is_made_of_zeros_and_ones(each):
+            return False
+        seen.add(each)
+        pending = [node for node in pending if node not in seen]
+    return True
+
+
+def _is_made_of_zeros_and_ones(node: fx.Node) -> bool:
     if node.target is aten._to_copy.default:
         return bool(first_operand(node).meta["val"].dtype == torch.bool)
     value = held(node)

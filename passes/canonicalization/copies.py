@@ -4,7 +4,7 @@ import torch
 from torch import fx
 
 from autoconvert.ir.editing import emit
-from autoconvert.ir.nodes import arguments, first_operand, same_shape
+from autoconvert.ir.nodes import arguments, first_operand, overload, same_shape
 from autoconvert.rewrite.rule import rule
 
 aten = torch.ops.aten
@@ -70,7 +70,7 @@ def _drop_neutral_arithmetic(node: fx.Node) -> fx.Node | None:
     if len(arguments(node)) < 2 or node.kwargs:
         return None
     source, other = arguments(node)
-    is_neutral = isinstance(other, int | float) and not isinstance(other, bool) and other == _NEUTRAL[node.target]
+    is_neutral = isinstance(other, int | float) and not isinstance(other, bool) and other == _NEUTRAL[overload(node)]
     return source if is_neutral and isinstance(source, fx.Node) and same_type(node, source) else None
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import fx
 
 from autoconvert.ir.editing import emit
-from autoconvert.ir.nodes import arguments, first_operand, shape
+from autoconvert.ir.nodes import arguments, first_operand, overload, shape
 from autoconvert.rewrite.rule import rule
 
 aten = torch.ops.aten
@@ -21,7 +21,7 @@ def _softmax_of_its_type(node: fx.Node) -> fx.Node | None:
     """Without the cast to a wider type that the inner operation can make."""
     if True in arguments(node)[2:]:
         return None
-    return emit(node.graph, _FORMS[node.target], *arguments(node)[:2], like=node)
+    return emit(node.graph, _FORMS[overload(node)], *arguments(node)[:2], like=node)
 
 
 @rule(aten.softmax.int)

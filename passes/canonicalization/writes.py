@@ -51,7 +51,7 @@ def _written_entry_is_concatenation(node: fx.Node, rewriter: Rewriter) -> fx.Nod
 def _written_slice_is_concatenation(node: fx.Node, rewriter: Rewriter) -> fx.Node | None:
     base, part, *_ = arguments(node)
     if same_shape(base, part):
-        return part  # type: ignore[no-any-return]
+        return part
     range_ = _range(node)
     if range_ is None:
         return None

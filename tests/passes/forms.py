@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim
 
+from autoconvert.check.rule import RuleCheck
 from autoconvert.ir.interface import Port, Role
 from autoconvert.passes.canonicalize import canonicalize
 from autoconvert.tracing.exported import export, program_of
@@ -34,7 +35,7 @@ def normalised(function: Function) -> tuple[fx.GraphModule, Call]:
     module = Call(function).eval()
     exported = export(module, (torch.randn(1, LENGTHS[0], WIDTH),), ({1: Dim("s", min=2, max=64)},))
     program = program_of(exported, [Port("x", Role.HIDDEN, torch.float32, (1, "s", WIDTH))], [("result", Role.HIDDEN)])
-    graph = canonicalize(program.graph, program.weights)
+    graph = canonicalize(program.graph, program.weights, RuleCheck())
     for length in LENGTHS:
         x = torch.randn(1, length, WIDTH)
         inputs = [

@@ -5,7 +5,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import fx
 
+from autoconvert.passes.canonicalize import canonicalize
+from autoconvert.rewrite.rule import Rule
 from tests import models
 from tests.passes.forms import WIDTH, Function, form, normalised, operations
 
@@ -176,3 +179,15 @@ def test_shapes_are_known_after_every_rule() -> None:
     graph = normalised(lambda x, m: (x / 2).view(1, -1, 2, 4).permute(0, 2, 1, 3).pow(2).masked_fill(x.sum() > 0, 1))[0]
     assert all("val" in node.meta for node in graph.graph.nodes if node.op != "output")
     assert models.shapes(graph)["transpose"] == ["1", "2", "s", "4"]
+
+
+@pytest.mark.parametrize("function", [*(ways[0] for ways in SAME.values()), *(way for way, _ in KEPT.values())])
+def test_no_rule_applies_to_what_is_canonical(function: Function) -> None:
+    graph, _ = normalised(function)
+    before = str(graph.graph)
+    canonicalize(graph, {node.name for node in graph.graph.find_nodes(op="placeholder")} - {"x"}, fail)
+    assert str(graph.graph) == before
+
+
+def fail(rule: Rule, node: fx.Node, new: fx.Node) -> None:
+    raise AssertionError(f"{rule.name} applies to {node.format_node()}")
