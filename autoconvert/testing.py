@@ -15,6 +15,7 @@ from autoconvert.driver.convert import convert
 from autoconvert.errors import CheckFailed
 from autoconvert.ir.fusion import Fusion
 from autoconvert.ir.program import Program
+from autoconvert.lowering.cpu import CPU
 from autoconvert.lowering.litert import lower
 from autoconvert.passes.decompose import decompose
 from autoconvert.passes.fuse import fuse
@@ -99,7 +100,7 @@ def _in_the_runtime(program: Program, values: dict[str, Tensor]) -> Tensor:
     output = program.graph.graph.output_node()
     output.args = ({_BLOCK: output.args[0]},)
     program.graph.recompile()
-    runner = Interpreter(model_content=lower(_BLOCK, program)).get_signature_runner(_BLOCK)
+    runner = Interpreter(model_content=lower(_BLOCK, program, CPU)).get_signature_runner(_BLOCK)
     taken = runner.get_input_details()
     outputs = runner(**{name: value.numpy() for name, value in values.items() if name in taken})
     return torch.from_numpy(outputs[_BLOCK])

@@ -20,12 +20,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from autoconvert.errors import AutoconvertError
 from autoconvert.ir.program import Program
 from autoconvert.ir.provenance import module_path
+from autoconvert.ir.target import Target
 from autoconvert.lowering.litert import lower, quiet
 from autoconvert.system.memory import collect_seldom, collecting_later
 
 Shapes = dict[str, tuple[tuple[int, ...], torch.dtype]]
 Modules = list[str | None]
-Task = tuple[str, fx.GraphModule, Shapes, Modules]
+Task = tuple[str, fx.GraphModule, Shapes, Modules, Target]
 
 
 class Worker:
@@ -34,14 +35,14 @@ class Worker:
     def __init__(self, process: "subprocess.Popen[bytes]", log: BinaryIO, thread: ThreadPoolExecutor) -> None:
         self._process, self._log, self._thread = process, log, thread
 
-    def lower(self, name: str, program: Program) -> "Future[bytes]":
+    def lower(self, name: str, program: Program, target: Target) -> "Future[bytes]":
         """As litert.lower, later; raises what it raised there."""
         shapes = {
             str(node.target): (tuple(node.meta["val"].shape), node.meta["val"].dtype)
             for node in program.graph.graph.find_nodes(op="placeholder")
         }
         modules = [module_path(node) for node in _calls(program.graph)]
-        return self._thread.submit(self._exchange, (name, program.graph, shapes, modules))
+        return self._thread.submit(self._exchange, (name, program.graph, shapes, modules, target))
 
     def _exchange(self, task: Task) -> bytes:
         assert self._process.stdin is not None and self._process.stdout is not None
@@ -117,12 +118,13 @@ def _serve(requests: BinaryIO, results: BinaryIO) -> None:
         import litert_torch  # noqa: F401  registers the operations that graphs name
     while True:
         try:
-            name, graph, shapes, modules = pickle.load(requests)
+            name, graph, shapes, modules, target = pickle.load(requests)
         except EOFError:
             return
         try:
             with collecting_later():
-                result: bytes | BaseException = lower(name, Program(with_modules(with_values(graph, shapes), modules)))
+                program = Program(with_modules(with_values(graph, shapes), modules))
+                result: bytes | BaseException = lower(name, program, target)
         except Exception as error:
             result = error
         pickle.dump(result, results)

@@ -13,20 +13,20 @@ from autoconvert.analysis.op_traits import is_random
 _OPERATIONS = 32
 
 
-def held(node: fx.Node) -> Tensor | None:
+def held_value(node: fx.Node) -> Tensor | None:
     """The tensor that the graph itself holds at `node`."""
     module = node.graph.owning_module
     value = getattr(module, str(node.target), None) if node.op == "get_attr" and module is not None else None
     return value if isinstance(value, Tensor) and not isinstance(value, FakeTensor) else None
 
 
-def constant(node: fx.Node) -> Tensor | None:
+def constant_value(node: fx.Node) -> Tensor | None:
     """What `node` is whatever the inputs and the weights are; None where they decide it, or chance does."""
     needed: dict[fx.Node, None] = {}
     pending = [node]
     while pending:
         current = pending.pop()
-        is_open = current.op != "call_function" and held(current) is None
+        is_open = current.op != "call_function" and held_value(current) is None
         if len(needed) > _OPERATIONS or is_random(current.target) or is_open:
             return None
         if current not in needed:
@@ -36,7 +36,7 @@ def constant(node: fx.Node) -> Tensor | None:
     with torch.no_grad():
         for each in sorted(needed):
             args, kwargs = fx.map_arg((each.args, each.kwargs), lambda n: values[n])
-            values[each] = each.target(*args, **kwargs) if callable(each.target) else held(each)
+            values[each] = each.target(*args, **kwargs) if callable(each.target) else held_value(each)
     value = values[node]
     return value if isinstance(value, Tensor) else None
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from autoconvert.analysis.constants import constant, digest
+from autoconvert.analysis.constants import constant_value, digest
 from autoconvert.analysis.op_traits import is_random
 from autoconvert.check.region import LENGTH, random_value, same_numbers
 from autoconvert.errors import CheckFailed
@@ -97,7 +97,7 @@ def _is_run(node: fx.Node) -> bool:
 
 
 def _constant(node: fx.Node) -> Tensor | None:
-    return constant(node) if isinstance(node.meta["val"], Tensor) else None
+    return constant_value(node) if isinstance(node.meta["val"], Tensor) else None
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
-from autoconvert.analysis.constants import constant
+from autoconvert.analysis.constants import constant_value
 from autoconvert.diagnose.explain import Explanation
 from autoconvert.diagnose.plain_blocks import PlainBlock
 from autoconvert.diagnose.proposals import proposal
@@ -311,7 +311,7 @@ def _role(node: fx.Node, block: PlainBlock, program: Program) -> str:
         path = program.weights[str(weight.target)].sources[0].split(".")
         own = path[-1] if path[-1] not in ("weight", "bias") or len(path) < 2 or block.kind == "norm" else path[-2]
         return identifier(f"{own}_bias" if path[-1] == "bias" and own != "bias" else own)
-    value = constant(node)
+    value = constant_value(node)
     if value is not None:
         return "table" if value.is_floating_point() else "index"
     length = sum(isinstance(size, torch.SymInt) for size in shape(node))
@@ -338,7 +338,7 @@ def _numbers(value: Tensor) -> str:
 
 def _small_constant(node: fx.Node) -> Tensor | None:
     """What a person can read in a file."""
-    value = constant(node)
+    value = constant_value(node)
     return value if value is not None and value.numel() <= _READABLE else None
 
 

@@ -178,10 +178,10 @@ class _Compilation:
     def _lowering(self) -> Iterator[Callable[[str, Program], Lowered]]:
         """How to lower: for a large model in a process of its own, meanwhile; otherwise here, when asked."""
         if not self._is_large:
-            yield lambda name, part: lambda: lower(name, part)
+            yield lambda name, part: lambda: lower(name, part, CPU)
             return
         with start_worker() as worker:
-            yield lambda name, part: worker.lower(name, part).result
+            yield lambda name, part: worker.lower(name, part, CPU).result
 
     def _lowered(self, lowered: dict[str, Lowered]) -> dict[str, bytes]:
         with self.timeline.stage("lower") as stage:

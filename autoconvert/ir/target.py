@@ -4,10 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import torch
+from torch._ops import OpOverload
 
 from autoconvert.ir.interface import Role, Size
 from autoconvert.ir.model import Signature
 from autoconvert.ir.state import State
+from autoconvert.ops.semantic import Body
 
 
 class Target(Protocol):
@@ -28,6 +30,10 @@ class Target(Protocol):
 
     @property
     def section(self) -> str: ...
+
+    @property
+    def bodies(self) -> Mapping[OpOverload, Body]:
+        """For operations that the device has no kernel for, what computes the same by others, in PyTorch."""
 
     def key_cache(self, index: int, groups: int, capacity: int, width: int) -> State:
         """The state that holds the keys of the attention with this number, float32."""

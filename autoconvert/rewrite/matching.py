@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from autoconvert.analysis.constants import constant
+from autoconvert.analysis.constants import constant_value
 from autoconvert.ir.fusion import NearMiss
 from autoconvert.ir.nodes import arguments, named_arguments, shape
 from autoconvert.ir.provenance import location, operation_name
@@ -89,7 +89,9 @@ class Matcher:
     `known` says which values of the model are numbers that its guard may look at.
     """
 
-    def __init__(self, pattern: Pattern, graph: fx.Graph, known: Callable[[fx.Node], Tensor | None] = constant) -> None:
+    def __init__(
+        self, pattern: Pattern, graph: fx.Graph, known: Callable[[fx.Node], Tensor | None] = constant_value
+    ) -> None:
         self._pattern = pattern
         self._known = known
         self._output: fx.Node = next(iter(reversed(graph.nodes))).args[0]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from autoconvert.analysis.constants import held
+from autoconvert.analysis.constants import held_value
 from autoconvert.ir.editing import emit
 from autoconvert.ir.nodes import arguments, first_operand, is_symbolic, overload, shape
 from autoconvert.passes.canonicalization.copies import same_type
@@ -49,7 +49,7 @@ def constant_number(value: Any) -> float | None:
     """The number that a constant of the module without axes is, or None."""
     if not isinstance(value, fx.Node) or not is_float(value) or shape(value):
         return None
-    number = held(value)
+    number = held_value(value)
     return None if number is None else float(number)
 
 

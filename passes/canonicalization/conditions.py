@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from autoconvert.analysis.constants import held
+from autoconvert.analysis.constants import held_value
 from autoconvert.analysis.op_traits import is_lookup, is_movement
 from autoconvert.ir.editing import emit
 from autoconvert.ir.nodes import arguments, first_operand
@@ -117,7 +117,7 @@ def _is_zeros_and_ones(node: fx.Node) -> bool:
 def _is_made_of_zeros_and_ones(node: fx.Node) -> bool:
     if node.target is aten._to_copy.default:
         return bool(first_operand(node).meta["val"].dtype == torch.bool)
-    value = held(node)
+    value = held_value(node)
     if value is not None:
         return bool(((value == 0) | (value == 1)).all())
     return node.target in _ZEROS_OR_ONES

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from autoconvert.analysis.constants import constant
+from autoconvert.analysis.constants import constant_value
 from autoconvert.ir.editing import emit
 from autoconvert.ir.nodes import arguments, first_operand, is_symbolic, named_arguments, same_shape, shape
 from autoconvert.rewrite.rule import rule
@@ -132,7 +132,7 @@ def _constant_indices_are_slice(node: fx.Node) -> fx.Node | None:
     if len(given) != 1 or len(shape(given[0][1])) != 1:
         return None
     axis, index = given[0]
-    values = constant(index)
+    values = constant_value(index)
     if values is None or not len(values) or values.dtype != torch.int64 or is_symbolic(shape(source)[axis]):
         return None
     size = shape(source)[axis]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import fx
 
-from autoconvert.analysis.constants import constant, content, digest, held
+from autoconvert.analysis.constants import constant_value, content, digest, held_value
 from autoconvert.ir.graph_module import graph_module
 
 aten = torch.ops.aten
@@ -33,13 +33,13 @@ def graph_with(make: Callable[[fx.Graph, fx.Node, fx.Node], fx.Node]) -> fx.Node
 @pytest.mark.parametrize("name", MADE)
 def test_constant_is(name: str) -> None:
     make, expected = MADE[name]
-    found = constant(graph_with(make))
+    found = constant_value(graph_with(make))
     assert expected is None if found is None else found.tolist() == expected
 
 
 def test_only_what_the_graph_has_is_held() -> None:
-    assert held(graph_with(MADE["computed of nothing"][0])) is None
-    value = held(graph_with(MADE["held"][0]))
+    assert held_value(graph_with(MADE["computed of nothing"][0])) is None
+    value = held_value(graph_with(MADE["held"][0]))
     assert value is not None and value.tolist() == [3.0, 1.0]
 
 
@@ -49,7 +49,7 @@ def test_what_takes_many_operations_is_not_looked_at() -> None:
             node = graph.call_function(aten.neg.default, (node,))
         return node
 
-    assert constant(graph_with(long)) is None
+    assert constant_value(graph_with(long)) is None
 
 
 def test_digests_tell_numbers_types_and_shapes_apart() -> None:

@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from autoconvert.ir.editing import traced
 from autoconvert.ir.program import Program
+from autoconvert.lowering.cpu import CPU
 from autoconvert.lowering.flatbuffer import operator_name, read_model
 from autoconvert.lowering.litert import lower
 from autoconvert.passes.canonicalize import canonicalize
@@ -30,7 +31,7 @@ def lowered(function: Callable[..., Any], *tensors: Tensor) -> bytes:
     def named(**bound: Tensor) -> dict[str, Tensor]:
         return {f"y{index}": result for index, result in enumerate(results(function, *bound.values()))}
 
-    return lower("function", Program(canonicalize(traced(named, values))))
+    return lower("function", Program(canonicalize(traced(named, values))), CPU)
 
 
 def run(content: bytes, *tensors: Tensor) -> list[Tensor]:

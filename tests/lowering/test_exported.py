@@ -4,7 +4,8 @@ from torch import Tensor, fx
 
 from autoconvert.lowering.cpu import CPU
 from autoconvert.lowering.exported import exported_program
-from autoconvert.lowering.litert import expand, quiet
+from autoconvert.lowering.legalize import legalize
+from autoconvert.lowering.litert import quiet
 from autoconvert.passes.pipeline import PASSES
 from autoconvert.patterns import PATTERNS
 from autoconvert.rewrite.passes import Options, run_passes
@@ -17,7 +18,7 @@ from tests.plain_llama import PlainLlama
 def graph() -> fx.GraphModule:
     program = run_passes(trace(PlainLlama().eval(), 24), Options(24, PATTERNS, lambda *_: None, CPU), PASSES)
     with quiet():
-        return expand(signatures(program, (6,))["prefill_6"].graph)
+        return legalize(signatures(program, (6,))["prefill_6"].graph, CPU)
 
 
 def _inputs(graph: fx.GraphModule) -> dict[str, Tensor]:

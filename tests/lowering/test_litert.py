@@ -14,7 +14,8 @@ from autoconvert.ir.editing import traced
 from autoconvert.ir.program import Program
 from autoconvert.lowering.cpu import CPU
 from autoconvert.lowering.flatbuffer import operator_name, read_model
-from autoconvert.lowering.litert import expand, lower
+from autoconvert.lowering.legalize import legalize
+from autoconvert.lowering.litert import lower
 from autoconvert.lowering.worker import start_worker
 from autoconvert.passes.pipeline import PASSES
 from autoconvert.patterns import PATTERNS
@@ -34,7 +35,7 @@ def parts() -> dict[str, Program]:
 
 @cache
 def lowered(name: str) -> bytes:
-    return lower(name, parts()[name])
+    return lower(name, parts()[name], CPU)
 
 
 def operations(content: bytes) -> Counter[str]:
@@ -66,7 +67,7 @@ def test_decode_has_the_operations_of_the_device_and_copies_no_cache() -> None:
 
 @pytest.mark.parametrize("signature", ["prefill_6", "decode"])
 def test_a_matrix_is_read_as_it_lies_also_where_heads_are_wider_than_the_model(signature: str) -> None:
-    model = read_model(lower(signature, signatures(rewrite(tiny_llama(head_dim=48)), (6,))[signature]))
+    model = read_model(lower(signature, signatures(rewrite(tiny_llama(head_dim=48)), (6,))[signature], CPU))
     (subgraph,) = model.subgraphs
     uses = {
         subgraph.tensors[index].name.decode(): (operator_name(model, operator), operand)
@@ -88,7 +89,7 @@ def test_an_expanded_graph_gives_the_numbers_of_the_semantic_one() -> None:
     inputs["tokens"] = torch.arange(6)[None]
     inputs["input_pos"] = torch.arange(6, dtype=torch.int32) + 3
     expected = program.graph(*inputs.values())
-    actual = expand(program.graph)(*inputs.values())
+    actual = legalize(program.graph, CPU)(*inputs.values())
     assert expected.keys() == actual.keys()
     for name, value in expected.items():
         np.testing.assert_allclose(actual[name], value, rtol=1e-4, atol=1e-4 * float(value.std()))
@@ -100,7 +101,7 @@ def test_a_rotary_embedding_needs_no_slice_with_a_step(interleaved: bool) -> Non
     with FakeTensorMode() as mode:
         fakes = dict(zip(("x", "cos", "sin"), map(mode.from_tensor, tensors), strict=True))
     graph = traced(lambda x, cos, sin: ops.rotary(x, cos, sin, interleaved), fakes)
-    expanded = expand(graph)
+    expanded = legalize(graph, CPU)
     torch.testing.assert_close(expanded(*tensors), ops.rotary(*tensors, interleaved))
     slices = expanded.graph.find_nodes(op="call_function", target=torch.ops.aten.slice.Tensor)
     assert all(len(node.args) < 5 for node in slices)
@@ -109,12 +110,12 @@ def test_a_rotary_embedding_needs_no_slice_with_a_step(interleaved: bool) -> Non
 def test_the_worker_lowers_to_the_same_operations_and_passes_errors_on() -> None:
     with start_worker() as worker:
         program = parts()["decode"]
-        assert operations(lowered("decode")) == operations(worker.lower("decode", program).result())
+        assert operations(lowered("decode")) == operations(worker.lower("decode", program, CPU).result())
         broken = Program(torch.fx.symbolic_trace(Unlowerable()))
         for node in broken.graph.graph.nodes:
             node.meta["val"] = torch.empty(2, 2)
         with pytest.raises(Exception, match="matrix_exp"):
-            worker.lower("broken", broken).result()
+            worker.lower("broken", broken, CPU).result()
 
 
 class Unlowerable(torch.nn.Module):

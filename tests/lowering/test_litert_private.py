@@ -11,7 +11,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from autoconvert.ir.editing import traced
 from autoconvert.lowering.cpu import CPU
 from autoconvert.lowering.flatbuffer import operator_name, read_model
-from autoconvert.lowering.litert import expand, quiet
+from autoconvert.lowering.legalize import legalize
+from autoconvert.lowering.litert import quiet
 from autoconvert.lowering.litert_private import convert
 from autoconvert.passes.pipeline import PASSES
 from autoconvert.patterns import PATTERNS
@@ -38,7 +39,7 @@ def operations(content: bytes) -> Counter[str]:
 @pytest.mark.parametrize("name", ["prefill_6", "decode"])
 def test_signatures_have_the_operations_of_the_public_conversion(name: str) -> None:
     program = run_passes(trace(PlainLlama().eval(), 24), Options(24, PATTERNS, lambda *_: None, CPU), PASSES)
-    graph = expand(signatures(program, (6,))[name].graph).eval()
+    graph = legalize(signatures(program, (6,))[name].graph, CPU).eval()
     inputs = {str(node.target): node.meta["val"] for node in graph.graph.find_nodes(op="placeholder")}
     with quiet():
         public = litert_torch.signature(name, graph, sample_kwargs=inputs).convert().model_content()
@@ -52,5 +53,5 @@ def test_other_operations_are_covered_by_the_one_round() -> None:
         public = litert_torch.signature("run", Pointwise().eval(), sample_kwargs=inputs).convert().model_content()
         mode = FakeTensorMode()
         fakes = {name: mode.from_tensor(value) for name, value in inputs.items()}
-        private = convert("run", expand(traced(Pointwise(), fakes)).eval(), fakes)
+        private = convert("run", legalize(traced(Pointwise(), fakes), CPU).eval(), fakes)
     assert operations(private) == operations(public)

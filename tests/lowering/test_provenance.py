@@ -9,6 +9,7 @@ import pytest
 from torch import nn
 
 from autoconvert.driver.convert import convert
+from autoconvert.lowering.cpu import CPU
 from autoconvert.lowering.flatbuffer import operator_name, read_model
 from autoconvert.lowering.litert import lower
 from autoconvert.lowering.provenance import FRAME
@@ -61,4 +62,4 @@ def test_a_product_belongs_to_the_module_that_has_its_matrix(tmp_path: Path) -> 
 def test_the_other_process_lowers_to_the_same_bytes() -> None:
     part = signatures(rewrite(tiny_llama()), [4])["decode"]
     with start_worker() as worker:
-        assert worker.lower("decode", part).result() == lower("decode", part)
+        assert worker.lower("decode", part, CPU).result() == lower("decode", part, CPU)
