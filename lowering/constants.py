@@ -42,7 +42,7 @@ class Constant:
         return self.encoding.data_size(self.weight.shape)
 
 
-def fold_weights(model: Any, weights: Mapping[str, Weight], recipe: Recipe) -> list[Constant]:
+def make_constants(model: Any, weights: Mapping[str, Weight], recipe: Recipe) -> list[Constant]:
     """Make every signature input that `weights` names a constant, in the order of `weights`.
 
     Weights of the same source, or of the same program over the same sources, become one constant. A weight

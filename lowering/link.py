@@ -17,7 +17,7 @@ import numpy as np
 
 from autoconvert.ir.weight import Weight
 from autoconvert.lowering import flatbuffer
-from autoconvert.lowering.constants import Constant, ZeroPoints, fold_weights, reserve_scales
+from autoconvert.lowering.constants import Constant, ZeroPoints, make_constants, reserve_scales
 from autoconvert.lowering.external_buffers import externalise_graph_constants, lay_out
 from autoconvert.lowering.provenance import name_operations
 from autoconvert.lowering.tiles import TensorStore, check_shapes, encoded_tiles
@@ -93,7 +93,7 @@ def link(
     happens, `path` is either the whole new file or what it was.
     """
     model = flatbuffer.merge([flatbuffer.read_model(graph) for graph in graphs])
-    constants = fold_weights(model, weights, recipe)
+    constants = make_constants(model, weights, recipe)
     name_operations(model, weights)
     check_shapes(constants, store)
     tables = externalise_graph_constants(model)

@@ -1,4 +1,4 @@
-"""Checks a rule of normalisation where it applies: the node and what takes its place, on the same random inputs.
+"""Checks a rule of canonicalization where it applies: the node and what takes its place, on the same random inputs.
 
 A rule may hold only for what its operands are: a mask of zeros and ones, a constant without axes. So the region grows
 until such facts are inside it: first the operands are any values, then constants are those of the model, then what
@@ -31,17 +31,22 @@ class RuleCheck:
 
     def __init__(self) -> None:
         self.executed = 0
-        self._known: dict[Hashable, bool] = {}
+        self._known: dict[Hashable, bool | None] = {}
 
     def __call__(self, rule: Rule, node: fx.Node, new: fx.Node) -> None:
         """Raises CheckFailed where what takes the place of a node gives other numbers."""
+        differs = False
         for region in _regions(node, new):
             key = (rule.name, region.structure)
             if key not in self._known:
                 self._known[key] = region.is_the_same()
-                self.executed += 1
+                self.executed += self._known[key] is not None
             if self._known[key]:
                 return
+            differs = differs or self._known[key] is False
+        # Where no region takes random operands, the numbers of the whole graph are what tells.
+        if not differs:
+            return
         raise CheckFailed(
             f"Rule {rule.name} gives other numbers than what it replaces, {node.target}, at {source_line(node)}.",
             hint="The rule is wrong for these operands: it must decline, or give another operation.",
@@ -128,8 +133,8 @@ class _Region:
         lines = [(node.target, frozen(fx.map_arg((node.args, node.kwargs), lambda n: index[n]))) for node in self.nodes]
         return (index[self.node], index[self.new], *types, *constants, *lines)
 
-    def is_the_same(self) -> bool:
-        """Whether both sides can be run and give the same numbers of the same type."""
+    def is_the_same(self) -> bool | None:
+        """Whether both sides give the same numbers of the same type; None where random operands are none they take."""
         values: dict[fx.Node, Any] = {**self._random_inputs(), **self.constants}
         has_chance = any(is_random(node.target) for node in self.nodes)
         try:
@@ -141,8 +146,7 @@ class _Region:
                     args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: values[n])
                     values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
         except (RuntimeError, IndexError):
-            # Random operands may be none that the operation takes.
-            return False
+            return None
         floats = [v.dtype for v in values.values() if isinstance(v, Tensor) and v.is_floating_point()]
         return _same(values[self.new], values[self.node], max((torch.finfo(dtype).eps for dtype in floats), default=0))
 
