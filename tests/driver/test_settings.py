@@ -1,9 +1,12 @@
-"""Chunk lengths suit the model unless a person named them, and so does the context."""
+"""Chunk lengths suit the model unless a person named them, and so does the context; a recipe is a name or itself."""
 
 import pytest
 from transformers import PreTrainedConfig
 
-from autoconvert.driver.settings import choose, context_limit, for_unrolled
+from autoconvert.driver.settings import as_data, choose, context_limit, for_unrolled
+from autoconvert.errors import InputError
+from autoconvert.quantization.recipe import Recipe
+from autoconvert.quantization.recipes import RECIPES
 
 
 def settings(prefill: tuple[int, ...] | None, context: int | None = 64) -> tuple[int, ...]:
@@ -31,3 +34,25 @@ def test_the_limit_is_read_whatever_a_configuration_calls_it(name: str) -> None:
 def test_a_configuration_may_name_no_limit() -> None:
     assert context_limit(PreTrainedConfig()) is None
     assert context_limit(None) is None
+
+
+def quantized(quantize: str | Recipe) -> Recipe:
+    chosen = choose(None, context=16, prefill=(4,), quantize=quantize, formats=("tflite",), verify="off")
+    assert as_data(chosen)["quantize"] == chosen.quantize.name
+    return chosen.quantize
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_found_by_its_name(name: str) -> None:
+    assert quantized(name) is RECIPES[name]
+
+
+def test_a_recipe_may_be_given_itself() -> None:
+    own = Recipe("int8", "another of this name")
+    assert quantized(own) is own
+
+
+def test_a_recipe_that_is_not_known_is_bad_input() -> None:
+    with pytest.raises(InputError, match="--quantize int3 is not known") as caught:
+        quantized("int3")
+    assert caught.value.hint == "Choose one of: none, fp16, int8."
