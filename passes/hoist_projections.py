@@ -13,8 +13,8 @@ from torch.export import Dim
 from torch.fx.node import map_aggregate
 
 from autoconvert import ops
-from autoconvert.analysis.axis_rules import Layout
 from autoconvert.analysis.invariants import HISTORIES_ATTENDED, NOTHING_OUTSIDE
+from autoconvert.analysis.layouts import Layout
 from autoconvert.analysis.recurrences import is_size
 from autoconvert.analysis.sequence_axis import check_separate
 from autoconvert.errors import Inseparable, Refused

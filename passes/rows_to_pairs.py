@@ -12,7 +12,7 @@ from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-from autoconvert.analysis.axis_rules import Layout
+from autoconvert.analysis.layouts import Layout
 from autoconvert.analysis.one_hot import below
 from autoconvert.analysis.op_traits import is_pointwise
 from autoconvert.analysis.regions import ancestors

@@ -15,17 +15,16 @@ from torch import Tensor, fx
 from autoconvert.analysis.axis_rules import (
     FILLED,
     MIXES,
-    RELAYOUTS,
     REPEATING,
     RULES,
     SIZE_ARGUMENTS,
-    Layout,
     Rule,
     argument,
     axes,
     depends_on,
     pointwise,
 )
+from autoconvert.analysis.layouts import RELAYOUTS, Layout
 from autoconvert.analysis.op_traits import is_pointwise, is_random
 from autoconvert.errors import Inseparable, Refused
 from autoconvert.ir.nodes import shape

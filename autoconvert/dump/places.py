@@ -10,12 +10,11 @@ from pathlib import Path
 import torch
 from torch import fx
 
-import autoconvert
 from autoconvert.ir.provenance import module_path
 from autoconvert.report.folding import runs
 
 _FRAME = re.compile(r'File "(.+?)", line (\d+)')
-_PACKAGE = Path(autoconvert.__file__).parent
+_PACKAGE = Path(__file__).parents[1]
 _NOT_THE_MODEL = (str(Path(torch.__file__).parent), str(_PACKAGE))
 # As many lines of code around one that a node names.
 _AROUND = 4

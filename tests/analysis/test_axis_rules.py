@@ -13,7 +13,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from autoconvert import ops
-from autoconvert.analysis.axis_rules import RULES, Layout
+from autoconvert.analysis.axis_rules import RULES
+from autoconvert.analysis.layouts import Layout
 from autoconvert.analysis.sequence_axis import check_separate
 from autoconvert.errors import Refused
 from autoconvert.ir.editing import traced
