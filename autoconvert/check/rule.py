@@ -134,8 +134,20 @@ class _Region:
         return (index[self.node], index[self.new], *types, *constants, *lines)
 
     def is_the_same(self) -> bool | None:
-        """Whether both sides give the same numbers of the same type; None where random operands are none they take."""
-        values: dict[fx.Node, Any] = {**self._random_inputs(), **self.constants}
+        """Whether both sides give the same numbers of the same type; None where random operands tell nothing."""
+        values = self._run(self._random_inputs())
+        if _is_nan(values.get(self.node)):
+            # What no negative number has, as roots, says something of positive ones only.
+            values = self._run({node: _positive(value) for node, value in self._random_inputs().items()})
+        floats = [v.dtype for v in values.values() if isinstance(v, Tensor) and v.is_floating_point()]
+        epsilon = max((torch.finfo(dtype).eps for dtype in floats), default=0)
+        if not values or _is_nan(values[self.node]):
+            return None
+        return _same(values[self.new], values[self.node], epsilon)
+
+    def _run(self, inputs: dict[fx.Node, Any]) -> dict[fx.Node, Any]:
+        """All values of the region; none where the operands are not such as an operation takes."""
+        values = inputs | self.constants
         has_chance = any(is_random(node.target) for node in self.nodes)
         try:
             with torch.no_grad(), torch.random.fork_rng(devices=[], enabled=has_chance):
@@ -146,9 +158,8 @@ class _Region:
                     args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: values[n])
                     values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
         except (RuntimeError, IndexError):
-            return None
-        floats = [v.dtype for v in values.values() if isinstance(v, Tensor) and v.is_floating_point()]
-        return _same(values[self.new], values[self.node], max((torch.finfo(dtype).eps for dtype in floats), default=0))
+            return {}
+        return values
 
     def _random_inputs(self) -> dict[fx.Node, Any]:
         generator = torch.Generator().manual_seed(0)
@@ -165,6 +176,14 @@ def _value(value: Any, generator: torch.Generator, below: int) -> Any:
     if isinstance(value, list | tuple):
         return [_value(part, generator, below) for part in value]
     return concrete(value, LENGTH) if isinstance(value, torch.SymInt) else value
+
+
+def _positive(value: Any) -> Any:
+    return value.abs() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.numel() > 0 and bool(value.isnan().all())
 
 
 def _type(value: Any) -> Hashable:

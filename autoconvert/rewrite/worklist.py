@@ -14,7 +14,8 @@ from autoconvert.ir import editing
 from autoconvert.ir.provenance import location
 from autoconvert.rewrite.rule import OnRewrite, Rewriter, Rule, RuleTable
 
-# So often may one node of the given graph be rewritten, with all that it becomes: the longest einsum takes some fifty.
+# So often may one node of the given graph be rewritten, with all that it becomes. Spellings take less than ten, a
+# write into a concatenation one for each of its parts.
 _REWRITES = 1000
 
 
@@ -50,7 +51,7 @@ class Worklist:
                 heapq.heappush(self._queue, node)
 
     def replace(self, node: fx.Node, new: fx.Node) -> None:
-        """Every use of `node` becomes a use of `new`, which is visited again; `node` goes."""
+        """Every use of `node` becomes a use of `new`, and is visited again; `node` goes."""
         self.add(node.users)
         self._waiting.discard(node)
         editing.replace(node, new)

@@ -115,6 +115,12 @@ def _flipped(node: fx.Node) -> fx.Node:
     return emit(node.graph, aten.flip.default, first_operand(node), [-1], like=node)
 
 
+@rule(aten.sqrt.default)
+def root_of_twice(node: fx.Node) -> fx.Node | None:
+    twice = emit(node.graph, aten.mul.Tensor, first_operand(node), 2.0, like=node)
+    return emit(node.graph, aten.sqrt.default, twice, like=node)
+
+
 WRONG: dict[str, tuple[Rule, Function]] = {
     "a number for its inverse": (number_for_its_inverse, lambda d, x: x / 3.0),
     "operands exchanged": (exchanged, lambda d, x: x.sin() - x.cos()),
@@ -124,6 +130,7 @@ WRONG: dict[str, tuple[Rule, Function]] = {
     "other indices": (one_place_on, lambda d, x: x.repeat(1, 1, 2)[..., torch.tensor([2, 3])].sum(-1, True) + x),
     "another type": (cast_is_nothing, lambda d, x: x + (x > 0).to(torch.int64).sum(-1, True)),
     "another length": (a_length_is_seven, lambda d, x: x + d.rows[: x.shape[1]]),
+    "a root of negative numbers": (root_of_twice, lambda d, x: x * (-(x * x) - 1.0).sqrt().nan_to_num()),
     "whole numbers": (another_axis, lambda d, x: x + x.argmax(-1, True)),
 }
 
