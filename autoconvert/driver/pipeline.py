@@ -8,6 +8,7 @@ from torch import nn
 from autoconvert.errors import Inseparable, Refused
 from autoconvert.ir.graph_module import code_when_called
 from autoconvert.ir.program import Program
+from autoconvert.ir.verify import verify_ends
 from autoconvert.passes.pipeline import PASSES
 from autoconvert.passes.specialize_shapes import decode, prefill
 from autoconvert.report.progress import Silent, Timeline
@@ -109,4 +110,7 @@ def _past(decoder: nn.Module, context: int) -> Past | Refused:
 
 def signatures(program: Program, lengths: Sequence[int]) -> dict[str, Program]:
     """The program specialised to each prefill length and to decode, by the runtime's signature names."""
-    return {f"prefill_{n}": prefill(program, n) for n in lengths} | {"decode": decode(program)}
+    parts = {f"prefill_{n}": prefill(program, n) for n in lengths} | {"decode": decode(program)}
+    for name, part in parts.items():
+        verify_ends(part, name)
+    return parts

@@ -43,7 +43,8 @@ class _Seen:
 
     def differs(self, other: "_Seen") -> bool:
         """Whether another operation, other operands or another type stand there now."""
-        return self.key != other.key or (self.args, self.kwargs) != (other.args, other.kwargs)
+        same = self.key == other.key and self.value is other.value and self.held is other.held
+        return not same or (self.args, self.kwargs) != (other.args, other.kwargs)
 
 
 class Verifier:
@@ -67,9 +68,7 @@ class Verifier:
         """
         try:
             self._verify_nodes(program)
-            _verify_output(program)
-            _verify_weights(program)
-            _verify_states(program)
+            _verify_ends(program)
             self._verify_ports(program, changes_ports)
         except _Wrong as wrong:
             raise broken(step, wrong.message) from wrong.__cause__
@@ -150,6 +149,14 @@ def verify(program: Program, step: str) -> None:
     Verifier(program).verify(program, step)
 
 
+def verify_ends(program: Program, step: str) -> None:
+    """Verifies the inputs and outputs of a program whose types were inferred as it was made; raises BrokenPass."""
+    try:
+        _verify_ends(program)
+    except _Wrong as wrong:
+        raise broken(step, wrong.message) from None
+
+
 def broken(step: str, message: str) -> BrokenPass:
     """What to say about a program that the pass `step` has left."""
     return BrokenPass(f"After {step}: {message}.", hint="This is a bug in autoconvert: please report it.")
@@ -184,6 +191,12 @@ def _held(owner: fx.GraphModule, node: fx.Node) -> Any:
 
 def _inputs(graph: fx.Graph) -> Iterator[fx.Node]:
     return (node for node in graph.find_nodes(op="placeholder") if not node.meta.get("is_weight"))
+
+
+def _verify_ends(program: Program) -> None:
+    _verify_output(program)
+    _verify_weights(program)
+    _verify_states(program)
 
 
 def _verify_output(program: Program) -> None:
