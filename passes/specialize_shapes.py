@@ -16,11 +16,19 @@ from autoconvert.ir.interface import Port, Role, in_numbers
 from autoconvert.ir.model import Model, Signature
 from autoconvert.ir.nodes import concrete, named_results
 from autoconvert.ir.program import Program
+from autoconvert.ir.verify import verify_ends
 
 
 def signature_programs(model: Model, names: Mapping[Role, str]) -> dict[str, Program]:
-    """What each signature of a model calls, by its name."""
-    return {each.name: specialize_shapes(model.programs[each.program], each, names) for each in model.signatures}
+    """What each signature of a model calls, by its name.
+
+    Raises:
+        BrokenPass: its inputs or outputs are not those that it declares.
+    """
+    parts = {each.name: specialize_shapes(model.programs[each.program], each, names) for each in model.signatures}
+    for name, part in parts.items():
+        verify_ends(part, name)
+    return parts
 
 
 def specialize_shapes(program: Program, signature: Signature, names: Mapping[Role, str]) -> Program:

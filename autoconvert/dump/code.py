@@ -39,7 +39,7 @@ from safetensors.torch import load_file
 from torch import Tensor, fx, nn
 
 from autoconvert import ops
-from autoconvert.scan.scan import CarriedRecurrence, Recurrence
+from autoconvert.scan.scan import CarriedScan, Scan
 from autoconvert.scan.running_sum import RunningSum
 
 aten = torch.ops.aten
@@ -86,11 +86,11 @@ class _Writer:
         if isinstance(module, RunningSum):
             return f"RunningSum({module.states[0][0]})"
         if isinstance(module, CarriedScan):
-            return f"CarriedRecurrence({self.module(module.recurrence)})"
+            return f"CarriedScan({self.module(module.recurrence)})"
         if isinstance(module, Scan):
             # A shift register is recognised by its graph.
             step = f"fx.symbolic_trace({self.module(module.step)})"
-            return f"Recurrence({step}, {module.states!r}, {module.rows!r})"
+            return f"Scan({step}, {module.states!r}, {module.rows!r})"
         assert isinstance(module, fx.GraphModule), f"{type(module).__name__} has no code"
         nodes = list(module.graph.nodes)
         names = names or {node: identifier(node.name) for node in nodes}

@@ -34,7 +34,8 @@ class _Seen:
 
     def differs(self, other: "_Seen") -> bool:
         """Whether another operation, other operands or another type stand there now."""
-        return self.key != other.key or (self.args, self.kwargs) != (other.args, other.kwargs)
+        same = self.key == other.key and self.value is other.value and self.held is other.held
+        return not same or (self.args, self.kwargs) != (other.args, other.kwargs)
 
 
 class Verifier:
@@ -58,8 +59,7 @@ class Verifier:
         """
         try:
             self._verify_nodes(program)
-            _verify_inputs(program)
-            _verify_outputs(program)
+            _verify_ends(program)
             self._verify_ports(program, changes_ports)
         except _Wrong as wrong:
             raise broken(step, wrong.message) from wrong.__cause__
@@ -133,6 +133,14 @@ def verify(program: Program, step: str) -> None:
     Verifier(program).verify(program, step)
 
 
+def verify_ends(program: Program, step: str) -> None:
+    """Verifies the inputs and outputs of a program whose types were inferred as it was made; raises BrokenPass."""
+    try:
+        _verify_ends(program)
+    except _Wrong as wrong:
+        raise broken(step, wrong.message) from None
+
+
 def broken(step: str, message: str) -> BrokenPass:
     """What to say about a program that the pass `step` has left."""
     return BrokenPass(f"After {step}: {message}.", hint="This is a bug in autoconvert: please report it.")
@@ -172,6 +180,11 @@ def _declared(program: Program) -> frozenset[Port]:
 
 def _port_text(port: Port | None) -> str:
     return "missing" if port is None else f"{port.role.value} {TensorType(port.dtype, port.shape)}"
+
+
+def _verify_ends(program: Program) -> None:
+    _verify_inputs(program)
+    _verify_outputs(program)
 
 
 def _verify_inputs(program: Program) -> None:

@@ -21,24 +21,25 @@ from autoconvert.passes import canonicalize
 from autoconvert.passes.pipeline import PASSES
 from autoconvert.patterns import PATTERNS
 from autoconvert.rewrite.passes import Options, Pass, run_names, run_passes
-from tests.models import CONTEXT, Decoder, traced
+from tests.models import CONTEXT, Decoder, signatures, traced
 
 aten = torch.ops.aten
 
 Change = Callable[[Program], Program | None]
-
-
-def rewritten(change: Change, after: str = "insert-kv-cache", **declared: object) -> Program:
-    """All passes on a decoder, and one that makes a change in place after the pass `after`."""
-    at = run_names(PASSES).index(after) + 1
-    broken = Pass("break", "Breaks something.", lambda program, _: change(program) or program, **declared)  # type: ignore[arg-type]
-    options = Options(CONTEXT, PATTERNS, lambda *_: None, CPU)
-    return run_passes(traced(Decoder(scaled)), options, (*PASSES[:at], broken, *PASSES[at:]))
+MixedIn = Callable[[Decoder, Tensor], Tensor]
 
 
 def scaled(decoder: Decoder, x: Tensor) -> Tensor:
     """Operations whose types say where they are wrong."""
     return x + torch.tanh(x) * decoder.gain
+
+
+def rewritten(change: Change, after: str = "insert-kv-cache", mix: MixedIn = scaled, **declared: object) -> Program:
+    """All passes on a decoder, and one that makes a change in place after the pass `after`."""
+    at = run_names(PASSES).index(after) + 1
+    broken = Pass("break", "Breaks something.", lambda program, _: change(program) or program, **declared)  # type: ignore[arg-type]
+    options = Options(CONTEXT, PATTERNS, lambda *_: None, CPU)
+    return run_passes(traced(Decoder(mix)), options, (*PASSES[:at], broken, *PASSES[at:]))
 
 
 def first(program: Program, target: object) -> fx.Node:
@@ -241,6 +242,55 @@ def test_a_constant_of_another_shape() -> None:
 
     with pytest.raises(BrokenPass, match=r"^After break: offsets.* is recorded as float32\[1\], but is float32\[8\]"):
         rewritten(change)
+
+
+def sum_so_far(_: Decoder, x: Tensor) -> Tensor:
+    return x.cumsum(1)
+
+
+@pytest.mark.parametrize("after", ["cumsum-to-scan", "insert-scan-states"])
+def test_a_wrong_type_of_what_a_recurrence_gives(after: str) -> None:
+    def change(program: Program) -> None:
+        (call,) = program.graph.graph.find_nodes(op="call_module")
+        sums, *states = call.meta["val"]
+        call.meta["val"] = (sums.to(torch.int32), *states)
+
+    with pytest.raises(BrokenPass, match=r"^After break: running_sum_0.* is recorded as \(int32.*gives \(float32"):
+        rewritten(change, after=after, mix=sum_so_far)
+
+
+def test_a_recurrence_that_is_given_another_state_than_its_own() -> None:
+    def change(program: Program) -> None:
+        (call,) = program.graph.graph.find_nodes(op="call_module")
+        state = program.graph.graph.find_nodes(op="placeholder", target="kv_cache_k_0")[0]
+        call.args = (call.args[0], state, *call.args[2:])
+
+    says = r"gives nothing: the state float32\[1, 8\] is given as float32\[1, 2, 32, 4\]"
+    with pytest.raises(BrokenPass, match=rf"^After break: running_sum_0.* {says}"):
+        rewritten(change, after="insert-scan-states", mix=sum_so_far)
+
+
+def of_chosen_rows(_: Decoder, x: Tensor) -> Tensor:
+    return x + x[0][torch.where(x[0, :, 0] > 0)[0]].sum(0)
+
+
+def test_sizes_that_only_running_tells_are_the_same_whatever_they_are_called() -> None:
+    def change(program: Program) -> None:
+        node = first(program, aten.where.default)
+        node.meta["val"] = (like(node.all_input_nodes[0], 3, dtype=torch.int64),)
+
+    program = traced(Decoder(of_chosen_rows))
+    verify(program, "the trace")
+    change(program)
+    with pytest.raises(BrokenPass, match=r"^After it: where.* is recorded as \(int64\[3\]\), but \(int64\[u\d+\]\) is"):
+        verify(program, "it")
+
+
+def test_the_ends_of_a_signature_are_verified() -> None:
+    program = rewritten(lambda _: None)
+    states = (dataclasses.replace(program.states[0], dtype=torch.float16), *program.states[1:])
+    with pytest.raises(BrokenPass, match=r"^After prefill_4: the state kv_cache_k_0 is declared as float16"):
+        signatures(dataclasses.replace(program, states=states), [4])
 
 
 def test_an_invariant_that_is_claimed_and_not_kept() -> None:
