@@ -122,7 +122,7 @@ class Verifier:
     def _given(self, key: Key, module: Typed) -> str:
         try:
             return f"{type_text(self._inference.of_module(key, module))} where the sequence has a length"
-        except ValueError as error:
+        except Exception as error:
             return f"nothing: {error}"
 
     def _ports_of(self, program: Program) -> Ports:
@@ -135,7 +135,7 @@ class Verifier:
         if may_change or before == self._ports:
             return
         after = self._ports
-        for name in before.inputs.keys() | after.inputs.keys():
+        for name in sorted(before.inputs.keys() | after.inputs.keys()):
             old, new = (ports.inputs.get(name) for ports in (before, after))
             if old != new:
                 was, now = ("missing" if kind is None else type_text(kind) for kind in (old, new))
