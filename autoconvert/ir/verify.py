@@ -113,7 +113,7 @@ class Verifier:
     def _given(self, key: Key, module: Typed) -> str:
         try:
             return f"{type_text(self._inference.of_module(key, module))} where the sequence has a length"
-        except ValueError as error:
+        except Exception as error:
             return f"nothing: {error}"
 
     def _verify_ports(self, program: Program, may_change: bool) -> None:
