@@ -1,4 +1,4 @@
-"""Normalise: what people write in many ways becomes one way, so that one pattern covers it.
+"""Canonicalize: what people write in many ways becomes one way, so that one pattern covers it.
 
 Nothing here knows a building block. Casts to the same type, copies and operations that change no value go;
 arguments that equal their defaults are left out; axes count from the end; products with matrices are linear.

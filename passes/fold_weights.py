@@ -1,4 +1,4 @@
-"""Bind weights: what depends on parameters alone is computed when the file is written, not on the device.
+"""Fold weights: what depends on parameters alone is computed when the file is written, not on the device.
 
 `1 + weight`, a transposed matrix, a fused projection: each becomes one weight with the expression as its program.
 """

@@ -88,7 +88,7 @@ def causal(decoder: Decoder, x: Tensor) -> Tensor:
 
 
 def masked(change: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Change:
-    """Attention written out, in which `change(scores, rows, columns)` masks the scores [1, heads, s, s]."""
+    """Decomposed attention, in which `change(scores, rows, columns)` masks the scores [1, heads, s, s]."""
 
     def attend(decoder: Decoder, x: Tensor) -> Tensor:
         query, key, value = decoder.heads(x)

@@ -156,7 +156,7 @@ def convert(
       autoconvert plan meta-llama/Llama-3.2-1B
 
     \b
-    What was recognised in a model, and what was not (see autoconvert explain --help):
+    Which blocks were fused, and which were not (see autoconvert explain --help):
       autoconvert explain ./my-model
 
     \b

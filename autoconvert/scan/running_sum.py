@@ -1,4 +1,4 @@
-"""A running sum along a sequence, as a recurrence: its state is the sum so far."""
+"""A running sum along a sequence, as a scan: its state is the sum so far."""
 
 from collections.abc import Sequence
 
@@ -27,7 +27,7 @@ class RunningSum(nn.Module):
     def run(
         self, input_pos: Tensor, states: Sequence[Tensor], inputs: Sequence[Tensor]
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """As Recurrence.run: padding, where `input_pos` does not grow, adds nothing to the state."""
+        """As Scan.run: padding, where `input_pos` does not grow, adds nothing to the state."""
         (before,), (x,) = states, inputs
         chunk, rows = len(x), x.to(torch.float32)
         sums = before + torch.ones(chunk, chunk).tril() @ rows

@@ -29,7 +29,7 @@ class ShiftRegister:
     outputs: tuple[Window, ...]
 
     def run(self, input_pos: Tensor, state: Tensor, new: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """As Recurrence.run: `state` [1, …, length, …], `new` [chunk, …, 1, …] with one entry a position."""
+        """As Scan.run: `state` [1, …, length, …], `new` [chunk, …, 1, …] with one entry a position."""
         chunk = len(new)
         sequence = torch.cat([state, new.transpose(0, self.axis)], self.axis)
         outputs = [

@@ -57,9 +57,9 @@ def test_code_gives_what_the_graph_gives(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "module",
     [lambda: Recurrent(decaying, WIDTH), lambda: Recurrent(convolving, WIDTH, 2), CountingFromTokens],
-    ids=["recurrence", "shift register", "running sum"],
+    ids=["scan", "shift register", "running sum"],
 )
-def test_code_of_recurrences_gives_what_they_give(module: Any, tmp_path: Path) -> None:
+def test_code_of_scans_gives_what_they_give(module: Any, tmp_path: Path) -> None:
     seen: list[str] = []
 
     def compare(step: Any, program: Program) -> None:
@@ -74,6 +74,6 @@ def test_code_of_recurrences_gives_what_they_give(module: Any, tmp_path: Path) -
 
 def test_a_file_of_a_dump_runs_by_itself(tmp_path: Path) -> None:
     dump_of(tiny_llama(num_hidden_layers=1), tmp_path)
-    run = [sys.executable, str(next(tmp_path.glob("*-make-stateful.py")))]
+    run = [sys.executable, str(next(tmp_path.glob("*-insert-kv-cache.py")))]
     said = subprocess.run(run, capture_output=True, text=True, check=True).stdout
     assert "logits (1, 7, 97) torch.float32" in said

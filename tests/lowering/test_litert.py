@@ -1,4 +1,4 @@
-"""A specialised graph lowers to operations that the device has, under the names that it had."""
+"""A graph without symbols lowers to operations that the device has, under the names that it had."""
 
 from collections import Counter
 from functools import cache

@@ -23,7 +23,7 @@ from tests.plain_llama import PlainLlama
 
 
 class Pointwise(nn.Module):
-    """What other decoders have besides: normalisation with a mean, other activations, a split and a norm."""
+    """What other decoders have besides: a norm with a mean, other activations, a split and a norm."""
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor) -> dict[str, Tensor]:
         y = nn.functional.layer_norm(x, (8,), weight, bias)

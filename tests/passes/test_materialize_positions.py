@@ -1,4 +1,4 @@
-"""Tables read at input_pos, masks recognised, and what is no function of the position refused."""
+"""Tables read at input_pos, masks classified, and what is no function of the position refused."""
 
 from typing import Any
 
@@ -175,7 +175,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     ),
     "outside of attention": (
         masked(lambda scores, row, column: (scores.tanh() + torch.where(column > row, -1e9, 0.0)).relu()),
-        "outside a recognised attention",
+        "outside a fused attention",
     ),
 }
 
