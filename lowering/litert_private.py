@@ -12,7 +12,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import TensorArgument
 
 from autoconvert.ir.graph_module import graph_module
-from autoconvert.lowering.exported import exported_program
+from autoconvert.lowering.exported_program import exported_program
 from autoconvert.lowering.run_decompositions import Definitions, run_decompositions
 
 

@@ -26,7 +26,7 @@ from autoconvert.ir.interface import Role
 from autoconvert.ir.nodes import concrete, first_operand, is_symbolic, named_arguments, named_results, shape
 from autoconvert.ir.program import LENGTH, TEXTS, Program
 from autoconvert.ir.provenance import location
-from autoconvert.rewrite.passes import Pass
+from autoconvert.rewrite.pass_manager import Pass
 from autoconvert.scan.scan import Scan
 from autoconvert.tracing.trace import TEXT
 

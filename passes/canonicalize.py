@@ -16,8 +16,8 @@ from autoconvert.analysis.op_traits import is_reduction
 from autoconvert.ir.editing import finish
 from autoconvert.ir.nodes import arguments, first_operand, frozen, shape
 from autoconvert.passes.canonicalization import TABLE
-from autoconvert.passes.complex_numbers import real_pairs
-from autoconvert.rewrite.passes import Pass
+from autoconvert.passes.canonicalization.complex_numbers import real_pairs
+from autoconvert.rewrite.pass_manager import Pass
 from autoconvert.rewrite.rule import OnRewrite
 from autoconvert.rewrite.worklist import Worklist
 

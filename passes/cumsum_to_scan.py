@@ -12,7 +12,7 @@ from autoconvert.analysis.invariants import CUMSUMS_ARE_SCANS, POSITIONS_MATERIA
 from autoconvert.ir.editing import emit, finish, replace
 from autoconvert.ir.nodes import arguments, first_operand, shape
 from autoconvert.ir.program import Program
-from autoconvert.rewrite.passes import Pass
+from autoconvert.rewrite.pass_manager import Pass
 from autoconvert.scan.running_sum import RunningSum
 
 aten = torch.ops.aten

@@ -10,7 +10,7 @@ from autoconvert.ir.editing import finish
 from autoconvert.ir.program import Program
 from autoconvert.ops.semantic import Operation
 from autoconvert.rewrite.decomposition import decompose_nodes
-from autoconvert.rewrite.passes import Pass
+from autoconvert.rewrite.pass_manager import Pass
 from autoconvert.rewrite.pattern import operations_of
 
 

@@ -15,7 +15,7 @@ from autoconvert.analysis.regions import extract
 from autoconvert.ir.editing import finish, replace
 from autoconvert.ir.program import Program
 from autoconvert.ir.weight import Weight
-from autoconvert.rewrite.passes import Pass
+from autoconvert.rewrite.pass_manager import Pass
 
 
 def fold_weights(program: Program) -> Program:

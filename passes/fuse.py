@@ -19,7 +19,7 @@ from autoconvert.ops.attention import attention_scores
 from autoconvert.passes.canonicalize import canonicalize
 from autoconvert.rewrite.decomposition import decompose_nodes
 from autoconvert.rewrite.matching import Match, Matcher, OnMatch
-from autoconvert.rewrite.passes import Pass
+from autoconvert.rewrite.pass_manager import Pass
 from autoconvert.rewrite.pattern import Pattern
 
 

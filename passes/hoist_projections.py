@@ -23,7 +23,7 @@ from autoconvert.ir.nodes import concrete, first_operand, named_arguments, shape
 from autoconvert.ir.program import Program
 from autoconvert.ir.provenance import location
 from autoconvert.passes.canonicalize import canonicalize
-from autoconvert.rewrite.passes import Pass
+from autoconvert.rewrite.pass_manager import Pass
 from autoconvert.tracing.exported import export
 
 _SLOTS = -2

@@ -27,7 +27,7 @@ from autoconvert.ir.nodes import named_arguments, named_results, shape
 from autoconvert.ir.program import Program
 from autoconvert.ir.state import State
 from autoconvert.ir.target import Target
-from autoconvert.rewrite.passes import Pass
+from autoconvert.rewrite.pass_manager import Pass
 
 
 def insert_kv_cache(program: Program, context: int, target: Target) -> Program:

@@ -14,7 +14,7 @@ from autoconvert.ir.nodes import named_results
 from autoconvert.ir.program import Program
 from autoconvert.ir.state import State
 from autoconvert.ir.target import Target
-from autoconvert.rewrite.passes import Pass
+from autoconvert.rewrite.pass_manager import Pass
 from autoconvert.scan.running_sum import RunningSum
 from autoconvert.scan.scan import Scan, StatefulScan
 from autoconvert.scan.shift_register import shift_register

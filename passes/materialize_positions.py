@@ -23,7 +23,7 @@ from autoconvert.ir.interface import Role, port_of
 from autoconvert.ir.nodes import concrete, first_operand, is_symbolic, named_arguments, shape
 from autoconvert.ir.program import Program
 from autoconvert.ir.provenance import location
-from autoconvert.rewrite.passes import Pass
+from autoconvert.rewrite.pass_manager import Pass
 
 aten = torch.ops.aten
 

@@ -13,7 +13,7 @@ from autoconvert.passes import (
     loops_to_pairs,
     materialize_positions,
 )
-from autoconvert.rewrite.passes import Pass
+from autoconvert.rewrite.pass_manager import Pass
 
 PASSES: tuple[Pass, ...] = (
     canonicalize.PASS,

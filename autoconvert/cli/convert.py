@@ -240,7 +240,7 @@ def _until(stop_after: str, dump: Path, model: str, **options: Any) -> None:
     silence_python()
     console = Console(highlight=False)
     with stderr_as_note():
-        from autoconvert.driver.stopped import convert_until
+        from autoconvert.driver.convert_until import convert_until
         from autoconvert.report.table import display_on
 
         with display_on(console) as display:

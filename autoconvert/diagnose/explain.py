@@ -23,7 +23,7 @@ from autoconvert.passes.pipeline import PASSES
 from autoconvert.patterns import PATTERNS
 from autoconvert.report.folding import folded
 from autoconvert.rewrite.matching import Matcher
-from autoconvert.rewrite.passes import Options, Pass
+from autoconvert.rewrite.pass_manager import Options, Pass
 from autoconvert.rewrite.pattern import Pattern
 from autoconvert.source.source import Source
 

@@ -18,7 +18,7 @@ from autoconvert.lowering.cpu import CPU
 from autoconvert.passes.canonicalization import RULES
 from autoconvert.passes.canonicalize import canonicalize
 from autoconvert.passes.pipeline import PASSES
-from autoconvert.rewrite.passes import Options, run_passes
+from autoconvert.rewrite.pass_manager import Options, run_passes
 from autoconvert.rewrite.pattern import Pattern
 from autoconvert.rewrite.rule import Rule, RuleTable, rule
 from tests import models

@@ -16,7 +16,7 @@ from autoconvert.lowering.litert import quiet
 from autoconvert.lowering.litert_private import convert
 from autoconvert.passes.pipeline import PASSES
 from autoconvert.patterns import PATTERNS
-from autoconvert.rewrite.passes import Options, run_passes
+from autoconvert.rewrite.pass_manager import Options, run_passes
 from autoconvert.tracing.trace import trace
 from tests.models import signatures
 from tests.plain_llama import PlainLlama

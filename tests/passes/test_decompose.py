@@ -8,7 +8,7 @@ from autoconvert import ops
 from autoconvert.errors import InputError, Refused
 from autoconvert.ir.program import Program
 from autoconvert.patterns import PATTERNS
-from autoconvert.rewrite.passes import Pass
+from autoconvert.rewrite.pass_manager import Pass
 from autoconvert.rewrite.pattern import Pattern
 from autoconvert.testing import check
 from tests.models import Decoder, assert_chunks_give_what_the_model_gives, rewrite

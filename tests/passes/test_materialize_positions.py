@@ -16,7 +16,7 @@ from autoconvert.lowering.cpu import CPU
 from autoconvert.passes import materialize_positions
 from autoconvert.passes.pipeline import PASSES
 from autoconvert.patterns import PATTERNS
-from autoconvert.rewrite.passes import Options, run_passes
+from autoconvert.rewrite.pass_manager import Options, run_passes
 from tests import models
 from tests.attentions import added, alibi_from_the_end, later
 from tests.models import CONTEXT, Change, Decoder, masked, tiny_llama

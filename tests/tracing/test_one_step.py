@@ -13,7 +13,7 @@ from autoconvert.errors import CheckFailed, Refused
 from autoconvert.lowering.cpu import CPU
 from autoconvert.passes.pipeline import PASSES
 from autoconvert.patterns import PATTERNS
-from autoconvert.rewrite.passes import Options, run_passes
+from autoconvert.rewrite.pass_manager import Options, run_passes
 from autoconvert.scan.scan import unrolls
 from autoconvert.tracing.past import past_of
 from tests.models import (

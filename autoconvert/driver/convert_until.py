@@ -18,7 +18,7 @@ from autoconvert.lowering.cpu import CPU
 from autoconvert.passes.pipeline import PASSES
 from autoconvert.passes.specialize_shapes import signature_programs
 from autoconvert.report.progress import Display, Silent, Timeline
-from autoconvert.rewrite.passes import run_names
+from autoconvert.rewrite.pass_manager import run_names
 from autoconvert.rewrite.pattern import Pattern
 from autoconvert.source.source import Source
 
