@@ -9,7 +9,7 @@ from autoconvert.errors import AutoconvertError, BrokenPass, CheckFailed, InputE
 
 if TYPE_CHECKING:
     from autoconvert.driver.convert import Bundle, convert
-    from autoconvert.driver.stopped import convert_until
+    from autoconvert.driver.convert_until import convert_until
 
 __all__ = [
     "AutoconvertError",
@@ -26,7 +26,7 @@ __all__ = [
 _LATER = {
     "Bundle": "autoconvert.driver.convert",
     "convert": "autoconvert.driver.convert",
-    "convert_until": "autoconvert.driver.stopped",
+    "convert_until": "autoconvert.driver.convert_until",
 }
 
 

@@ -9,7 +9,7 @@ import torch
 from ai_edge_litert.interpreter import Interpreter
 from torch import Tensor, nn
 
-from autoconvert.check.pattern import check_other_sizes, check_pattern, normalised
+from autoconvert.check.pattern import canonicalized, check_other_sizes, check_pattern
 from autoconvert.check.region import RegionCheck, same_numbers
 from autoconvert.driver.convert import convert
 from autoconvert.errors import CheckFailed
@@ -86,7 +86,7 @@ def _check_block(module: nn.Module, inputs: Sequence[Tensor], patterns: Sequence
         result: Tensor = torch.func.functional_call(module, own, tuple(values[name] for name in given))
         return result
 
-    program = fuse(Program(normalised(run, values, [names[name] for name in buffers])), patterns, RegionCheck())
+    program = fuse(Program(canonicalized(run, values, [names[name] for name in buffers])), patterns, RegionCheck())
     program = decompose(program, operations_of(patterns))
     with torch.no_grad():
         expected = module(*inputs)

@@ -98,7 +98,7 @@ def autoconvert(checkpoint: Path, context: int, prefill: int, cache: Path) -> Co
 
 
 def litert_torch(python: Path, checkpoint: Path, context: int, prefill: int, lightweight: bool) -> Converter:
-    """The peer, to the same signatures and the same kind of quantisation."""
+    """The peer, to the same signatures and the same kind of quantization."""
     output = checkpoint.with_name("litert-torch")
     command = (
         *(str(python), "-m", "litert_torch.cli", "export_hf"),

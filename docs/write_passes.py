@@ -11,9 +11,9 @@ from types import ModuleType
 from typing import Any
 
 from autoconvert.analysis import invariants
-from autoconvert.passes import specialize_shapes
+from autoconvert.passes import outline_invariants, specialize_shapes
 from autoconvert.passes.pipeline import PASSES
-from autoconvert.rewrite.passes import Pass
+from autoconvert.rewrite.pass_manager import Pass
 
 Function = Callable[..., Any]
 
@@ -40,13 +40,17 @@ def document() -> str:
 
 
 def functions() -> list[tuple[str, ModuleType, list[Function]]]:
-    """Each pass with its module and the functions that do it; specialising comes after the others."""
+    """Each pass with its module and the functions that do it; those that make several programs of one come last."""
     found: list[tuple[str, ModuleType, list[Function]]] = []
     for each in dict.fromkeys(PASSES):
         name = each.name.replace("-", "_")
         module = importlib.import_module(f"autoconvert.passes.{name}")
         found.append((each.name, module, [getattr(module, name)]))
-    return [*found, ("specialize-shapes", specialize_shapes, [specialize_shapes.specialize_shapes])]
+    return [
+        *found,
+        ("outline-invariants", outline_invariants, [outline_invariants.outline_invariants]),
+        ("specialize-shapes", specialize_shapes, [specialize_shapes.specialize_shapes]),
+    ]
 
 
 def refusals(function: Function) -> list[str]:

@@ -152,7 +152,7 @@ def _collect_uses(model: Any, constant: Constant) -> None:
 def _name(model: Any, constants: list[Constant]) -> None:
     """Weights carry their own names, behind the subgraph's in all subgraphs but the first that has them.
 
-    The quantiser and other tools want names that are unique in the file; an activation that happens to have
+    The quantizer and other tools want names that are unique in the file; an activation that happens to have
     a weight's name is renamed.
     """
     names: dict[bytes, int] = {}

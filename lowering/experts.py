@@ -1,6 +1,6 @@
 """Linear layers of experts on the device: the rows of the chosen matrices are looked up, for blocks of pairs.
 
-EMBEDDING_LOOKUP reads only the rows that are asked for, and widens them where they are quantised, so that one token
+EMBEDDING_LOOKUP reads only the rows that are asked for, and widens them where they are quantized, so that one token
 touches the weights of its own experts. Many tokens share experts: their pairs are sorted by expert and cut into blocks
 of one expert each, so that a matrix is looked up once for a block, not once for a pair (as in Gale et al., 2022).
 """
@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from autoconvert.lowering.device import device_operations
+from autoconvert.lowering.tfl_operations import tfl_operations
 
 # Looking a number up, writing it and reading it again takes as long as so many multiply-adds (measured on two cores).
 _LOOKUP_COST = 80
@@ -78,5 +78,5 @@ def _products(rows: Tensor, weight: Tensor, expert: Tensor, width: int) -> Tenso
         of_part = expert[first : first + step]
         places = of_part[:, None] * width + torch.arange(width, dtype=torch.int32)
         matrices = F.embedding(places.reshape(-1), weight).reshape(-1, width, weight.shape[1])
-        parts.append(device_operations().batch_matmul(rows[first : first + step], matrices, False, True))
+        parts.append(tfl_operations().batch_matmul(rows[first : first + step], matrices, False, True))
     return torch.cat(parts) if len(parts) > 1 else parts[0]

@@ -9,16 +9,16 @@ from autoconvert.ir.graph_module import graph_module
 from autoconvert.ir.target import Target
 from autoconvert.lowering import repetition
 from autoconvert.passes.canonicalize import canonicalize
-from autoconvert.rewrite.decomposition import expand_nodes
+from autoconvert.rewrite.decomposition import decompose_nodes
 
 
 def legalize(graph: fx.GraphModule, target: Target, weights: Collection[str] = ()) -> fx.GraphModule:
     """A copy of `graph` in which every operation that `target` has a body for is replaced by that."""
-    expanded = fx.Graph()
-    expanded.output(expanded.graph_copy(graph.graph, {}))
-    copy = graph_module(graph, expanded)
-    expand_nodes(copy.graph, target.bodies)
+    legal = fx.Graph()
+    legal.output(legal.graph_copy(graph.graph, {}))
+    copy = graph_module(graph, legal)
+    decompose_nodes(copy.graph, target.bodies)
     # Bodies repeat too.
     canonicalize(copy, weights)
-    repeated = expand_nodes(copy.graph, {torch.ops.aten.expand.default: repetition.expand})
+    repeated = decompose_nodes(copy.graph, {torch.ops.aten.expand.default: repetition.expand})
     return canonicalize(copy, weights) if repeated else copy

@@ -2,8 +2,8 @@
 
 A graph arrives with every weight as an input. The linker merges the graphs, makes each of those inputs a
 constant whose data lies after the flatbuffer, so that nothing is limited to 2 GB, and streams the data there:
-read, evaluated, quantised, written. The layout follows from the shapes alone; the flatbuffer, with the scales
-that quantising found, is written last, at the front.
+read, evaluated, quantized, written. The layout follows from the shapes alone; the flatbuffer, with the scales
+that quantizing found, is written last, at the front.
 """
 
 from collections import Counter

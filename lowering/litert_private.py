@@ -12,8 +12,8 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import TensorArgument
 
 from autoconvert.ir.graph_module import graph_module
-from autoconvert.lowering.decompose import Definitions, decompose
-from autoconvert.lowering.exported import exported_program
+from autoconvert.lowering.exported_program import exported_program
+from autoconvert.lowering.run_decompositions import Definitions, run_decompositions
 
 
 def convert(name: str, graph: fx.GraphModule, inputs: Mapping[str, Tensor]) -> bytes:
@@ -34,7 +34,7 @@ def convert(name: str, graph: fx.GraphModule, inputs: Mapping[str, Tensor]) -> b
 
 
 def _decomposed(exported: Any, definitions: Definitions) -> ExportedProgram:
-    decompose(exported.graph, definitions)
+    run_decompositions(exported.graph, definitions)
     results = exported.graph.output_node().args[0]
     for spec, node in zip(exported.graph_signature.output_specs, results, strict=True):
         spec.arg = TensorArgument(node.name)

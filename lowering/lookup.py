@@ -1,6 +1,6 @@
 """Looking rows up on the device: EMBEDDING_LOOKUP knows tables of weights, not of whole numbers.
 
-Parameters are named as the operation's own, which is expanded by name.
+Parameters are named as the operation's own, whose body is called by name.
 """
 
 import torch.nn.functional as F

@@ -3,7 +3,7 @@
 BROADCAST_TO would be the operation, but litert-converter 0.5.0 drops a transpose of what it gives: the interpreter
 refuses the file, or runs it and is wrong.
 
-Parameters are named as the operation's own, which is expanded by name.
+Parameters are named as the operation's own, whose body is called by name.
 """
 
 import torch

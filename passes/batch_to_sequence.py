@@ -1,8 +1,8 @@
-"""Steps to sequence: a batch of single steps is read as the positions of one text.
+"""Batch to sequence: a batch of single steps is read as the positions of one text.
 
 Nothing in a step mixes the batch, which the sequence-axis analysis proves, so the batch axis of all that has no state
 may as well be positions. Where a step looks back, it gets what lies before it: attention over the history becomes
-causal attention over the sequence, and a state becomes a recurrence that runs along it.
+causal attention over the sequence, and a state becomes a scan along it.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from torch import fx
 from torch.fx.passes.tools_common import stable_topological_sort
 
 from autoconvert import ops
-from autoconvert.analysis.invariants import HISTORIES_ATTENDED, NOTHING_OUTSIDE, WHOLE_TEXT
+from autoconvert.analysis.invariants import NOTHING_OUTSIDE, PROJECTIONS_HOISTED, WHOLE_TEXT
 from autoconvert.analysis.masks import Mask, classify_mask
 from autoconvert.analysis.recurrences import Region, find_recurrences, is_size
 from autoconvert.analysis.sequence_axis import check_separate
@@ -26,7 +26,7 @@ from autoconvert.ir.interface import Role
 from autoconvert.ir.nodes import concrete, first_operand, is_symbolic, named_arguments, named_results, shape
 from autoconvert.ir.program import LENGTH, TEXTS, Program
 from autoconvert.ir.provenance import location
-from autoconvert.rewrite.passes import Pass
+from autoconvert.rewrite.pass_manager import Pass
 from autoconvert.scan.scan import Scan
 from autoconvert.tracing.trace import TEXT
 
@@ -60,7 +60,7 @@ def batch_to_sequence(program: Program, context: int) -> Program:
     results, before = named_results(graph), program.state_nodes()
     states = [(before[state.name], results[state.name]) for state in program.states]
     for index, region in enumerate(find_recurrences(graph, states)):
-        _recur(program.graph, region, f"recurrence_{index}", texts)
+        _scan(program.graph, region, f"recurrence_{index}", texts)
     (logits,) = program.outputs
     graph.output_node().args = ({logits.name: named_results(graph)[logits.name]},)
     _sizes_of(graph, tokens)
@@ -83,7 +83,7 @@ def _of_a_text(program: Program, graph: fx.GraphModule, length: Symbol) -> Progr
 
 
 def _one_text_at_a_time(program: Program) -> Program:
-    """The whole step is one recurrence, from the token to the logits."""
+    """The whole step is one scan, from the token to the logits."""
     owner, results = program.graph, named_results(program.graph.graph)
     offset = program.input(Role.OFFSET)
     for node in owner.graph.nodes:
@@ -134,8 +134,8 @@ def _name(node: fx.Node) -> str:
 def _check_all_is_attention(program: Program) -> None:
     for node in TokenFlow(program).looking_back:
         raise Refused(
-            f"{location(node)} looks back on what was before outside of a recognised attention.",
-            hint="A pattern must recognise the attention that it belongs to.",
+            f"{location(node)} looks back on what was before outside of a fused attention.",
+            hint="A pattern must match the attention that it belongs to.",
             at=node.name,
         )
 
@@ -215,8 +215,8 @@ def _between(inputs: list[fx.Node], outputs: list[fx.Node]) -> set[fx.Node]:
     return found
 
 
-def _recur(owner: fx.GraphModule, region: Region, name: str, texts: Symbol) -> None:
-    """One call of a recurrence in place of the region."""
+def _scan(owner: fx.GraphModule, region: Region, name: str, texts: Symbol) -> None:
+    """One call of a scan in place of the region."""
     graph, inputs, outputs = owner.graph, region.inputs, region.outputs
     _prove_separate(owner, region, texts)
     step = _single(owner, [*region.before, *inputs], [*outputs, *region.after])
@@ -243,7 +243,7 @@ def _rows(node: fx.Node) -> int:
     if not symbolic:
         return 0
     if symbolic != [shape(node)[0]]:
-        raise Refused(f"{location(node)}: the steps are not the first axis of what a recurrence takes.")
+        raise Refused(f"{location(node)}: the steps are not the first axis of what a scan takes.")
     return concrete(symbolic[0], 1)
 
 
@@ -316,7 +316,7 @@ PASS = Pass(
     "batch-to-sequence",
     "A batch of single steps is read as the positions of one text.",
     lambda program, options: batch_to_sequence(program, options.context),
-    requires=(NOTHING_OUTSIDE, HISTORIES_ATTENDED),
+    requires=(NOTHING_OUTSIDE, PROJECTIONS_HOISTED),
     ensures=(WHOLE_TEXT,),
     changes_ports=True,
 )

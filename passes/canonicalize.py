@@ -1,4 +1,4 @@
-"""Normalise: what people write in many ways becomes one way, so that one pattern covers it.
+"""Canonicalize: what people write in many ways becomes one way, so that one pattern covers it.
 
 Nothing here knows a building block. Casts to the same type, copies and operations that change no value go;
 arguments that equal their defaults are left out; axes count from the end; products with matrices are linear.
@@ -16,8 +16,8 @@ from autoconvert.analysis.op_traits import is_reduction
 from autoconvert.ir.editing import finish
 from autoconvert.ir.nodes import arguments, first_operand, frozen, shape
 from autoconvert.passes.canonicalization import TABLE
-from autoconvert.passes.complex_numbers import real_pairs
-from autoconvert.rewrite.passes import Pass
+from autoconvert.passes.canonicalization.complex_numbers import real_pairs
+from autoconvert.rewrite.pass_manager import Pass
 from autoconvert.rewrite.rule import OnRewrite
 from autoconvert.rewrite.worklist import Worklist
 

@@ -1,4 +1,4 @@
-"""Carry sums: a cumulative sum along the sequence becomes a recurrence, for positions that are counted from tokens."""
+"""Cumsum to scan: a cumulative sum along the sequence becomes a scan, for positions that are counted from tokens."""
 
 import dataclasses
 import math
@@ -8,11 +8,11 @@ import torch
 from torch import fx
 
 from autoconvert.analysis.axis_rules import axes
-from autoconvert.analysis.invariants import POSITIONS_BOUND, SUMS_CARRIED
+from autoconvert.analysis.invariants import CUMSUMS_ARE_SCANS, POSITIONS_MATERIALIZED
 from autoconvert.ir.editing import emit, finish, replace
 from autoconvert.ir.nodes import arguments, first_operand, shape
 from autoconvert.ir.program import Program
-from autoconvert.rewrite.passes import Pass
+from autoconvert.rewrite.pass_manager import Pass
 from autoconvert.scan.running_sum import RunningSum
 
 aten = torch.ops.aten
@@ -23,11 +23,11 @@ def cumsum_to_scan(program: Program) -> Program:
     owner = program.graph
     for index, node in enumerate(owner.graph.find_nodes(op="call_function", target=aten.cumsum.default)):
         if axes(first_operand(node), program.stream) == [arguments(node)[1]] and not node.kwargs:
-            _carry(owner, node, f"running_sum_{index}")
+            _scan(owner, node, f"running_sum_{index}")
     return dataclasses.replace(program, graph=finish(owner))
 
 
-def _carry(owner: fx.GraphModule, node: fx.Node, name: str) -> None:
+def _scan(owner: fx.GraphModule, node: fx.Node, name: str) -> None:
     """The axis to the front, everything else in one row, and back."""
     graph, x, axis = owner.graph, first_operand(node), arguments(node)[1]
     others = [size for index, size in enumerate(shape(x)) if index - len(shape(x)) != axis]
@@ -52,8 +52,8 @@ def _carry(owner: fx.GraphModule, node: fx.Node, name: str) -> None:
 
 PASS = Pass(
     "cumsum-to-scan",
-    "A cumulative sum along the sequence becomes a recurrence, for positions that are counted from tokens.",
+    "A cumulative sum along the sequence becomes a scan, for positions that are counted from tokens.",
     lambda program, _: cumsum_to_scan(program),
-    requires=(POSITIONS_BOUND,),
-    ensures=(SUMS_CARRIED,),
+    requires=(POSITIONS_MATERIALIZED,),
+    ensures=(CUMSUMS_ARE_SCANS,),
 )

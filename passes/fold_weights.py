@@ -1,4 +1,4 @@
-"""Bind weights: what depends on parameters alone is computed when the file is written, not on the device.
+"""Fold weights: what depends on parameters alone is computed when the file is written, not on the device.
 
 `1 + weight`, a transposed matrix, a fused projection: each becomes one weight with the expression as its program.
 """
@@ -15,7 +15,7 @@ from autoconvert.analysis.regions import extract
 from autoconvert.ir.editing import finish, replace
 from autoconvert.ir.program import Program
 from autoconvert.ir.weight import Weight
-from autoconvert.rewrite.passes import Pass
+from autoconvert.rewrite.pass_manager import Pass
 
 
 def fold_weights(program: Program) -> Program:

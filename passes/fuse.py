@@ -1,4 +1,4 @@
-"""Recognise: building blocks become semantic operations, wherever a pattern matches."""
+"""Fuse: building blocks become semantic operations, wherever a pattern matches."""
 
 import dataclasses
 from collections import Counter
@@ -17,16 +17,16 @@ from autoconvert.ir.program import Program
 from autoconvert.ir.provenance import BLOCK
 from autoconvert.ops.attention import attention_scores
 from autoconvert.passes.canonicalize import canonicalize
-from autoconvert.rewrite.decomposition import expand_nodes
+from autoconvert.rewrite.decomposition import decompose_nodes
 from autoconvert.rewrite.matching import Match, Matcher, OnMatch
-from autoconvert.rewrite.passes import Pass
+from autoconvert.rewrite.pass_manager import Pass
 from autoconvert.rewrite.pattern import Pattern
 
 
 def fuse(program: Program, patterns: Sequence[Pattern], on_match: OnMatch) -> Program:
     """Replaces every match of `patterns`, in their order and again until no more is found.
 
-    `on_match` sees each match before it is replaced. What has grown only in part is written out again.
+    `on_match` sees each match before it is replaced. What has grown only in part is decomposed again.
 
     Raises:
         InputError: a pattern's own function fails where it matched.
@@ -52,7 +52,7 @@ def fuse(program: Program, patterns: Sequence[Pattern], on_match: OnMatch) -> Pr
                 on_match(graph, result, replacement)
                 # What stands for the block comes from the block, in this pass and after it.
                 node.meta["nn_module_stack"] = _stack_of(result, program.weights)
-                node.meta[BLOCK] = _recognised(result, given)
+                node.meta[BLOCK] = _fused(result, given)
                 with graph.graph.inserting_before(node):
                     new = inline(graph.graph, replacement.graph, dict(result.bound), like=node)
                 replace(node, new)
@@ -65,7 +65,7 @@ def fuse(program: Program, patterns: Sequence[Pattern], on_match: OnMatch) -> Pr
         # A part of a block is none.
         node.meta.pop(BLOCK, None)
     # What only patterns know.
-    expand_nodes(graph.graph, {ops.attention_scores: attention_scores})
+    decompose_nodes(graph.graph, {ops.attention_scores: attention_scores})
     alive = set(graph.graph.nodes)
     names = {node.name for node in alive}
     fusion = Fusion(
@@ -81,7 +81,7 @@ def fuse(program: Program, patterns: Sequence[Pattern], on_match: OnMatch) -> Pr
     return dataclasses.replace(program, graph=finish(graph), fusion=fusion)
 
 
-def _recognised(match: Match, given: set[str]) -> FusedBlock:
+def _fused(match: Match, given: set[str]) -> FusedBlock:
     """What `match` replaces; a block that was found before and is part of it, by what that had replaced."""
     replaced: list[str] = []
     for node in match.region:

@@ -1,8 +1,8 @@
-"""Move histories: what is computed from the history of each position alone is the history of what it computes.
+"""Hoist projections: what is computed from the history of each position alone is the history of what it computes.
 
-Latent attention keeps small latents and expands all of them into keys and values at every step (DeepSeek-V2,
-https://arxiv.org/abs/2405.04434, section 2.1). Where the expansion is proven to treat the slots one by one, it moves
-before the history: each position is expanded once.
+Latent attention keeps small latents and projects all of them to keys and values at every step (DeepSeek-V2,
+https://arxiv.org/abs/2405.04434, section 2.1). Where the projection is proven to treat the slots one by one, it moves
+through the cache: each position is projected once, and the cache holds the result.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from torch.export import Dim
 from torch.fx.node import map_aggregate
 
 from autoconvert import ops
-from autoconvert.analysis.invariants import HISTORIES_ATTENDED, NOTHING_OUTSIDE
+from autoconvert.analysis.invariants import NOTHING_OUTSIDE, PROJECTIONS_HOISTED
 from autoconvert.analysis.layouts import Layout
 from autoconvert.analysis.recurrences import is_size
 from autoconvert.analysis.sequence_axis import check_separate
@@ -23,7 +23,7 @@ from autoconvert.ir.nodes import concrete, first_operand, named_arguments, shape
 from autoconvert.ir.program import Program
 from autoconvert.ir.provenance import location
 from autoconvert.passes.canonicalize import canonicalize
-from autoconvert.rewrite.passes import Pass
+from autoconvert.rewrite.pass_manager import Pass
 from autoconvert.tracing.exported import export
 
 _SLOTS = -2
@@ -144,5 +144,5 @@ PASS = Pass(
     "What is computed from the history of each position alone is the history of what it computes.",
     lambda program, _: hoist_projections(program),
     requires=(NOTHING_OUTSIDE,),
-    ensures=(HISTORIES_ATTENDED,),
+    ensures=(PROJECTIONS_HOISTED,),
 )

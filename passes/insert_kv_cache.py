@@ -11,7 +11,13 @@ from torch import fx
 
 from autoconvert import ops
 from autoconvert.analysis.axis_rules import axes
-from autoconvert.analysis.invariants import ATTENTION_CACHED, NO_SCORES, NOTHING_OUTSIDE, POSITIONS_BOUND, SUMS_CARRIED
+from autoconvert.analysis.invariants import (
+    ATTENTION_CACHED,
+    CUMSUMS_ARE_SCANS,
+    NO_SCORES,
+    NOTHING_OUTSIDE,
+    POSITIONS_MATERIALIZED,
+)
 from autoconvert.analysis.sequence_axis import check_sequence_axis
 from autoconvert.errors import Refused
 from autoconvert.ir.editing import emit, finish, replace
@@ -21,7 +27,7 @@ from autoconvert.ir.nodes import named_arguments, named_results, shape
 from autoconvert.ir.program import Program
 from autoconvert.ir.state import State
 from autoconvert.ir.target import Target
-from autoconvert.rewrite.passes import Pass
+from autoconvert.rewrite.pass_manager import Pass
 
 
 def insert_kv_cache(program: Program, context: int, target: Target) -> Program:
@@ -41,7 +47,7 @@ def insert_kv_cache(program: Program, context: int, target: Target) -> Program:
     attentions = [node for node in found if axes(named_arguments(node)["key"], symbol)]
     if not found and not graph.find_nodes(op="call_module"):
         raise Refused(
-            "No attention and no recurrence was recognised in this model, so there is no state to keep.",
+            "No attention was fused and no scan was found in this model, so there is no state to keep.",
             hint="A decoder without any block that looks back is not covered.",
         )
     input_pos = program.input(Role.INPUT_POS)
@@ -90,7 +96,7 @@ PASS = Pass(
     "insert-kv-cache",
     "Attention over the sequence becomes attention over a cache, so that runs can be split.",
     lambda program, options: insert_kv_cache(program, options.context, options.target),
-    requires=(NO_SCORES, NOTHING_OUTSIDE, POSITIONS_BOUND, SUMS_CARRIED),
+    requires=(NO_SCORES, NOTHING_OUTSIDE, POSITIONS_MATERIALIZED, CUMSUMS_ARE_SCANS),
     ensures=(ATTENTION_CACHED,),
     changes_ports=True,
 )

@@ -6,7 +6,7 @@ import operator
 from torch import fx
 from torch.fx.passes.tools_common import stable_topological_sort
 
-from autoconvert.analysis.invariants import POSITIONS_BOUND, SCANS_CARRIED
+from autoconvert.analysis.invariants import POSITIONS_MATERIALIZED, SCANS_STATEFUL
 from autoconvert.ir.editing import emit, finish
 from autoconvert.ir.inputs import add_input
 from autoconvert.ir.interface import Role
@@ -14,9 +14,9 @@ from autoconvert.ir.nodes import named_results
 from autoconvert.ir.program import Program
 from autoconvert.ir.state import State
 from autoconvert.ir.target import Target
-from autoconvert.rewrite.passes import Pass
+from autoconvert.rewrite.pass_manager import Pass
 from autoconvert.scan.running_sum import RunningSum
-from autoconvert.scan.scan import CarriedScan, Scan
+from autoconvert.scan.scan import Scan, StatefulScan
 from autoconvert.scan.shift_register import shift_register
 
 
@@ -33,7 +33,7 @@ def insert_scan_states(program: Program, target: Target) -> Program:
             target.scan_state(len(states) + index, shape, is_window=is_window)
             for index, shape in enumerate(scan.states)
         ]
-        results |= _carry(program, call, scan, new)
+        results |= _over_chunk(program, call, scan, new)
         states.extend(new)
     graph.output_node().args = (results,)
     # What runs along the tokens themselves may stand before the inputs that it gets here.
@@ -41,10 +41,10 @@ def insert_scan_states(program: Program, target: Target) -> Program:
     return dataclasses.replace(program, graph=finish(program.graph), states=(*program.states, *states))
 
 
-def _carry(program: Program, call: fx.Node, scan: Scan | RunningSum, states: list[State]) -> dict[str, fx.Node]:
+def _over_chunk(program: Program, call: fx.Node, scan: Scan | RunningSum, states: list[State]) -> dict[str, fx.Node]:
     graph, input_pos = call.graph, program.input(Role.INPUT_POS)
     inputs = [add_input(program, state.name, state.shape, state.dtype) for state in states]
-    setattr(program.graph, str(call.target), CarriedScan(scan))
+    setattr(program.graph, str(call.target), StatefulScan(scan))
     outputs = call.meta["val"]
     call.args = (input_pos, *inputs, *call.args)
     call.meta["val"] = (*outputs, *(node.meta["val"] for node in inputs))
@@ -57,9 +57,9 @@ def _carry(program: Program, call: fx.Node, scan: Scan | RunningSum, states: lis
 
 PASS = Pass(
     "insert-scan-states",
-    "A recurrence over the whole text becomes one over a chunk, with its states as input and output.",
+    "A scan over the whole text becomes one over a chunk, with its states as input and output.",
     lambda program, options: insert_scan_states(program, options.target),
-    requires=(POSITIONS_BOUND,),
-    ensures=(SCANS_CARRIED,),
+    requires=(POSITIONS_MATERIALIZED,),
+    ensures=(SCANS_STATEFUL,),
     changes_ports=True,
 )

@@ -23,7 +23,7 @@ from autoconvert.ir.nodes import arguments, first_operand, shape
 from autoconvert.ir.program import Program
 from autoconvert.ir.provenance import location
 from autoconvert.passes.rows_to_pairs import NotRowwise, Pairs, isomorphic, on_pairs
-from autoconvert.rewrite.passes import Pass
+from autoconvert.rewrite.pass_manager import Pass
 
 aten = torch.ops.aten
 

@@ -1,7 +1,7 @@
-"""Bind positions: what depends on positions alone is evaluated, at the full context, and becomes a table.
+"""Materialize positions: what depends on positions alone is evaluated, at the full context, and becomes a table.
 
-A table with one sequence axis is read at `input_pos`. What attention takes as its mask is recognised as causal, with
-a window or in chunks, which become attributes of the attention, and with numbers added to the scores, its bias.
+A table with one sequence axis is read at `input_pos`. What attention takes as its mask is classified: causal, with a
+window or in chunks, which become attributes of the attention; numbers added to the scores become its bias.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from torch import Tensor, fx
 
 from autoconvert import ops
 from autoconvert.analysis.binding_times import Time, binding_times, frontier
-from autoconvert.analysis.invariants import POSITIONS_BOUND, WHOLE_TEXT
+from autoconvert.analysis.invariants import POSITIONS_MATERIALIZED, WHOLE_TEXT
 from autoconvert.analysis.masks import Mask, classify_mask, same_mask
 from autoconvert.analysis.op_traits import FILLS
 from autoconvert.analysis.regions import extract
@@ -23,7 +23,7 @@ from autoconvert.ir.interface import Role, port_of
 from autoconvert.ir.nodes import concrete, first_operand, is_symbolic, named_arguments, shape
 from autoconvert.ir.program import Program
 from autoconvert.ir.provenance import location
-from autoconvert.rewrite.passes import Pass
+from autoconvert.rewrite.pass_manager import Pass
 
 aten = torch.ops.aten
 
@@ -58,18 +58,18 @@ def materialize_positions(program: Program, context: int) -> Program:
         _refuse_rows_beyond(node, table, users, context)
         axes = [axis - len(shape(node)) for axis, size in enumerate(shape(node)) if is_symbolic(size)]
         if masked := [user for user in users if _is_mask_of(node, user)]:
-            _bind_mask(graph, node, table, masked, input_pos)
+            _materialize_mask(graph, node, table, masked, input_pos)
             users = [user for user in users if user not in masked]
         if len(axes) == 1 and users:
-            _bind_rows(graph, node, table, axes[0], input_pos)
+            _materialize_rows(graph, node, table, axes[0], input_pos)
         elif users and axes:
             raise Inseparable(
-                f"{location(users[0])} uses a mask over the whole sequence outside a recognised attention.",
-                hint="No pattern recognised the attention around it.",
+                f"{location(users[0])} uses a mask over the whole sequence outside a fused attention.",
+                hint="No pattern matched the attention around it.",
                 at=users[0].name,
             )
         elif users:
-            _bind_constant(graph, node, table)
+            _materialize_constant(graph, node, table)
     graph.graph.eliminate_dead_code()
     _drop_positions(graph.graph, positions, input_pos)
     inputs = [port for port in program.inputs if port.role is not Role.POSITIONS]
@@ -201,13 +201,13 @@ def _drop_positions(graph: fx.Graph, positions: fx.Node, input_pos: fx.Node) -> 
     graph.erase_node(positions)
 
 
-def _bind_constant(graph: fx.GraphModule, node: fx.Node, value: Tensor) -> None:
+def _materialize_constant(graph: fx.GraphModule, node: fx.Node, value: Tensor) -> None:
     with graph.graph.inserting_before(_first_user(node)):
         constant = _constant(graph, f"table_{node.name}", value, node)
     _replace_users(node, constant)
 
 
-def _bind_rows(graph: fx.GraphModule, node: fx.Node, table: Tensor, axis: int, input_pos: fx.Node) -> None:
+def _materialize_rows(graph: fx.GraphModule, node: fx.Node, table: Tensor, axis: int, input_pos: fx.Node) -> None:
     """Rows of a matrix [context, everything else] by position, in the shape that they had."""
     order = graph.graph
     sizes = [-1 if is_symbolic(size) else size for size in shape(node)]
@@ -255,7 +255,9 @@ def _replace_users(node: fx.Node, new: fx.Node) -> None:
     node.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
 
 
-def _bind_mask(graph: fx.GraphModule, node: fx.Node, table: Tensor, users: list[fx.Node], input_pos: fx.Node) -> None:
+def _materialize_mask(
+    graph: fx.GraphModule, node: fx.Node, table: Tensor, users: list[fx.Node], input_pos: fx.Node
+) -> None:
     """The mask becomes attributes of the attentions in `users`, and a bias where it is more than those say."""
     for relative in (True, False):
         attentions = [user for user in users if _is_relative(user) is relative]
@@ -303,6 +305,6 @@ PASS = Pass(
     "What depends on positions alone is evaluated, at the full context, and becomes a table.",
     lambda program, options: materialize_positions(program, options.context),
     requires=(WHOLE_TEXT,),
-    ensures=(POSITIONS_BOUND,),
+    ensures=(POSITIONS_MATERIALIZED,),
     changes_ports=True,
 )

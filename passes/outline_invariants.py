@@ -1,7 +1,8 @@
 """Outline invariants: what is the same in every call of a text is computed once, by a program of its own.
 
 A decoder that attends to an encoder's result computes keys and values from it that no token changes. They become
-states that are written once; the program that is called for every chunk only reads them.
+states that are written once; the program that is called for every chunk only reads them. Models of several programs ask
+for it, and a decoder alone does not.
 """
 
 import dataclasses

@@ -13,29 +13,29 @@ from autoconvert.passes import (
     loops_to_pairs,
     materialize_positions,
 )
-from autoconvert.rewrite.passes import Pass
+from autoconvert.rewrite.pass_manager import Pass
 
 PASSES: tuple[Pass, ...] = (
     canonicalize.PASS,
-    # Experts are recognised in what loops over them become.
+    # Experts are fused in what loops over them become.
     loops_to_pairs.PASS,
     canonicalize.PASS,
-    # Blocks are recognised while weights and positions are still inputs: patterns are written that way.
+    # Blocks are fused while weights and positions are still inputs: patterns are written that way.
     fuse.PASS,
     # What replacements compute beside their operation, as tables of another width, is the same for every layer.
     canonicalize.PASS,
     decompose.PASS,
     canonicalize.PASS,
-    # After recognition, and before steps are a sequence: where an attention looks back must be seen.
+    # After fusion, and before steps are a sequence: where an attention looks back must be seen.
     hoist_projections.PASS,
     # What was traced as a step is a sequence from here on.
     batch_to_sequence.PASS,
     fold_weights.PASS,
-    # Masks become attributes of recognised attention, so this comes after recognition.
+    # Masks become attributes of fused attention, so this comes after fusion.
     materialize_positions.PASS,
     # After positions: a sum over what tokens do not change is a table by now.
     cumsum_to_scan.PASS,
-    # What remains along the sequence is recurrences, so that everything else may be proven to be separate.
+    # What remains along the sequence is scans, so that everything else may be proven to be separate.
     insert_kv_cache.PASS,
     insert_scan_states.PASS,
 )

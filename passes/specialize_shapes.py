@@ -78,11 +78,11 @@ def _results(program: Program, outputs: Sequence[Port], without: Collection[Role
     }
 
 
-def _unrolled(graph: fx.Graph, call: fx.Node, recurrence: nn.Module, copies: dict[fx.Node, Any]) -> Any:
-    """A recurrence over so many positions, as operations; gives a node for each of its results."""
+def _unrolled(graph: fx.Graph, call: fx.Node, scan: nn.Module, copies: dict[fx.Node, Any]) -> Any:
+    """A scan over so many positions, as operations; gives a node for each of its results."""
     arguments = {f"value_{index}": copies[node] for index, node in enumerate(call.args)}  # type: ignore[index]
     values = {name: node.meta["val"] for name, node in arguments.items()}
-    body = traced(lambda **bound: recurrence(*bound.values()), values)
+    body = traced(lambda **bound: scan(*bound.values()), values)
     return inline(graph, body.graph, arguments, like=call)
 
 

@@ -1,4 +1,4 @@
-"""Activation functions written out by their formulas; what they become is the operation that a device has."""
+"""Activation functions as formulas of primitive operations; what they become is the operation that a device has."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The scores of attention, written out: they grow operation by operation from the product of queries and keys.
+"""The scores of decomposed attention: they grow operation by operation from the product of queries and keys.
 
 Each pattern takes in the next operation, so that a few of them cover the orders in which people scale, cap and mask.
 """

@@ -1,4 +1,4 @@
-"""Root-mean-square and layer normalisation."""
+"""Norms: root-mean-square and layer norm."""
 
 from collections.abc import Callable
 

@@ -8,7 +8,7 @@ from torch import Tensor, fx, nn
 
 from autoconvert.check.graph import run_chunks
 from autoconvert.check.region import RegionCheck
-from autoconvert.driver.pipeline import rewrite as whole_or_step
+from autoconvert.driver.trace_and_rewrite import rewrite as whole_or_step
 from autoconvert.ir.interface import Role
 from autoconvert.ir.model import Model
 from autoconvert.ir.nodes import shape
@@ -17,7 +17,7 @@ from autoconvert.lowering.cpu import CPU
 from autoconvert.ops.attention import CLOSED
 from autoconvert.passes.specialize_shapes import signature_programs
 from autoconvert.patterns import PATTERNS
-from autoconvert.rewrite.passes import Options, Pass
+from autoconvert.rewrite.pass_manager import Options, Pass
 from autoconvert.rewrite.pattern import Pattern
 from autoconvert.runtime.chunks import split
 from autoconvert.source.weights import TensorWeights
@@ -88,7 +88,7 @@ def causal(decoder: Decoder, x: Tensor) -> Tensor:
 
 
 def masked(change: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Change:
-    """Attention written out, in which `change(scores, rows, columns)` masks the scores [1, heads, s, s]."""
+    """Decomposed attention, in which `change(scores, rows, columns)` masks the scores [1, heads, s, s]."""
 
     def attend(decoder: Decoder, x: Tensor) -> Tensor:
         query, key, value = decoder.heads(x)

@@ -12,7 +12,7 @@ from autoconvert.ir.program import Program
 from autoconvert.lowering.cpu import CPU
 from autoconvert.passes.pipeline import PASSES
 from autoconvert.patterns import PATTERNS
-from autoconvert.rewrite.passes import Options, run_passes
+from autoconvert.rewrite.pass_manager import Options, run_passes
 from autoconvert.tracing.one_step import trace_one_step
 from autoconvert.tracing.past import past_of
 from tests.models import CONTEXT, HEADS, VOCABULARY, WIDTH

@@ -15,7 +15,7 @@ from autoconvert.ir.nodes import arguments, first_operand, named_arguments
 from autoconvert.ir.program import Program
 from autoconvert.ir.provenance import location
 from autoconvert.ops.semantic import OUTSIDE
-from autoconvert.scan.scan import CarriedScan
+from autoconvert.scan.scan import StatefulScan
 
 aten = torch.ops.aten
 
@@ -57,7 +57,7 @@ def _without_outside(program: Program) -> str | None:
     return None
 
 
-def _histories_are_attended(program: Program) -> str | None:
+def _projections_are_hoisted(program: Program) -> str | None:
     graph = program.graph.graph
     after = set(graph.find_nodes(op="call_function", target=ops.history))
     if not after:
@@ -86,21 +86,21 @@ def _is_folded(program: Program) -> str | None:
     return None
 
 
-def _positions_are_bound(program: Program) -> str | None:
+def _positions_are_materialized(program: Program) -> str | None:
     positions = program.find_input(Role.POSITIONS)
     return None if positions is None else f"{positions.target} is an input"
 
 
-def _sums_are_carried(program: Program) -> str | None:
+def _cumsums_are_scans(program: Program) -> str | None:
     for node in program.graph.graph.find_nodes(op="call_function", target=aten.cumsum.default):
         if axes(first_operand(node), program.stream) == [arguments(node)[1]] and not node.kwargs:
             return f"{_named(node)} runs along the sequence"
     return None
 
 
-def _scans_are_carried(program: Program) -> str | None:
+def _scans_are_stateful(program: Program) -> str | None:
     for node in program.graph.graph.find_nodes(op="call_module"):
-        if not isinstance(program.graph.get_submodule(str(node.target)), CarriedScan):
+        if not isinstance(program.graph.get_submodule(str(node.target)), StatefulScan):
             return f"{_named(node)} begins anew in every chunk"
     return None
 
@@ -117,12 +117,12 @@ NO_ASSERTIONS = Invariant(
 NO_LOOPS = Invariant("no loops over what tokens decide", _without(ops.visit))
 NO_SCORES = Invariant("scores of attention stand nowhere alone", _without(ops.attention_scores))
 NOTHING_OUTSIDE = Invariant("no operations that patterns brought", _without_outside)
-HISTORIES_ATTENDED = Invariant(
-    "attention looks back at histories and not at what is computed from them", _histories_are_attended
+PROJECTIONS_HOISTED = Invariant(
+    "attention looks back at histories and not at what is computed from them", _projections_are_hoisted
 )
 WHOLE_TEXT = Invariant("a whole text, with neither states nor histories", _is_whole_text)
 WEIGHTS_FOLDED = Invariant("nothing is computed from weights and constants alone", _is_folded)
-POSITIONS_BOUND = Invariant("positions are no input", _positions_are_bound)
-SUMS_CARRIED = Invariant("no cumulative sum along the sequence", _sums_are_carried)
+POSITIONS_MATERIALIZED = Invariant("positions are no input", _positions_are_materialized)
+CUMSUMS_ARE_SCANS = Invariant("no cumulative sum along the sequence", _cumsums_are_scans)
 ATTENTION_CACHED = Invariant("no attention to what grows but over caches", _attention_is_cached)
-SCANS_CARRIED = Invariant("every recurrence takes its states and gives them", _scans_are_carried)
+SCANS_STATEFUL = Invariant("every scan takes its states and gives them", _scans_are_stateful)

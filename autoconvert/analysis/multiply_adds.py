@@ -45,7 +45,7 @@ class MultiplyAdds:
             return 0
         operands = [type_key(n.meta.get("val")) for n in node.all_input_nodes]
         shape = fx.map_arg((node.args, node.kwargs), lambda n: n.op)
-        # A recurrence is a module of its own in every layer.
+        # A scan is a module of its own in every layer.
         key = f"{node.target} {operands} {shape}"
         if key not in self._known:
             self._known[key] = self._count(function, node)

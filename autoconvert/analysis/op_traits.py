@@ -37,8 +37,8 @@ SELECTIONS = frozenset(
 )
 # The entries of several operands.
 JOINS = frozenset({aten.cat.default, aten.stack.default})
-# Other ways to write those above, which normalisation replaces.
-_SPELLINGS = frozenset(
+# Other ways to write those above, which canonicalization replaces.
+_NON_CANONICAL = frozenset(
     {
         aten._unsafe_view.default,
         aten.alias.default,
@@ -67,7 +67,7 @@ _MOVEMENTS = (
     | REPETITIONS
     | SELECTIONS
     | JOINS
-    | _SPELLINGS
+    | _NON_CANONICAL
     # One of several values.
     | {operator.getitem}
 )

@@ -36,7 +36,7 @@ _UNKNOWN = "no rule knows this operation"
 
 
 def check_sequence_axis(graph: fx.Graph, symbol: Symbol) -> None:
-    """Proves that every operation but recognised attention treats positions one by one.
+    """Proves that every operation but fused attention treats positions one by one.
 
     What the graph returns must be [1, sequence, width].
 
@@ -77,11 +77,11 @@ class _Separation:
         for node in graph.nodes:
             if node.op not in ("call_function", "call_module"):
                 continue
-            layout = self._recurrence(node) if node.op == "call_module" else self._layout(node)
+            layout = self._scan(node) if node.op == "call_module" else self._layout(node)
             if isinstance(layout, str):
                 raise Inseparable(
                     f"{location(node)} cannot be split into chunks: {layout}.",
-                    hint="A stateful block must cover it: a pattern that recognises the block it belongs to.",
+                    hint="A stateful block must cover it: a pattern that matches the block it belongs to.",
                     at=node.name,
                 )
             if layout is not None:
@@ -93,8 +93,8 @@ class _Separation:
     def _axes(self, node: fx.Node) -> list[int]:
         return axes(node, self._symbol)
 
-    def _recurrence(self, node: fx.Node) -> Layout | str:
-        """A recurrence runs along the first axis of whatever has a value for each position."""
+    def _scan(self, node: fx.Node) -> Layout | str:
+        """A scan runs along the first axis of whatever has a value for each position."""
         moving = [operand for operand in node.all_input_nodes if operand in self.layouts]
         first = all(self._axes(operand) == [-len(shape(operand))] for operand in moving)
         return Layout() if first and all(self.layouts[operand].outer == 1 for operand in moving) else MIXES
@@ -104,7 +104,7 @@ class _Separation:
         if self._is_length(node):
             return None
         if is_random(node.target):
-            return "it draws random numbers, or it is no part of a recognised block"
+            return "it draws random numbers, or it is no part of a fused block"
         if any(map(self._is_length, node.all_input_nodes)) and not self._lengths_are_sizes(node):
             return _LENGTH
         operands = [operand for operand in node.all_input_nodes if operand in self.layouts]

@@ -93,7 +93,7 @@ def _check_inputs(constants: Constants, weights: Mapping[str, Weight]) -> None:
 def _refuse_unknown(stored: Stored) -> None:
     """Constants that the lowering made itself, such as tables, are exact: nothing else may be rounded."""
     if stored.scales is not None or stored.tensor_type == schema.TensorType.FLOAT16:
-        raise CheckFailed(f"constant {stored.name!r} is quantised, and no weight is its source", hint=BUG)
+        raise CheckFailed(f"constant {stored.name!r} is quantized, and no weight is its source", hint=BUG)
 
 
 def _encoding_of(stored: Stored, weight: Weight, recipe: Recipe) -> Encoding:

@@ -36,8 +36,8 @@ def check_linked_file(
 ) -> str:
     """Prefills prefixes and decodes at their ends; gives a sentence for the report, raises CheckFailed.
 
-    A quantised file is compared twice: the same graphs linked with unquantised weights must give the source's
-    logits, and what quantisation changes in the file itself must be of the size of rounding.
+    A quantized file is compared twice: the same graphs linked with unquantized weights must give the source's
+    logits, and what quantization changes in the file itself must be of the size of rounding.
     """
     context, vocabulary = compiled.context, compiled.vocabulary
     if recipe.exact:
@@ -48,7 +48,7 @@ def check_linked_file(
         exact = link(graphs, compiled.weights, weights, UNQUANTIZED, file)
         worst = _check_exact(exact.path, context, reference, vocabulary, thorough)
     rounding = _check_rounding(path, context, reference, vocabulary, recipe.rounding)
-    return f"logits within {worst:.1e} σ unquantised, {recipe.name} changes them by {rounding:.1e} σ"
+    return f"logits within {worst:.1e} σ unquantized, {recipe.name} changes them by {rounding:.1e} σ"
 
 
 def _check_exact(path: Path, context: int, reference: Reference, vocabulary: int, thorough: bool) -> float:
@@ -83,9 +83,9 @@ def _check_rounding(path: Path, context: int, reference: Reference, vocabulary: 
     change = float(((logits - expected).square().mean(-1).sqrt() / expected.std(-1)).max())
     if not change <= allowed:
         raise CheckFailed(
-            f"The check failed: the quantised file's logits differ from the model's by {change:.2g} standard "
+            f"The check failed: the quantized file's logits differ from the model's by {change:.2g} standard "
             f"deviations (root mean square), and rounding explains at most {allowed:g}.",
-            hint="Convert with --quantize none to see whether the model can be quantised this way at all.",
+            hint="Convert with --quantize none to see whether the model can be quantized this way at all.",
         )
     return change
 
@@ -101,7 +101,7 @@ def check_bundle_file(
 ) -> str:
     """The runtime's tokens and scores against the source's tokenizer and logits; raises CheckFailed.
 
-    For a quantised bundle the logits are those of the linked file, whose distance to the source is checked apart.
+    For a quantized bundle the logits are those of the linked file, whose distance to the source is checked apart.
     """
     source_tokenizer = load_tokenizer(folder)
     encode_turn = None

@@ -62,12 +62,12 @@ def matches_in(pattern: Pattern, function: Callable[..., Tensor], values: Values
     """What the pattern says to each place of `function`, called with `values`, where it could end."""
     given = {name: value for name, value in pattern.example.items() if isinstance(value, Tensor)}
     matcher = Matcher(pattern, canonicalize(pattern.graph).graph, lambda node: given.get(str(node.target)))
-    graph = normalised(function, values)
+    graph = canonicalized(function, values)
     return [matcher.match(node) for node in graph.graph.find_nodes(op="call_function", target=matcher.anchor)]
 
 
-def normalised(function: Callable[..., Tensor], values: Values, constants: Collection[str] = ()) -> fx.GraphModule:
-    """`function` traced and normalised as a model is; numbers stand in it, and it holds what `constants` name."""
+def canonicalized(function: Callable[..., Tensor], values: Values, constants: Collection[str] = ()) -> fx.GraphModule:
+    """`function` traced and canonicalized as a model is; numbers stand in it, and it holds what `constants` name."""
     numbers = {name: value for name, value in values.items() if not isinstance(value, Tensor)}
     with FakeTensorMode() as mode:
         fakes = {name: mode.from_tensor(value) for name, value in values.items() if isinstance(value, Tensor)}
@@ -189,7 +189,7 @@ def _check_finds_itself(pattern: Pattern, values: Values) -> None:
 
 def _check_operations(pattern: Pattern, values: Values) -> None:
     """What `becomes` calls from outside, the pattern brings; the device's body gives the same numbers."""
-    program = Program(normalised(pattern.becomes, values))
+    program = Program(canonicalized(pattern.becomes, values))
     called = {node.target: str(node.target) for node in program.graph.graph.nodes}
     brought = {each.overload for each in pattern.operations}
     for target, name in called.items():

@@ -1,4 +1,4 @@
-"""Checks a rule of canonicalization where it applies: the node and what takes its place, on the same random inputs.
+"""Checks a canonicalization rule where it applies: the node and what takes its place, on the same random inputs.
 
 A rule may hold only for what its operands are: a mask of zeros and ones, a constant without axes. So the region grows
 until such facts are inside it: first the operands are any values, then constants are those of the model, then what

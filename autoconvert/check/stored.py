@@ -69,7 +69,7 @@ class Constants:
 
     A weight that several signatures share is found by the weight's own name; `signature_inputs` are names by
     signature. Raises InputError when the file cannot be read as TFLite, and CheckFailed when a constant is not
-    quantised symmetrically or the file ends within one.
+    quantized symmetrically or the file ends within one.
     """
 
     def __init__(self, path: Path) -> None:
@@ -128,7 +128,7 @@ def _stored(tensor: Any, buffer: Any) -> Stored:
     if quantization is not None and quantization.ScaleLength() > 0:
         scales, dimension = np.array(quantization.ScaleAsNumpy(), np.float32), quantization.QuantizedDimension()
         if np.any(quantization.ZeroPointAsNumpy()):
-            raise CheckFailed(f"constant {name!r} is not quantised symmetrically", hint=BUG)
+            raise CheckFailed(f"constant {name!r} is not quantized symmetrically", hint=BUG)
     return Stored(name, tensor.Type(), shape, buffer.Offset(), buffer.Size(), scales, dimension)
 
 

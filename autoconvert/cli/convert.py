@@ -156,7 +156,7 @@ def convert(
       autoconvert plan meta-llama/Llama-3.2-1B
 
     \b
-    What was recognised in a model, and what was not (see autoconvert explain --help):
+    Which blocks were fused, and which were not (see autoconvert explain --help):
       autoconvert explain ./my-model
 
     \b
@@ -240,7 +240,7 @@ def _until(stop_after: str, dump: Path, model: str, **options: Any) -> None:
     silence_python()
     console = Console(highlight=False)
     with stderr_as_note():
-        from autoconvert.driver.stopped import convert_until
+        from autoconvert.driver.convert_until import convert_until
         from autoconvert.report.table import display_on
 
         with display_on(console) as display:

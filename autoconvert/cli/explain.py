@@ -1,4 +1,4 @@
-"""`autoconvert explain MODEL`: which blocks were recognised, which were not, and why."""
+"""`autoconvert explain MODEL`: which blocks were fused, which were not, and why."""
 
 import shlex
 from itertools import chain, count
@@ -29,7 +29,7 @@ def explain(
         typer.Option(
             metavar="FILE.py",
             help="Also write the beginning of a pattern for what is missing, or else for the first block that was not "
-            "recognised. Where no operation gives the same numbers, what the block becomes is for you to finish.",
+            "fused. Where no operation gives the same numbers, what the block becomes is for you to finish.",
         ),
     ] = None,
     revision: Annotated[
@@ -41,14 +41,14 @@ def explain(
     ] = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show the traceback of a failure.")] = False,
 ) -> None:
-    """Says what was recognised in a model, and by which pattern; what was not, and why; and what is missing.
+    """Says which blocks of a model were fused, and by which pattern; what was not, and why; and what is missing.
 
     No weight is read: of a hub model only the configuration, the tokenizer and the headers of the weights are
     downloaded. Layers that are alike are told once, as in model.layers.0–15.mlp.
 
-    Of each block that no pattern recognised it shows the line of the model's code, the pattern that came nearest,
+    Of each block that no pattern matched it shows the line of the model's code, the pattern that came nearest,
     the first operation that differs from it, or the reason why the pattern declined. Such a block stays plain
-    operations, which is right but slower; where one must be recognised and is not, the model is refused.
+    operations, which is right but slower; where one must be fused and is not, the model is refused.
 
     \b
     autoconvert explain meta-llama/Llama-3.2-1B

@@ -1,4 +1,4 @@
-"""What the patterns made of a model: what they recognised, what they declined and why, and what is missing."""
+"""What the patterns made of a model: what they matched, what they declined and why, and what is missing."""
 
 import dataclasses
 import linecache
@@ -23,7 +23,7 @@ from autoconvert.passes.pipeline import PASSES
 from autoconvert.patterns import PATTERNS
 from autoconvert.report.folding import folded
 from autoconvert.rewrite.matching import Matcher
-from autoconvert.rewrite.passes import Options, Pass
+from autoconvert.rewrite.pass_manager import Options, Pass
 from autoconvert.rewrite.pattern import Pattern
 from autoconvert.source.source import Source
 
@@ -44,7 +44,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Found:
-    """Blocks that one pattern recognised; `modules` with layers folded, `source` is the pattern's file:line."""
+    """Blocks that one pattern matched; `modules` with layers folded, `source` is the pattern's file:line."""
 
     pattern: str
     block: str
@@ -114,7 +114,7 @@ class Explanation:
 
 def explain(source: Source, settings: Settings, patterns: Sequence[Pattern] = PATTERNS) -> Explanation:
     """Traces and rewrites the module of `source`, which needs no weight, and says what became of it."""
-    recognised: list[_Recognised] = []
+    fused: list[_Fused] = []
 
     before: list[Program] = []
 
@@ -124,10 +124,10 @@ def explain(source: Source, settings: Settings, patterns: Sequence[Pattern] = PA
             if step.name == "fuse":
                 before.append(_copied(program))
             else:
-                recognised.append(_Recognised(before[-1], _copied(program)))
+                fused.append(_Fused(before[-1], _copied(program)))
             return step.run(program, options)
 
-        # What was recognised is canonical again where what patterns brought is about to go.
+        # What was fused is canonical again where what patterns brought is about to go.
         return dataclasses.replace(step, run=run) if step.name in ("fuse", "decompose") else step
 
     refusal = None
@@ -135,21 +135,21 @@ def explain(source: Source, settings: Settings, patterns: Sequence[Pattern] = PA
         rewrite_within(source, settings, passes=tuple(map(watched, PASSES)), patterns=patterns)
     except Refused as refused:
         refusal = refused
-    programs = _the_one(recognised, refusal is not None)
+    programs = _the_one(fused, refusal is not None)
     if programs is None:
         return Explanation(source.name, settings.context, "", (), (), _missing_nowhere(refusal), refusal, None, None)
     return _explained(source.name, settings.context, programs, refusal, patterns)
 
 
 @dataclass(frozen=True)
-class _Recognised:
-    """The program before blocks were recognised, and after."""
+class _Fused:
+    """The program before blocks were fused, and after."""
 
     before: Program
     after: Program
 
     def plain_blocks(self) -> list[PlainBlock]:
-        """The blocks that no pattern recognised, as the model has them: what grew in part is another spelling."""
+        """The blocks that no pattern matched, as the model has them: what grew in part has other operations."""
         replaced = {name for block in self.after.fusion.found for name in block.replaced}
         blocks = plain_blocks(self.before)
         return [block for block in blocks if replaced.isdisjoint(node.name for node in block.nodes)]
@@ -161,10 +161,10 @@ class _Recognised:
         return next(found, None) or block_at(self.after, node)
 
 
-def _the_one(recognised: Sequence[_Recognised], is_refused: bool) -> _Recognised | None:
+def _the_one(fused: Sequence[_Fused], is_refused: bool) -> _Fused | None:
     """The program that came through; of those that did not, that of a whole text says more."""
-    whole = [programs for programs in recognised if not _is_step(programs.after)]
-    told = whole if is_refused and whole else recognised
+    whole = [programs for programs in fused if not _is_step(programs.after)]
+    told = whole if is_refused and whole else fused
     return told[-1] if told else None
 
 
@@ -183,7 +183,7 @@ def _copied(program: Program) -> Program:
 
 
 def _explained(
-    model: str, context: int, programs: _Recognised, refusal: Refused | None, patterns: Sequence[Pattern]
+    model: str, context: int, programs: _Fused, refusal: Refused | None, patterns: Sequence[Pattern]
 ) -> Explanation:
     program = programs.after
     known = {pattern.name: pattern for pattern in patterns}
@@ -222,9 +222,9 @@ def _found(program: Program, nodes: Mapping[str, fx.Node], known: Mapping[str, P
 
 
 class _Search:
-    """Which patterns came near to a block: those seen while recognising, and what each says of the block alone."""
+    """Which patterns came near to a block: those seen while fusing, and what each says of the block alone."""
 
-    def __init__(self, programs: _Recognised, patterns: Mapping[str, Pattern]) -> None:
+    def __init__(self, programs: _Fused, patterns: Mapping[str, Pattern]) -> None:
         self._after = programs.after
         self._patterns = patterns
         self._seen = programs.after.fusion.near_misses
@@ -258,7 +258,7 @@ class _Search:
         )
 
     def near_misses(self, blocks: Iterable[PlainBlock]) -> list[Declined]:
-        """What nearly matched elsewhere, and depends on tokens; a part of a block that was recognised is no news."""
+        """What nearly matched elsewhere, and depends on tokens; a part of a block that was fused is no news."""
         inside = {node.name for block in blocks for node in block.nodes}
         times = binding_times(self._after)
         told = []

@@ -22,11 +22,11 @@ def explained_model(explanation: Explanation, model: str, file: str = "blocks.py
         (explanation.model, "bold"), ": ", (verdict, style), f", with a context of {explanation.context}"
     )
     if explanation.found:
-        yield from _section("Recognised")
+        yield from _section("Fused")
         for found in explanation.found:
             yield from _found(found, explanation.found)
     if explanation.declined:
-        yield from _section("Not recognised: these stay plain operations, which is right, but slower on the device")
+        yield from _section("Not fused: these stay plain operations, which is right, but slower on the device")
         for declined in explanation.declined:
             yield Text()
             yield from _declined(declined)

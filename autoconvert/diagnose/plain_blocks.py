@@ -1,4 +1,4 @@
-"""Plain blocks: parts of a graph that look like building blocks, and that no pattern has recognised.
+"""Plain blocks: parts of a graph that look like building blocks, and that no pattern has matched.
 
 What a block looks like is said by the data flow alone: statistics of the last axis that scale what they were taken
 from are a norm, products of two projections are a gated feed-forward, products with tables of positions are a rotary

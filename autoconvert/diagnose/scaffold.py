@@ -1,4 +1,4 @@
-"""A scaffold: the beginning of a pattern file, written from a part of a model's graph that no pattern recognised."""
+"""A scaffold: the beginning of a pattern file, written from a part of a model's graph that no pattern matched."""
 
 import operator
 import re
@@ -34,7 +34,7 @@ _END = 2**63 - 1
 _READABLE = 256
 _OF_THE_LAST_AXIS = {"norm", "rotary"}
 _NO_PARAMETERS = {0.0, 1.0, -1.0, 2.0, 0.5}
-_FILE = '''"""The {block} at {place}, in the form that autoconvert recognises."""
+_FILE = '''"""The {block} at {place}, as the model computes it, and the operation that it is."""
 
 import torch
 import torch.nn.functional as F
@@ -97,7 +97,7 @@ def write_scaffold(explanation: Explanation, path: Path) -> Scaffold:
     if explanation.region is None or explanation.program is None:
         raise InputError(
             "There is no block to write a pattern for.",
-            hint="Everything that looks like one is recognised, or the model was refused before it came to blocks.",
+            hint="Everything that looks like one is fused, or the model was refused before it came to blocks.",
         )
     place = place_of(explanation.region.output)
     written = scaffold(explanation.region, explanation.program, str(place or explanation.model))

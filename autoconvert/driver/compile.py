@@ -12,8 +12,8 @@ from autoconvert.check.parity import reference_of
 from autoconvert.check.region import RegionCheck
 from autoconvert.check.rule import RuleCheck
 from autoconvert.driver.compilation import Compilation
-from autoconvert.driver.pipeline import OnTrace, rewrite, rewrite_at_most
 from autoconvert.driver.settings import Settings, at_context, for_unrolled
+from autoconvert.driver.trace_and_rewrite import OnTrace, rewrite, rewrite_at_most
 from autoconvert.ir.model import Model
 from autoconvert.ir.program import Program
 from autoconvert.lowering.compiled import Compiled
@@ -27,7 +27,7 @@ from autoconvert.patterns import PATTERNS
 from autoconvert.report.check_result import CheckResult
 from autoconvert.report.progress import Timeline
 from autoconvert.rewrite.matching import OnMatch
-from autoconvert.rewrite.passes import Options, Pass
+from autoconvert.rewrite.pass_manager import Options, Pass
 from autoconvert.rewrite.pattern import Pattern
 from autoconvert.rewrite.rule import OnRewrite
 from autoconvert.scan.scan import unrolls

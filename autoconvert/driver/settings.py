@@ -19,7 +19,7 @@ DEFAULT_CONTEXT = 4096
 SHORTEST_CONTEXT = 4
 # A large rung for speed and a small one for the last slots of a conversation, which the planner fills only so.
 DEFAULT_PREFILL = (128, 16)
-# Where each position of a chunk is written out one after the other, a long chunk is a large file.
+# Where a scan is unrolled over the positions of a chunk, a long chunk is a large file.
 UNROLLED_PREFILL = (16,)
 # What configurations call the number of positions that the model was made for.
 _LIMITS = ("max_position_embeddings", "max_seq_len", "seq_length")

@@ -16,7 +16,7 @@ from autoconvert.dump.snapshot import Entry, Snapshot, arguments_of, size_text, 
 from autoconvert.ir.interface import Role
 from autoconvert.ir.nodes import shape
 from autoconvert.scan.running_sum import RunningSum
-from autoconvert.scan.scan import CarriedScan, Scan
+from autoconvert.scan.scan import Scan, StatefulScan
 
 # The file beside the code in which constants lie, by their digests.
 CONSTANTS = "constants.safetensors"
@@ -39,7 +39,7 @@ from safetensors.torch import load_file
 from torch import Tensor, fx, nn
 
 from autoconvert import ops
-from autoconvert.scan.scan import CarriedScan, Scan
+from autoconvert.scan.scan import Scan, StatefulScan
 from autoconvert.scan.running_sum import RunningSum
 
 aten = torch.ops.aten
@@ -85,10 +85,10 @@ class _Writer:
         """The expression that makes `module`; classes that it needs are written before."""
         if isinstance(module, RunningSum):
             return f"RunningSum({module.states[0][0]})"
-        if isinstance(module, CarriedScan):
-            return f"CarriedScan({self.module(module.recurrence)})"
+        if isinstance(module, StatefulScan):
+            return f"StatefulScan({self.module(module.scan)})"
         if isinstance(module, Scan):
-            # A shift register is recognised by its graph.
+            # A shift register is found by its graph.
             step = f"fx.symbolic_trace({self.module(module.step)})"
             return f"Scan({step}, {module.states!r}, {module.rows!r})"
         assert isinstance(module, fx.GraphModule), f"{type(module).__name__} has no code"

@@ -24,7 +24,7 @@ from autoconvert.errors import AutoconvertError, InputError
 from autoconvert.ir.program import Program
 from autoconvert.lowering.link import LinkedTensor
 from autoconvert.report.check_result import CheckResult
-from autoconvert.rewrite.passes import run_name
+from autoconvert.rewrite.pass_manager import run_name
 from autoconvert.rewrite.pattern import Pattern
 from autoconvert.system.output import output_folder
 

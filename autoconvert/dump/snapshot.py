@@ -42,7 +42,7 @@ class Entry:
     """A node: its arguments with other nodes by name, its values' types, and what is known about it.
 
     `module` is a path such as `model.layers.0.mlp`; `results` are the outputs of the program that it is. `detail`
-    says what an input, a constant or a recurrence is. `error` is relative to the largest number, `size` the bytes
+    says what an input, a constant or a scan is. `error` is relative to the largest number, `size` the bytes
     of the model's weights that it reads; `node_name` is what the graph calls it;
     `role` is what an input is for.
     """

@@ -30,7 +30,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Match:
-    """A block that was recognised: `node` stands after the pass for what was `replaced` before it."""
+    """A block that was fused: `node` stands after the pass for what was `replaced` before it."""
 
     pattern: str
     block: str

@@ -31,7 +31,7 @@ SCRIPTS = (
     "search.js",
     "app.js",
 )
-# What is specialised to a length comes from the last pass, not from the length before it.
+# What has the shapes of one length comes from the last pass, not from the length before it.
 _SIGNATURE = re.compile(r"prefill_\d+|decode")
 
 

@@ -97,7 +97,7 @@ def traced(
 ) -> fx.GraphModule:
     """The graph of `function` called with fake `values` by name, semantic operations kept as nodes.
 
-    With `definitions` the operations in it are written out, and those that PyTorch composes of others as well.
+    With `definitions` the operations in it are decomposed, and those that PyTorch composes of others as well.
     """
     names = list(values)
     fakes = [value for value in values.values() if isinstance(value, Tensor)]

@@ -27,7 +27,7 @@ class State:
     """A tensor that is input and output of every signature under one name; one that is FIXED is an input only.
 
     `capacity` is how many entries lie along `sequence_axis`, a number or a symbol's name; both are None for what a
-    recurrence keeps.
+    scan keeps.
     """
 
     name: str

@@ -42,7 +42,7 @@ class Target(Protocol):
         """The state that holds the values of the attention with this number, float32."""
 
     def scan_state(self, index: int, shape: Sequence[int], *, is_window: bool) -> State:
-        """A state of a recurrence, float32 [1, *shape]; `is_window` where it is the last inputs of a convolution."""
+        """A state of a scan, float32 [1, *shape]; `is_window` where it is the last inputs of a convolution."""
 
     def fixed_state(self, index: int, shape: Sequence[Size], dtype: torch.dtype) -> State:
         """The state with this number among those that another program writes, once."""

@@ -1,4 +1,4 @@
-"""Normalisation layers."""
+"""Norms."""
 
 import torch
 from torch import Tensor

@@ -27,7 +27,7 @@ def semantic(body: Body, fake: Body | None = None) -> OpOverload:
 class Operation:
     """A semantic operation that a pattern brings, called as its body is.
 
-    It is a node `overload` while blocks are recognised, and what `device` computes from then on.
+    It is a node `overload` while blocks are fused, and what `device` computes from then on.
     """
 
     overload: OpOverload

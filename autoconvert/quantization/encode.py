@@ -50,7 +50,7 @@ def _encode_tile(rows: Numbers, encoding: Encoding, first_row: int) -> Encoded:
     finite = np.isfinite(rows).all(axis=1)
     if finite.all():
         row = int(np.argmin(np.isfinite(encoded.data).all(axis=1)))
-        reason, hint = f"has numbers beyond {encoding.name}", "Choose another quantisation, such as int8 or none."
+        reason, hint = f"has numbers beyond {encoding.name}", "Choose another quantization, such as int8 or none."
     else:
         row = int(np.argmin(finite))
         reason = "has NaN or infinite numbers"

@@ -36,7 +36,7 @@ class Rule:
 class Recipe:
     """The rules by which weights are stored; the first that fits decides, and where none does it is float32.
 
-    `summary` says in a few words what becomes of a file. `rounding` is the most that quantising may change the logits:
+    `summary` says in a few words what becomes of a file. `rounding` is the most that quantizing may change the logits:
     root mean square, in standard deviations of the logits. Zero says that nothing is rounded, and the file is then held
     to the model's own logits.
     """

@@ -1,4 +1,4 @@
-"""Expansion: operations of a graph are replaced by what they stand for."""
+"""Decomposition: operations of a graph are replaced by their bodies."""
 
 from collections.abc import Mapping
 
@@ -10,16 +10,16 @@ from autoconvert.ir.nodes import overload, type_key
 from autoconvert.ops.semantic import Body
 
 
-def expand_nodes(graph: fx.Graph, bodies: Mapping[OpOverload, Body]) -> int:
-    """Writes out every node of an operation in `bodies`, its body traced at the node's shapes; gives how many."""
+def decompose_nodes(graph: fx.Graph, bodies: Mapping[OpOverload, Body]) -> int:
+    """Replaces every node of an operation in `bodies` by its body, traced at the node's shapes; gives how many."""
     known: dict[str, fx.Graph] = {}
     nodes = [node for node in graph.nodes if node.target in bodies]
     for node in nodes:
-        _expand(graph, node, bodies[node.target], known)
+        _decompose(graph, node, bodies[node.target], known)
     return len(nodes)
 
 
-def _expand(graph: fx.Graph, node: fx.Node, body: Body, known: dict[str, fx.Graph]) -> None:
+def _decompose(graph: fx.Graph, node: fx.Node, body: Body, known: dict[str, fx.Graph]) -> None:
     names = [argument.name for argument in overload(node)._schema.arguments]
     arguments = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
     values = {name: v.meta["val"] if isinstance(v, fx.Node) else v for name, v in arguments.items()}

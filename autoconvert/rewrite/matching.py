@@ -84,7 +84,7 @@ class _Miss:
 
 
 class Matcher:
-    """Matches one normalised pattern graph; keeps the nearest miss of each attempt.
+    """Matches one canonicalized pattern graph; keeps the nearest miss of each attempt.
 
     `known` says which values of the model are numbers that its guard may look at.
     """

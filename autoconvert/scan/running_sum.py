@@ -1,4 +1,4 @@
-"""A running sum along a sequence, as a recurrence: its state is the sum so far."""
+"""A running sum along a sequence, as a scan: its state is the sum so far."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""A recurrence: states that flow from each position to the next, and the one step that changes them."""
+"""A scan: states that flow from each position to the next, and the one step that changes them."""
 
 from collections.abc import Sequence
 
@@ -94,22 +94,22 @@ class Scan(nn.Module):
         return next(len(value) // rows for value, rows in zip(inputs, self.rows, strict=True) if rows)
 
 
-class CarriedScan(nn.Module):
+class StatefulScan(nn.Module):
     """The same over a chunk: takes `input_pos`, the states, then the inputs; gives the outputs and the states."""
 
-    def __init__(self, recurrence: Scan | RunningSum) -> None:
+    def __init__(self, scan: Scan | RunningSum) -> None:
         super().__init__()
-        self.recurrence = recurrence
+        self.scan = scan
 
     def forward(self, input_pos: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
-        count = len(self.recurrence.states)
-        outputs, states = self.recurrence.run(input_pos, values[:count], values[count:])
+        count = len(self.scan.states)
+        outputs, states = self.scan.run(input_pos, values[:count], values[count:])
         return (*outputs, *states)
 
     def types(self, inputs: Sequence[TensorType], infer: Infer) -> tuple[TensorType, ...]:
         """The types of what `forward` gives; raises ValueError where a state is given in another than its own."""
-        count = len(self.recurrence.states)
-        outputs, states = self.recurrence.types_of_run(inputs[1 + count :], infer)
+        count = len(self.scan.states)
+        outputs, states = self.scan.types_of_run(inputs[1 + count :], infer)
         for own, given in zip(states, inputs[1 : 1 + count], strict=True):
             if own != given:
                 raise ValueError(f"the state {own} is given as {given}")
@@ -118,5 +118,5 @@ class CarriedScan(nn.Module):
 
 def unrolls(program: Program) -> bool:
     """Whether the program computes the positions of a chunk one after the other somewhere."""
-    carried = (module for module in program.graph.modules() if isinstance(module, CarriedScan))
-    return any(module.recurrence.unrolls for module in carried)
+    stateful = (module for module in program.graph.modules() if isinstance(module, StatefulScan))
+    return any(module.scan.unrolls for module in stateful)

@@ -24,7 +24,7 @@ AUTO_MODEL = "AutoModelForCausalLM"
 def read_config(folder: Path, trust_remote_code: bool = False) -> PreTrainedConfig:
     """The configuration in `folder`/config.json.
 
-    Raises InputError where there is none, it cannot be read, it says that the checkpoint is quantised, or no
+    Raises InputError where there is none, it cannot be read, it says that the checkpoint is quantized, or no
     causal language model is known for it.
     """
     path = folder / "config.json"
@@ -67,7 +67,7 @@ def read_config(folder: Path, trust_remote_code: bool = False) -> PreTrainedConf
 def build_module(config: PreTrainedConfig, trust_remote_code: bool = False) -> PreTrainedModel:
     """The causal language model of `config` in eval mode and float32, its parameters without values.
 
-    Attention is torch's scaled_dot_product_attention where the class supports it, written out where not.
+    Attention is torch's scaled_dot_product_attention where the class supports it, primitive operations where not.
     Raises InputError where transformers cannot build it, Refused where its constructor needs weights.
     """
 
@@ -105,7 +105,7 @@ def _refuse_quantized(path: Path, fields: Mapping[str, object]) -> None:
         if isinstance(scope, Mapping) and (quantization := scope.get("quantization_config")):
             method = quantization.get("quant_method") if isinstance(quantization, Mapping) else None
             raise InputError(
-                f"{path}: the checkpoint is quantised already ({method or 'quantization_config'}), "
+                f"{path}: the checkpoint is quantized already ({method or 'quantization_config'}), "
                 "which is not supported yet",
                 hint="pass the original checkpoint in bfloat16, float16 or float32",
             )

@@ -147,7 +147,7 @@ def _from_module(live: nn.Module) -> Source:
         if parameter.dtype not in FLOAT_DTYPES:
             raise InputError(
                 f"{name}: dtype {parameter.dtype} is not supported yet as a weight",
-                hint="pass the module before it is quantised",
+                hint="pass the module before it is quantized",
             )
     module = copy_without_values(live)
     config = getattr(module, "config", None)

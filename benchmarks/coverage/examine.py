@@ -18,12 +18,12 @@ from torch import Tensor
 
 from autoconvert.driver.compile import Stages
 from autoconvert.driver.convert import convert
-from autoconvert.driver.pipeline import SINGLE_STEP
+from autoconvert.driver.trace_and_rewrite import SINGLE_STEP
 from autoconvert.errors import AutoconvertError, CheckFailed, Refused
 from autoconvert.ir.fusion import Fusion
 from autoconvert.ir.program import Program
 from autoconvert.passes.pipeline import PASSES
-from autoconvert.rewrite.passes import Options, Pass
+from autoconvert.rewrite.pass_manager import Options, Pass
 
 # The step of the table that each stage or pass of a conversion ends; what is not here is within the next.
 _ENDS = {"trace": "trace", "fuse": "fuse", "check graph": "state", "check constants": "lower"}

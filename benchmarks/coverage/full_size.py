@@ -50,13 +50,13 @@ def measure(model_type: str) -> FullSize:
     import torch
     from transformers import CONFIG_MAPPING
 
-    from autoconvert.driver.pipeline import rewrite_at_most
     from autoconvert.driver.settings import DEFAULT_CONTEXT, context_limit
+    from autoconvert.driver.trace_and_rewrite import rewrite_at_most
     from autoconvert.errors import AutoconvertError
     from autoconvert.lowering.cpu import CPU
     from autoconvert.patterns import PATTERNS
     from autoconvert.report.progress import Silent, Timeline
-    from autoconvert.rewrite.passes import Options
+    from autoconvert.rewrite.pass_manager import Options
     from autoconvert.source.config import build_module
 
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""The spellings of one computation: a table of the rules that may apply to each operation, in their order.
+"""The canonicalization rules: a table of those that may apply to each operation, in their order.
 
 A rule gives the canonical node for one that is not; it changes no values beyond the order of a rounding.
 """

@@ -1,4 +1,4 @@
-"""Operations that PyTorch itself defines by others are written out as those, where no building block is one."""
+"""Composite operations are decomposed as PyTorch itself defines them, unless a building block is one."""
 
 from collections.abc import Callable
 from functools import cache
@@ -41,8 +41,8 @@ _DEFINED = {
 
 
 @rule()
-def _written_out(node: fx.Node) -> fx.Node | None:
-    if not _is_written_out(node.target):
+def _decomposed(node: fx.Node) -> fx.Node | None:
+    if not _is_composite(node.target):
         return None
     operands = {f"x{index}": operand for index, operand in enumerate(node.all_input_nodes)}
     values = {name: operand.meta["val"] for name, operand in operands.items()}
@@ -59,7 +59,7 @@ def _written_out(node: fx.Node) -> fx.Node | None:
 
 
 @cache
-def _is_written_out(operation: Any) -> bool:
+def _is_composite(operation: Any) -> bool:
     if not isinstance(operation, OpOverload) or operation.namespace != "aten" or operation in _KEPT:
         return False
     return operation in _DEFINED or operation.has_kernel_for_dispatch_key(
@@ -73,4 +73,4 @@ def _definitions() -> dict[OpOverload, Callable[..., Any]]:
     return {operation: known[operation] for operation in _DEFINED}
 
 
-RULES = (_written_out,)
+RULES = (_decomposed,)

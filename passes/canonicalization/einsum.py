@@ -67,7 +67,7 @@ def _einsum_is_product(node: fx.Node) -> fx.Node | None:
 
 
 def _parsed(text: str, ranks: list[int]) -> tuple[list[str], str] | None:
-    """The letters of each operand and of the result, an ellipsis written out; None where one stands twice in one."""
+    """The letters of each operand and of the result, an ellipsis as letters; None where one stands twice in one."""
     text = text.replace(" ", "")
     left, arrow, result = text.partition("->")
     written = left.split(",")

@@ -193,4 +193,4 @@ def test_a_fill_does_not_see_numbers(operation: Any) -> None:
 )
 def test_what_has_a_trait_and_what_has_not(asked: Callable[[Any], bool], operation: Any, others: Any) -> None:
     assert asked(operation)
-    assert not any(map(asked, (*others, len, "module.of.a.recurrence")))
+    assert not any(map(asked, (*others, len, "module.of.a.scan")))

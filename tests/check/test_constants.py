@@ -166,11 +166,11 @@ def test_weight_that_is_still_an_input_is_found(tmp_path: Path) -> None:
         check_constants(path, {**weights, "mix": left_out}, weightless.checkpoint(), UNQUANTIZED)
 
 
-def test_quantised_constant_without_source_is_found(tmp_path: Path) -> None:
+def test_quantized_constant_without_source_is_found(tmp_path: Path) -> None:
     file = linked(tmp_path, "int8")
     weights = weightless.weights()
     del weights["down"]
-    with pytest.raises(CheckFailed, match="'down' is quantised, and no weight is its source"):
+    with pytest.raises(CheckFailed, match="'down' is quantized, and no weight is its source"):
         check_constants(file.path, weights, weightless.checkpoint(torch.float32), RECIPES["int8"])
 
 

@@ -9,7 +9,7 @@ import autoconvert
 from autoconvert.driver.compile import Stages
 from autoconvert.driver.convert import convert
 from autoconvert.passes.pipeline import PASSES
-from autoconvert.rewrite.passes import Pass
+from autoconvert.rewrite.pass_manager import Pass
 from tests.check.faults import FAULTS, Fault, wrong_start_token
 from tests.packaging.tiny_bundle import byte_level_tokenizer, tiny_llama
 from tests.source.tiny import build, llama

@@ -1,4 +1,4 @@
-"""A rule of normalisation is checked where it applies: right ones pass, once per structure, wrong ones are named."""
+"""A canonicalization rule is checked where it applies: right ones pass, once per structure, wrong ones are named."""
 
 import re
 import sys
@@ -18,7 +18,7 @@ from autoconvert.lowering.cpu import CPU
 from autoconvert.passes.canonicalization import RULES
 from autoconvert.passes.canonicalize import canonicalize
 from autoconvert.passes.pipeline import PASSES
-from autoconvert.rewrite.passes import Options, run_passes
+from autoconvert.rewrite.pass_manager import Options, run_passes
 from autoconvert.rewrite.pattern import Pattern
 from autoconvert.rewrite.rule import Rule, RuleTable, rule
 from tests import models
@@ -193,7 +193,7 @@ def _doubled(x: Tensor) -> Tensor:
 
 
 def test_rules_are_watched_before_patterns_and_after() -> None:
-    """What a pattern puts in the place of a block is normalised too."""
+    """What a pattern puts in the place of a block is canonicalized too."""
     doubled = Pattern("doubled", "block", _doubled, lambda x: torch.tanh(x * 2).clone(), {"x": (1, 5, 8)})
     seen: list[str] = []
 

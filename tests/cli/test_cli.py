@@ -267,9 +267,9 @@ def test_it_stops_after_a_pass_with_a_dump_and_nothing_else(
 
 
 def test_an_unknown_pass_to_stop_after_is_bad_usage_and_lists_the_passes(model: Path, tmp_path: Path) -> None:
-    result = invoke(model, "--stop-after", "recognise", "--dump", tmp_path / "dump")
+    result = invoke(model, "--stop-after", "no-such-pass", "--dump", tmp_path / "dump")
     assert result.exit_code == 2
-    assert "There is no pass or signature recognise to stop after." in result.stderr
+    assert "There is no pass or signature no-such-pass to stop after." in result.stderr
     assert "canonicalize, loops-to-pairs, canonicalize-2, fuse, " in result.stderr
     assert not (tmp_path / "dump").exists()
 

@@ -17,7 +17,7 @@ def test_a_covered_model_is_explained_the_same_twice(capsys: pytest.CaptureFixtu
     assert texts[0] == texts[1]
     assert texts[0].startswith("demo: covered")
     assert "model.layers.0–5.mlp" in texts[0]
-    assert "Not recognised" not in texts[0]
+    assert "Not fused" not in texts[0]
 
 
 def test_there_is_nothing_to_scaffold_in_a_covered_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""What is said of a model: what was recognised, what was not, and what is missing."""
+"""What is said of a model: what was fused, what was not, and what is missing."""
 
 from collections.abc import Sequence
 from io import StringIO

@@ -107,9 +107,9 @@ def test_the_lines_of_the_model_that_the_guide_shows_are_its_own() -> None:
 
 
 def test_without_its_file_the_model_has_no_known_block_and_is_refused(orchard: nn.Module, tmp_path: Path) -> None:
-    recognised = fuse(models.traced(orchard), PATTERNS, lambda *_: None)
-    assert not recognised.fusion.blocks
-    with pytest.raises(Refused, match="outside a recognised attention"):
+    fused = fuse(models.traced(orchard), PATTERNS, lambda *_: None)
+    assert not fused.fusion.blocks
+    with pytest.raises(Refused, match="outside a fused attention"):
         converted(orchard, [], tmp_path / "out")
     assert not list(tmp_path.iterdir())
 

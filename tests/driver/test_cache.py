@@ -53,7 +53,7 @@ def test_a_fine_tune_is_only_linked_and_is_what_a_whole_conversion_gives(tmp_pat
     assert content(relinked) == content(converted(other, tmp_path / "third", cache=False))
 
 
-def test_another_quantisation_is_only_linked(tmp_path: Path) -> None:
+def test_another_quantization_is_only_linked(tmp_path: Path) -> None:
     model = save(tmp_path / "model")
     converted(model, tmp_path / "first")
     relinked = converted(model, tmp_path / "second", quantize="int8")

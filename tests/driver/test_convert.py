@@ -79,7 +79,7 @@ def test_positions_that_the_model_counts_from_tokens_are_counted_along(tmp_path:
 
 
 @pytest.mark.parametrize("quantize", ["int8", "fp16"])
-def test_a_quantised_file_is_close_to_the_model_and_smaller(quantize: str, tmp_path: Path) -> None:
+def test_a_quantized_file_is_close_to_the_model_and_smaller(quantize: str, tmp_path: Path) -> None:
     module = noisy(build(llama()))
     sizes = {}
     for scheme in ("none", quantize):

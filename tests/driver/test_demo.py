@@ -1,4 +1,4 @@
-"""The demo, converted: quantisation judged on a model that has learnt something."""
+"""The demo, converted: quantization judged on a model that has learnt something."""
 
 from collections.abc import Sequence
 from functools import cache

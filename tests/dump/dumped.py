@@ -8,11 +8,11 @@ from typing import Any
 from torch import nn
 
 from autoconvert.check.region import RegionCheck
-from autoconvert.driver.pipeline import rewrite
+from autoconvert.driver.trace_and_rewrite import rewrite
 from autoconvert.dump.dump import dump_to
 from autoconvert.lowering.cpu import CPU
 from autoconvert.patterns import PATTERNS
-from autoconvert.rewrite.passes import Options
+from autoconvert.rewrite.pass_manager import Options
 from tests.models import CONTEXT, signatures
 
 

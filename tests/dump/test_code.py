@@ -57,9 +57,9 @@ def test_code_gives_what_the_graph_gives(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "module",
     [lambda: Recurrent(decaying, WIDTH), lambda: Recurrent(convolving, WIDTH, 2), CountingFromTokens],
-    ids=["recurrence", "shift register", "running sum"],
+    ids=["scan", "shift register", "running sum"],
 )
-def test_code_of_recurrences_gives_what_they_give(module: Any, tmp_path: Path) -> None:
+def test_code_of_scans_gives_what_they_give(module: Any, tmp_path: Path) -> None:
     seen: list[str] = []
 
     def compare(step: Any, program: Program) -> None:

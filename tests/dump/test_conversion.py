@@ -12,7 +12,7 @@ from autoconvert.errors import CheckFailed
 from autoconvert.ir.editing import finish
 from autoconvert.ir.program import Program
 from autoconvert.passes.pipeline import PASSES
-from autoconvert.rewrite.passes import Pass
+from autoconvert.rewrite.pass_manager import Pass
 from tests.dump.dumped import Read
 from tests.models import tiny_llama
 

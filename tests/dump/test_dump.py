@@ -13,7 +13,7 @@ from torch import Tensor
 
 from autoconvert.errors import InputError, Refused
 from autoconvert.passes.pipeline import PASSES
-from autoconvert.rewrite.passes import run_names
+from autoconvert.rewrite.pass_manager import run_names
 from tests.dump.dumped import Read, dump_of
 from tests.models import CONTEXT, Decoder, merged, tiny_llama
 

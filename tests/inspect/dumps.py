@@ -10,13 +10,13 @@ NORM = ("mul", "mean", "add", "rsqrt", "mul_1", "mul_2")
 
 
 def write_dump(folder: Path, layers: int = 3, **changes: Any) -> Path:
-    """A trace, a pass that recognises norms, one that changes nothing, and two signatures; 81 nodes a layer."""
+    """A trace, a pass that fuses norms, one that changes nothing, and two signatures; 81 nodes a layer."""
     folder.mkdir(parents=True, exist_ok=True)
     graphs = {
-        "00-trace": _decoder(layers, recognised=False),
-        "01-fuse": _decoder(layers, recognised=True),
-        "03-prefill_16": _decoder(layers, recognised=True, length="16"),
-        "04-decode": _decoder(layers, recognised=True, length="1"),
+        "00-trace": _decoder(layers, fused=False),
+        "01-fuse": _decoder(layers, fused=True),
+        "03-prefill_16": _decoder(layers, fused=True, length="16"),
+        "04-decode": _decoder(layers, fused=True, length="1"),
     }
     for stem, nodes in graphs.items():
         text = json.dumps({"graphs": [{"id": stem, "nodes": nodes}]})
@@ -77,7 +77,7 @@ def _pass(
     }
 
 
-def _decoder(layers: int, recognised: bool, length: str = "s") -> list[dict[str, Any]]:
+def _decoder(layers: int, fused: bool, length: str = "s") -> list[dict[str, Any]]:
     nodes = [_node("tokens", "input", "", [], f"i64[1, {length}]")]
     last = "model_embedding"
     nodes.append(_node(last, "embedding", "model", ["tokens"], f"f32[1, {length}, 8]", line=40))
@@ -86,10 +86,10 @@ def _decoder(layers: int, recognised: bool, length: str = "s") -> list[dict[str,
         prefix = module.replace(".", "_")
         weight = f"{prefix}_norm_weight"
         nodes.append(_node(weight, "input", f"{module}.norm", [], "f32[8]", detail=f"weight {module}.norm.weight"))
-        for part in ("rms_norm",) if recognised else NORM:
+        for part in ("rms_norm",) if fused else NORM:
             name = f"{prefix}_norm_{part}"
-            known = {"pattern": "rms_norm", "block": "norm"} if recognised else {}
-            operation = "rms_norm" if recognised else part.split("_")[0]
+            known = {"pattern": "rms_norm", "block": "norm"} if fused else {}
+            operation = "rms_norm" if fused else part.split("_")[0]
             reads = [last, weight] if part in ("rms_norm", "mul_2") else [last]
             nodes.append(_node(name, operation, f"{module}.norm", reads, f"f32[1, {length}, 8]", line=41, **known))
             last = name

@@ -66,7 +66,7 @@ def test_1300_nodes_are_shown_within_two_seconds(browser: Browser, address: str)
 
 
 def test_the_first_pass_that_found_blocks_is_shown_first(page: Page) -> None:
-    expect(page.locator(".step[aria-current]")).to_have_text("recognise1\u2009298 → 1\u200921816 blocks")
+    expect(page.locator(".step[aria-current]")).to_have_text("fuse1\u2009298 → 1\u200921816 blocks")
     expect(page.locator(".head h2")).to_have_text("fuse")
     expect(page.locator(".chip.removed")).to_have_text("− 96 removed")
     expect(page.locator(".chip.added")).to_have_text("+ 16 added")
@@ -90,7 +90,7 @@ def test_a_block_shows_its_region_its_pattern_and_the_line_of_the_model(page: Pa
     expect(page.locator(".node.linked[data-side='0']")).to_have_count(6)
     expect(details.locator("svg.neighbourhood .centre")).to_have_count(1)
     details.locator('[data-pattern="rms_norm"]').first.click()
-    expect(details).to_contain_text("16 times in recognise")
+    expect(details).to_contain_text("16 times in fuse")
     expect(details.locator(".line.wanted")).to_contain_text("def _rms(x, weight, eps):")
     details.locator('[data-to="model_layers_0_norm_mean"]').click()
     expect(page.locator(node(page, "model_layers_0_norm_mean", 0))).to_have_class("cell node removed linked chosen")
@@ -98,7 +98,7 @@ def test_a_block_shows_its_region_its_pattern_and_the_line_of_the_model(page: Pa
 
 
 def test_the_address_keeps_what_is_shown(page: Page, address: str) -> None:
-    page.goto(f"{address}#pass=recognise&node={NORM}")
+    page.goto(f"{address}#pass=fuse&node={NORM}")
     page.reload()
     expect(page.locator(node(page, NORM))).to_be_visible()
     expect(page.locator("aside h2")).to_have_text("rms_norm")

@@ -20,7 +20,7 @@ from autoconvert.lowering.cpu import CPU
 from autoconvert.passes import canonicalize
 from autoconvert.passes.pipeline import PASSES
 from autoconvert.patterns import PATTERNS
-from autoconvert.rewrite.passes import Options, Pass, run_names, run_passes
+from autoconvert.rewrite.pass_manager import Options, Pass, run_names, run_passes
 from tests.models import CONTEXT, Decoder, signatures, traced
 
 aten = torch.ops.aten

@@ -50,7 +50,7 @@ def test_float_file_says_what_the_module_says(tmp_path: Path, recipe: str, deleg
 @pytest.mark.parametrize("signature", weightless.LENGTHS)
 @pytest.mark.parametrize("delegate", [True, False], ids=["xnnpack", "builtin"])
 def test_int8_file_says_what_its_constants_say(tmp_path: Path, delegate: bool, signature: str) -> None:
-    """Activations are quantised as they come, each FULLY_CONNECTED by 1/254 of its largest input."""
+    """Activations are quantized as they come, each FULLY_CONNECTED by 1/254 of its largest input."""
     file = linked(tmp_path, "int8")
     expected = weightless.torch_outputs(signature, values_in_file(file.path))
     actual = weightless.runtime_outputs(file.path, signature, delegate=delegate)

@@ -1,4 +1,4 @@
-"""A specialised graph lowers to operations that the device has, under the names that it had."""
+"""A graph without symbols lowers to operations that the device has, under the names that it had."""
 
 from collections import Counter
 from functools import cache
@@ -19,7 +19,7 @@ from autoconvert.lowering.litert import lower
 from autoconvert.lowering.worker import start_worker
 from autoconvert.passes.pipeline import PASSES
 from autoconvert.patterns import PATTERNS
-from autoconvert.rewrite.passes import Options, run_passes
+from autoconvert.rewrite.pass_manager import Options, run_passes
 from autoconvert.tracing.trace import trace
 from tests.models import rewrite, signatures, tiny_llama
 from tests.plain_llama import PlainLlama

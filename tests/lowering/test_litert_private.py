@@ -16,14 +16,14 @@ from autoconvert.lowering.litert import quiet
 from autoconvert.lowering.litert_private import convert
 from autoconvert.passes.pipeline import PASSES
 from autoconvert.patterns import PATTERNS
-from autoconvert.rewrite.passes import Options, run_passes
+from autoconvert.rewrite.pass_manager import Options, run_passes
 from autoconvert.tracing.trace import trace
 from tests.models import signatures
 from tests.plain_llama import PlainLlama
 
 
 class Pointwise(nn.Module):
-    """What other decoders have besides: normalisation with a mean, other activations, a split and a norm."""
+    """What other decoders have besides: a norm with a mean, other activations, a split and a norm."""
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor) -> dict[str, Tensor]:
         y = nn.functional.layer_norm(x, (8,), weight, bias)

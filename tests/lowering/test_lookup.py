@@ -26,6 +26,6 @@ def test_the_device_gives_what_pytorch_gives(name: str) -> None:
         assert torch.equal(actual, expected)
 
 
-def test_a_table_of_numbers_is_looked_up_by_the_operation_that_widens_quantised_rows() -> None:
+def test_a_table_of_numbers_is_looked_up_by_the_operation_that_widens_quantized_rows() -> None:
     found = operations(lowered(lambda indices: F.embedding(indices, TABLES["numbers"]), INDICES))
     assert found["EMBEDDING_LOOKUP"] == 1

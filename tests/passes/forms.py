@@ -1,4 +1,4 @@
-"""What a function of activations and a parameter is normalised to, checked to give its numbers."""
+"""What a function of activations and a parameter is canonicalized to, checked to give its numbers."""
 
 from collections.abc import Callable
 from typing import Any
@@ -30,8 +30,8 @@ class Call(nn.Module):
         return self.function(x, self.matrix)
 
 
-def normalised(function: Function) -> tuple[fx.GraphModule, Call]:
-    """The normalised graph of symbolic length, checked to give the numbers of the function at two lengths."""
+def canonicalized(function: Function) -> tuple[fx.GraphModule, Call]:
+    """The canonical graph of symbolic length, checked to give the numbers of the function at two lengths."""
     module = Call(function).eval()
     exported = export(module, (torch.randn(1, LENGTHS[0], WIDTH),), ({1: Dim("s", min=2, max=64)},))
     program = program_of(exported, [Port("x", Role.HIDDEN, torch.float32, (1, "s", WIDTH))], [("result", Role.HIDDEN)])
@@ -47,7 +47,7 @@ def normalised(function: Function) -> tuple[fx.GraphModule, Call]:
 
 
 def operations(function: Function) -> list[Any]:
-    return [node.target for node in normalised(function)[0].graph.nodes if node.op == "call_function"]
+    return [node.target for node in canonicalized(function)[0].graph.nodes if node.op == "call_function"]
 
 
 def form(function: Function) -> str:
@@ -62,5 +62,5 @@ def form(function: Function) -> str:
         return lines[node]
 
     text: list[str] = []
-    visit(normalised(function)[0].graph.output_node())
+    visit(canonicalized(function)[0].graph.output_node())
     return "\n".join(text)

@@ -150,7 +150,7 @@ STEPS: dict[str, tuple[Step, list[tuple[int, ...]], list[int]]] = {
 
 
 @pytest.mark.parametrize("name", STEPS)
-def test_states_become_recurrences(name: str) -> None:
+def test_states_become_scans(name: str) -> None:
     """With as many states each as need each other."""
     step, states, expected = STEPS[name]
     module = Stepping(step, *states)
@@ -160,7 +160,7 @@ def test_states_become_recurrences(name: str) -> None:
     assert_gives_the_text(program, module)
 
 
-def test_matrices_stay_outside_of_a_recurrence() -> None:
+def test_matrices_stay_outside_of_a_scan() -> None:
     program = sequence_of(Stepping(both_sides, (WIDTH,)))
     (scan,) = scans(program)
     targets = {node.target for node in scan.step.graph.nodes}
@@ -186,7 +186,7 @@ def text_by_text(step: Step) -> Step:
     return looping
 
 
-def test_a_model_that_takes_one_text_at_a_time_is_one_recurrence() -> None:
+def test_a_model_that_takes_one_text_at_a_time_is_one_scan() -> None:
     module = Stepping(text_by_text(chained), (WIDTH,), (WIDTH,))
     program = sequence_of(module)
     (scan,) = scans(program)
@@ -226,10 +226,10 @@ REFUSED_LOOKS: dict[str, tuple[Look, str]] = {
         "has a bias that is computed from",
     ),
     "the step's own": (of_three_widths, "looks back at what is not simply the keys and values of every position"),
-    "no mask": (lambda q, k, v, *_: native(q, k, v), "looks back on what was before outside of a recognised attention"),
+    "no mask": (lambda q, k, v, *_: native(q, k, v), "looks back on what was before outside of a fused attention"),
     "a sum": (
         lambda q, k, v, row, column: torch.where((column <= row)[..., None], v[:, :, None], 0.0).sum(-2),
-        "looks back on what was before outside of a recognised attention",
+        "looks back on what was before outside of a fused attention",
     ),
     "something beside the history": (
         lambda q, k, v, row, column: native(
@@ -277,7 +277,7 @@ def across(model: Stepping, token: Tensor, kept: list[Tensor]) -> tuple[Tensor, 
 
 REFUSED_STEPS: dict[str, tuple[Step, str]] = {
     "no token changes it": (closed_off, "a state that no token changes is not covered"),
-    "steps are another axis": (transposed, "the steps are not the first axis of what a recurrence takes"),
+    "steps are another axis": (transposed, "the steps are not the first axis of what a scan takes"),
     "texts meet in the step": (across, "cannot be split into chunks: it combines values of several positions"),
 }
 

@@ -10,7 +10,7 @@ from torch import fx
 from autoconvert.passes.canonicalize import canonicalize
 from autoconvert.rewrite.rule import Rule
 from tests import models
-from tests.passes.forms import WIDTH, Function, form, normalised, operations
+from tests.passes.forms import WIDTH, Function, canonicalized, form, operations
 
 aten = torch.ops.aten
 
@@ -142,7 +142,7 @@ SAME: dict[str, tuple[Function, ...]] = {
 
 
 @pytest.mark.parametrize("name", SAME)
-def test_spellings_become_one(name: str) -> None:
+def test_variants_become_one(name: str) -> None:
     first, *others = SAME[name]
     assert [form(other) for other in others] == [form(first)] * len(others)
 
@@ -170,20 +170,22 @@ def test_computations_that_differ_in_a_number_are_not_shared() -> None:
 
 
 def test_axes_count_from_the_end() -> None:
-    graph = normalised(lambda x, m: torch.cat((x, x), 2).unsqueeze(0).sum(1))[0].graph
+    graph = canonicalized(lambda x, m: torch.cat((x, x), 2).unsqueeze(0).sum(1))[0].graph
     axes = {node.target: node.args[1] for node in graph.nodes if node.op == "call_function"}
     assert axes == {aten.cat.default: -1, aten.unsqueeze.default: -4, aten.sum.dim_IntList: [-3]}
 
 
 def test_shapes_are_known_after_every_rule() -> None:
-    graph = normalised(lambda x, m: (x / 2).view(1, -1, 2, 4).permute(0, 2, 1, 3).pow(2).masked_fill(x.sum() > 0, 1))[0]
+    graph = canonicalized(
+        lambda x, m: (x / 2).view(1, -1, 2, 4).permute(0, 2, 1, 3).pow(2).masked_fill(x.sum() > 0, 1)
+    )[0]
     assert all("val" in node.meta for node in graph.graph.nodes if node.op != "output")
     assert models.shapes(graph)["transpose"] == ["1", "2", "s", "4"]
 
 
 @pytest.mark.parametrize("function", [*(ways[0] for ways in SAME.values()), *(way for way, _ in KEPT.values())])
 def test_no_rule_applies_to_what_is_canonical(function: Function) -> None:
-    graph, _ = normalised(function)
+    graph, _ = canonicalized(function)
     before = str(graph.graph)
     canonicalize(graph, {node.name for node in graph.graph.find_nodes(op="placeholder")} - {"x"}, fail)
     assert str(graph.graph) == before

@@ -1,4 +1,4 @@
-"""A cumulative sum along the sequence becomes a recurrence with the same numbers; any other stays."""
+"""A cumulative sum along the sequence becomes a scan with the same numbers; any other stays."""
 
 from collections.abc import Callable
 
@@ -45,7 +45,7 @@ ALONG: dict[str, tuple[Callable[[Decoder, Tensor], Tensor], int]] = {
 
 
 @pytest.mark.parametrize("name", ALONG)
-def test_a_sum_along_the_sequence_becomes_a_recurrence(name: str) -> None:
+def test_a_sum_along_the_sequence_becomes_a_scan(name: str) -> None:
     mix, width = ALONG[name]
     module = Decoder(mix)
     program = carried(run_through(models.traced(module), "materialize-positions"))

@@ -1,4 +1,4 @@
-"""An operation that a pattern brings: one node while blocks are recognised, then what the device computes."""
+"""An operation that a pattern brings: one node while blocks are fused, then what the device computes."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from autoconvert import ops
 from autoconvert.errors import InputError, Refused
 from autoconvert.ir.program import Program
 from autoconvert.patterns import PATTERNS
-from autoconvert.rewrite.passes import Pass
+from autoconvert.rewrite.pass_manager import Pass
 from autoconvert.rewrite.pattern import Pattern
 from autoconvert.testing import check
 from tests.models import Decoder, assert_chunks_give_what_the_model_gives, rewrite
@@ -34,7 +34,7 @@ OPERATION = ops.operation(squared_relu, as_a_power)
 PATTERN = bringing(OPERATION)
 
 
-def test_it_is_one_node_until_it_is_written_out_as_the_device_has_it() -> None:
+def test_it_is_one_node_until_it_is_decomposed_to_its_device_body() -> None:
     seen: dict[str, set[str]] = {}
 
     def see(step: Pass, program: Program) -> None:

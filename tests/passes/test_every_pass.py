@@ -4,7 +4,7 @@ import pytest
 
 from autoconvert.ir.program import Program
 from autoconvert.passes.pipeline import PASSES
-from autoconvert.rewrite.passes import Pass
+from autoconvert.rewrite.pass_manager import Pass
 from tests import models
 from tests.driver.test_convert import SHAPES
 from tests.models import tiny_llama

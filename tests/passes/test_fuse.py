@@ -19,7 +19,7 @@ from tests.attentions import ATTENTIONS, NEAR
 from tests.models import Change, Decoder, tiny_llama
 
 
-def recognised(module: nn.Module, without: str = "") -> Program:
+def fused(module: nn.Module, without: str = "") -> Program:
     program = models.traced(module)
     patterns = [pattern for pattern in PATTERNS if pattern.name != without]
     return fuse(program.with_graph(canonicalize(program.graph, program.weights)), patterns, lambda *_: None)
@@ -158,7 +158,7 @@ def test_each_pattern_covers_a_block_of_a_model_and_the_model_stays_the_same(nam
 @pytest.mark.parametrize("name", NAMES)
 def test_without_its_pattern_a_block_stays_as_it_was_written(name: str) -> None:
     module = decoder_for(name)
-    with_it, without = recognised(module), recognised(module, without=name)
+    with_it, without = fused(module), fused(module, without=name)
     assert name in with_it.fusion.patterns
     assert name not in without.fusion.patterns
     assert str(without.graph.graph) != str(with_it.graph.graph)
@@ -187,14 +187,14 @@ def test_without_its_patterns_an_attention_is_refused(name: str) -> None:
 
 def test_scores_without_a_softmax_stay_as_they_were_written() -> None:
     module = Decoder(attend=NEAR["softmax over queries"])
-    assert not recognised(module).graph.graph.find_nodes(op="call_function", target=ops.attention_scores)
+    assert not fused(module).graph.graph.find_nodes(op="call_function", target=ops.attention_scores)
     tokens = models.random_ids()
-    logits = models.execute(recognised(module), module, tokens)["logits"][0]
+    logits = models.execute(fused(module), module, tokens)["logits"][0]
     models.assert_same(logits, models.logits_of_source(module, tokens))
 
 
-def test_llama_is_recognised_block_by_block() -> None:
-    fusion = recognised(tiny_llama()).fusion
+def test_llama_is_fused_block_by_block() -> None:
+    fusion = fused(tiny_llama()).fusion
     assert fusion.blocks == {"norm": 5, "rotary": 4, "attention": 2, "feed_forward": 2}
 
 
@@ -214,12 +214,12 @@ def test_a_llama_is_another_graph_or_refused_without_a_block(block: str) -> None
 def test_recognition_keeps_the_numbers() -> None:
     module = tiny_llama()
     tokens = models.random_ids(vocabulary=97)
-    logits = models.execute(recognised(module), module, tokens)["logits"][0]
+    logits = models.execute(fused(module), module, tokens)["logits"][0]
     models.assert_same(logits, models.logits_of_source(module, tokens))
 
 
 def test_the_nearest_miss_says_what_is_different() -> None:
-    program = recognised(Decoder(lambda d, x: x * (x.pow(2).sum(-1, True) + 1e-6).rsqrt() * d.gain))
+    program = fused(Decoder(lambda d, x: x * (x.pow(2).sum(-1, True) + 1e-6).rsqrt() * d.gain))
     nearest = program.fusion.nearest()[0]
     assert nearest.pattern.startswith("rms_norm")
     assert "the pattern expects mean" in nearest.reason
@@ -227,7 +227,7 @@ def test_the_nearest_miss_says_what_is_different() -> None:
 
 
 def test_a_miss_is_forgotten_where_another_pattern_matched() -> None:
-    misses = recognised(Decoder(norm("rms_norm"))).fusion.near_misses
+    misses = fused(Decoder(norm("rms_norm"))).fusion.near_misses
     assert not [miss for miss in misses if miss.pattern.startswith("rms_norm")]
 
 
@@ -254,9 +254,9 @@ def test_refusal_ends_with_the_nearest_pattern() -> None:
 
 def test_query_and_key_of_one_shape_stay_apart() -> None:
     module = tiny_llama(num_key_value_heads=4)
-    graph = recognised(module).graph.graph
+    graph = fused(module).graph.graph
     tokens = models.random_ids(vocabulary=97)
     for attention in graph.find_nodes(op="call_function", target=ops.attention):
         assert attention.args[0] is not attention.args[1]
-    logits = models.execute(recognised(module), module, tokens)["logits"][0]
+    logits = models.execute(fused(module), module, tokens)["logits"][0]
     models.assert_same(logits, models.logits_of_source(module, tokens))

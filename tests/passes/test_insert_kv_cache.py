@@ -100,5 +100,5 @@ def test_a_fully_closed_row_gives_numbers() -> None:
 
 
 def test_a_model_without_attention_is_refused() -> None:
-    with pytest.raises(Refused, match="No attention and no recurrence was recognised"):
+    with pytest.raises(Refused, match="No attention was fused and no scan was found"):
         models.rewrite(Decoder(attend=lambda decoder, x: x))

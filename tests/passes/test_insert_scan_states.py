@@ -1,4 +1,4 @@
-"""The states of recurrences are inputs and outputs of a chunk, and padding leaves them as they are."""
+"""The states of scans are inputs and outputs of a chunk, and padding leaves them as they are."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from autoconvert.ir.program import Program
 from autoconvert.lowering.cpu import CPU
 from autoconvert.passes.insert_scan_states import insert_scan_states
 from autoconvert.runtime.chunks import Chunk, split
-from autoconvert.scan.scan import CarriedScan
+from autoconvert.scan.scan import StatefulScan
 from tests import models
 from tests.models import CONTEXT, WIDTH, Decoder
 from tests.steps import Recurrent, Stepping, run_through, step_of
@@ -79,10 +79,10 @@ def test_states_have_their_shape_and_type(program: Program) -> None:
         assert (tuple(node.meta["val"].shape), node.meta["val"].dtype) == (state.shape, torch.float32)
 
 
-def test_every_recurrence_takes_and_gives_states(program: Program) -> None:
+def test_every_scan_takes_and_gives_states(program: Program) -> None:
     calls = program.graph.graph.find_nodes(op="call_module")
     carried = [program.graph.get_submodule(str(call.target)) for call in calls]
-    assert [len(module.recurrence.states) for module in carried if isinstance(module, CarriedScan)] == [1, 2]
+    assert [len(module.scan.states) for module in carried if isinstance(module, StatefulScan)] == [1, 2]
 
 
 def test_chunks_give_what_the_model_gives(program: Program, module: Stepping) -> None:
@@ -117,7 +117,7 @@ def test_states_join_those_that_are_there() -> None:
     assert [state.name for state in program.states] == ["kv_cache_k_0", "kv_cache_v_0", "kv_cache_r_0"]
 
 
-def test_a_program_without_recurrences_gets_none() -> None:
+def test_a_program_without_scans_gets_none() -> None:
     program = models.rewrite(Decoder())
     again = insert_scan_states(program, CPU)
     assert again.states == program.states
@@ -132,7 +132,7 @@ def test_layers_keep_their_states_apart(update: object, shape: tuple[int, ...]) 
     models.assert_chunks_give_what_the_model_gives(program, module)
 
 
-def test_a_recurrence_along_the_tokens_comes_after_its_inputs() -> None:
+def test_a_scan_along_the_tokens_comes_after_its_inputs() -> None:
     module = Stepping(along_tokens, (1,))
     program = with_states(module)
     program.graph.graph.lint()

@@ -1,4 +1,4 @@
-"""Tables read at input_pos, masks recognised, and what is no function of the position refused."""
+"""Tables read at input_pos, masks classified, and what is no function of the position refused."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from autoconvert.lowering.cpu import CPU
 from autoconvert.passes import materialize_positions
 from autoconvert.passes.pipeline import PASSES
 from autoconvert.patterns import PATTERNS
-from autoconvert.rewrite.passes import Options, run_passes
+from autoconvert.rewrite.pass_manager import Options, run_passes
 from tests import models
 from tests.attentions import added, alibi_from_the_end, later
 from tests.models import CONTEXT, Change, Decoder, masked, tiny_llama
@@ -175,7 +175,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     ),
     "outside of attention": (
         masked(lambda scores, row, column: (scores.tanh() + torch.where(column > row, -1e9, 0.0)).relu()),
-        "outside a recognised attention",
+        "outside a fused attention",
     ),
 }
 

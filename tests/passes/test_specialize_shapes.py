@@ -67,7 +67,7 @@ def test_signatures_are_named_as_the_runtime_looks_for_them(llama: Program) -> N
     assert list(signatures(llama, (8, 2))) == ["prefill_8", "prefill_2", "decode"]
 
 
-def test_specialising_leaves_the_program_as_it_was(llama: Program) -> None:
+def test_it_leaves_the_program_as_it_was(llama: Program) -> None:
     before = str(llama.graph.graph)
     decode(llama)
     prefill(llama, 3)

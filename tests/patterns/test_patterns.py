@@ -1,4 +1,4 @@
-"""Every pattern: the same numbers on both sides, found in its spellings, not in what is near."""
+"""Every pattern: the same numbers on both sides, found in its variants, not in what is near."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from autoconvert import ops
-from autoconvert.check.pattern import matches_in, normalised
+from autoconvert.check.pattern import canonicalized, matches_in
 from autoconvert.check.region import same_numbers
 from autoconvert.ir.fusion import NearMiss
 from autoconvert.ir.program import Program
@@ -73,14 +73,14 @@ def test_the_order_of_patterns_does_not_change_what_a_block_computes(name: str) 
     tensors = [value for value in values.values() if isinstance(value, Tensor)]
     expected = pattern.matches(**values)
     for order in (PATTERNS, PATTERNS[::-1]):
-        program = Program(normalised(pattern.matches, {**values, **numbers}))
-        recognised = fuse(program, order, lambda *_: None)
-        assert recognised.fusion.patterns, "nothing was recognised"
-        assert same_numbers(recognised.graph(*tensors), expected)
+        program = Program(canonicalized(pattern.matches, {**values, **numbers}))
+        fused = fuse(program, order, lambda *_: None)
+        assert fused.fusion.patterns, "nothing was fused"
+        assert same_numbers(fused.graph(*tensors), expected)
 
 
 @dataclass(frozen=True)
-class Spelling:
+class Variant:
     """Another way to write what `pattern` matches, or something near it that it must not match."""
 
     pattern: str
@@ -101,91 +101,91 @@ def _silu(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
     return F.linear(F.linear(x, up) * F.silu(F.linear(x, gate)), down)
 
 
-SAME: dict[str, Spelling] = {
-    "rms: power, weight first": Spelling(
+SAME: dict[str, Variant] = {
+    "rms: power, weight first": Variant(
         "rms_norm", lambda x, weight, eps: weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps))
     ),
-    "rms: divided by a root": Spelling(
+    "rms: divided by a root": Variant(
         "rms_norm", lambda x, weight, eps: x / torch.sqrt(eps + x.square().mean(2, keepdim=True)) * weight
     ),
-    "rms: root as a power": Spelling(
+    "rms: root as a power": Variant(
         "rms_norm", lambda x, weight, eps: (x.pow(2).mean((-1,), True) + eps).pow(-0.5) * x * weight
     ),
-    "rms: reciprocal of a root": Spelling(
+    "rms: reciprocal of a root": Variant(
         "rms_norm", lambda x, weight, eps: x * (1 / ((x * x).mean(-1, keepdim=True) + eps).sqrt()) * weight
     ),
-    "rms: casts to the same type": Spelling(
+    "rms: casts to the same type": Variant(
         "rms_norm",
         lambda x, weight, eps: weight * (x.float() * (x.float() ** 2).mean(-1, True).add(eps).rsqrt()).to(x.dtype),
     ),
-    "rms: mean with a type": Spelling(
+    "rms: mean with a type": Variant(
         "rms_norm.without_weight",
         lambda x, eps: x * torch.rsqrt((x * x).mean(-1, keepdim=True, dtype=torch.float32) + eps),
     ),
-    "rms: of four axes": Spelling(
+    "rms: of four axes": Variant(
         "rms_norm.native", BY_NAME["rms_norm.native"].matches, (("x", torch.randn(1, 5, 3, 14)),)
     ),
-    "rms: epsilon of the type": Spelling(
+    "rms: epsilon of the type": Variant(
         "rms_norm.native",
         lambda x, weight, eps: F.rms_norm(x, (14,), weight),
         (("eps", torch.finfo(torch.float32).eps),),
     ),
-    "layer norm: module": Spelling("layer_norm", lambda x, weight, bias, eps: F.layer_norm(x, (14,), weight, bias)),
-    "layer norm: power": Spelling(
+    "layer norm: module": Variant("layer_norm", lambda x, weight, bias, eps: F.layer_norm(x, (14,), weight, bias)),
+    "layer norm: power": Variant(
         "layer_norm.written_out",
         lambda x, weight, bias, eps: (
             bias + weight * ((x - x.mean(-1, True)) / torch.sqrt((x - x.mean(-1, True)).pow(2).mean(-1, True) + eps))
         ),
     ),
-    "layer norm: of the biased variance": Spelling(
+    "layer norm: of the biased variance": Variant(
         "layer_norm.written_out",
         lambda x, weight, bias, eps: (
             (x - x.mean(-1, keepdim=True)) / (x.var(-1, unbiased=False, keepdim=True) + eps).sqrt() * weight + bias
         ),
     ),
-    "layer norm: module without a bias": Spelling(
+    "layer norm: module without a bias": Variant(
         "layer_norm.without_bias",
         lambda x, weight, eps: F.layer_norm(x, weight.shape, weight, None, eps),
     ),
-    "rms: module without a weight": Spelling(
+    "rms: module without a weight": Variant(
         "rms_norm.native.without_weight", lambda x, eps: F.rms_norm(x, (14,), eps=eps)
     ),
-    "gelu: of the new kind": Spelling(
+    "gelu: of the new kind": Variant(
         "gelu_tanh",
         lambda x, inner, cube: (x * 0.5) * (1 + torch.tanh((x + 0.044715 * x.pow(3)) * 0.7978845608028654)),
     ),
-    "gelu: of numbers that are cut off": Spelling(
+    "gelu: of numbers that are cut off": Variant(
         "gelu_tanh.factored",
         lambda x, inner, cube: x * 0.5 * (1.0 + torch.tanh(0.79788456 * x * (1 + 0.044715 * x * x))),
     ),
-    "gated: one matrix, split": Spelling(
+    "gated: one matrix, split": Variant(
         "gated_feed_forward.silu.fused",
         lambda x, gate_up, down: F.linear(
             torch.split(F.linear(x, gate_up), 22, -1)[1] * F.silu(torch.split(F.linear(x, gate_up), 22, -1)[0]), down
         ),
     ),
-    "rotary: chunked": Spelling(
+    "rotary: chunked": Variant(
         "rotary.half",
         lambda x, cos, sin: sin * torch.cat((x.chunk(2, -1)[1].neg(), x.chunk(2, -1)[0]), 3) + cos * x,
     ),
-    "rotary: split": Spelling(
+    "rotary: split": Variant(
         "rotary.half",
         lambda x, cos, sin: x * cos + torch.cat((-x.split(7, 3)[1], x.split(7, 3)[0]), -1) * sin,
     ),
-    "rotary: counted from the end": Spelling(
+    "rotary: counted from the end": Variant(
         "rotary.half",
         lambda x, cos, sin: x * cos + torch.cat((-x[..., -7:], x[..., :-7]), -1) * sin,
     ),
-    "rotary: before the transpose": Spelling(
+    "rotary: before the transpose": Variant(
         "rotary.half",
         BY_NAME["rotary.half"].matches,
         (("x", torch.randn(1, 5, 3, 14)), ("cos", torch.randn(1, 5, 1, 14)), ("sin", torch.randn(1, 5, 1, 14))),
     ),
-    "rotary: every two of a table of halves": Spelling(
+    "rotary: every two of a table of halves": Variant(
         "rotary.interleaved",
         lambda x, cos, sin: cos * x + torch.stack([-x[..., 1::2], x[..., 0::2]], dim=-1).reshape_as(x) * sin,
     ),
-    "rotary: pairs on an axis of their own": Spelling(
+    "rotary: pairs on an axis of their own": Variant(
         "rotary.interleaved.halves",
         lambda x, cos, sin: torch.stack(
             (
@@ -195,13 +195,13 @@ SAME: dict[str, Spelling] = {
             dim=4,
         ).view(1, 3, 5, 14),
     ),
-    "rotary: complex": Spelling(
+    "rotary: complex": Variant(
         "rotary.interleaved.halves",
         lambda x, cos, sin: torch.view_as_real(
             torch.view_as_complex(x.reshape(1, 3, 5, -1, 2)) * torch.complex(cos, sin)
         ).flatten(3),
     ),
-    "rotary: halves on an axis of their own": Spelling(
+    "rotary: halves on an axis of their own": Variant(
         "rotary.half.halves",
         lambda x, cos, sin: torch.cat(
             (
@@ -211,138 +211,138 @@ SAME: dict[str, Spelling] = {
             -1,
         ),
     ),
-    "gated: operands exchanged": Spelling("gated_feed_forward.silu", _silu),
-    "gated: matrices transposed": Spelling(
+    "gated: operands exchanged": Variant("gated_feed_forward.silu", _silu),
+    "gated: matrices transposed": Variant(
         "gated_feed_forward.gelu_tanh",
         lambda x, gate, up, down: F.linear(F.gelu(F.linear(x, gate), approximate="tanh") * F.linear(x, up), down),
     ),
 }
 
-NEAR: dict[str, Spelling] = {
-    "attention: heads in another order": Spelling(
+NEAR: dict[str, Variant] = {
+    "attention: heads in another order": Variant(
         "attention.shared",
         lambda query, key, value, mask, scale, softcap: ops.attention(
             query, _tiled(key), _tiled(value), mask, scale, False, softcap=softcap
         ),
     ),
-    "attention: keys of another head than values": Spelling(
+    "attention: keys of another head than values": Variant(
         "attention.shared",
         lambda query, key, value, mask, scale, softcap: ops.attention(
             query, key.repeat_interleave(3, 1), _tiled(value), mask, scale, False, softcap=softcap
         ),
     ),
-    "rms: no epsilon": Spelling(
+    "rms: no epsilon": Variant(
         "rms_norm", lambda x, weight, eps: x * torch.rsqrt((x * x).mean(-1, keepdim=True)) * weight
     ),
-    "rms: another axis": Spelling(
+    "rms: another axis": Variant(
         "rms_norm",
         lambda x, weight, eps: x * torch.rsqrt((x * x).mean(1, keepdim=True) + eps) * weight,
     ),
-    "rms: epsilon twice": Spelling(
+    "rms: epsilon twice": Variant(
         "rms_norm", lambda x, weight, eps: x * torch.rsqrt((x * x).mean(-1, True) + eps + eps) * weight
     ),
-    "rms: epsilon counted double": Spelling(
+    "rms: epsilon counted double": Variant(
         "rms_norm",
         lambda x, weight, eps: x * torch.rsqrt(torch.add((x * x).mean(-1, True), eps, alpha=2)) * weight,
     ),
-    "rms: sum": Spelling("rms_norm", lambda x, weight, eps: x * torch.rsqrt((x * x).sum(-1, True) + eps) * weight),
-    "rms: of something else": Spelling(
+    "rms: sum": Variant("rms_norm", lambda x, weight, eps: x * torch.rsqrt((x * x).sum(-1, True) + eps) * weight),
+    "rms: of something else": Variant(
         "rms_norm", lambda x, weight, eps: (x + 1) * torch.rsqrt((x * x).mean(-1, True) + eps) * weight
     ),
-    "rms: over two axes": Spelling(
+    "rms: over two axes": Variant(
         "rms_norm.native",
         lambda x, weight, eps: F.rms_norm(x, x.shape[-2:], weight.expand(5, -1), eps),
     ),
-    "layer norm: over two axes": Spelling(
+    "layer norm: over two axes": Variant(
         "layer_norm",
         lambda x, weight, bias, eps: F.layer_norm(x, x.shape[-2:], weight.expand(5, -1), bias.expand(5, -1), eps),
     ),
-    "layer norm: not centred twice": Spelling(
+    "layer norm: not centred twice": Variant(
         "layer_norm.written_out",
         lambda x, weight, bias, eps: (x - x.mean(-1, True)) * torch.rsqrt((x * x).mean(-1, True) + eps) * weight + bias,
     ),
-    "rotary: other sign": Spelling(
+    "rotary: other sign": Variant(
         "rotary.half", lambda x, cos, sin: x * cos + torch.cat((x[..., 7:], -x[..., :7]), -1) * sin
     ),
-    "rotary: no sign": Spelling(
+    "rotary: no sign": Variant(
         "rotary.half", lambda x, cos, sin: x * cos + torch.cat((x[..., 7:], x[..., :7]), -1) * sin
     ),
-    "rotary: subtracted": Spelling(
+    "rotary: subtracted": Variant(
         "rotary.half", lambda x, cos, sin: x * cos - torch.cat((-x[..., 7:], x[..., :7]), -1) * sin
     ),
-    "rotary: unequal parts": Spelling(
+    "rotary: unequal parts": Variant(
         "rotary.half", lambda x, cos, sin: x * cos + torch.cat((-x[..., 4:], x[..., :4]), -1) * sin
     ),
-    "rotary: a gap between the parts": Spelling(
+    "rotary: a gap between the parts": Variant(
         "rotary.half",
         lambda x, cos, sin: x * cos + torch.cat((-x[..., 7:], x[..., 1:8]), -1) * sin,
     ),
-    "rotary: neighbours the wrong way round": Spelling(
+    "rotary: neighbours the wrong way round": Variant(
         "rotary.interleaved",
         lambda x, cos, sin: x * cos + torch.stack((x[..., 1::2], -x[..., ::2]), -1).flatten(-2) * sin,
     ),
-    "rotary: neighbours with halves": Spelling(
+    "rotary: neighbours with halves": Variant(
         "rotary.interleaved", lambda x, cos, sin: x * cos + torch.cat((-x[..., 1::2], x[..., ::2]), -1) * sin
     ),
-    "rotary: every third": Spelling(
+    "rotary: every third": Variant(
         "rotary.interleaved_to_half",
         lambda x, cos, sin: torch.cat(
             (x[..., ::3] * cos - x[..., 1::3] * sin, x[..., 1::3] * cos + x[..., ::3] * sin), -1
         ),
         (("cos", torch.randn(5)), ("sin", torch.randn(5))),
     ),
-    "rotary: turned the other way in one half": Spelling(
+    "rotary: turned the other way in one half": Variant(
         "rotary.half.halves",
         lambda x, cos, sin: torch.cat((x[..., :7] * cos + x[..., 7:] * sin, x[..., 7:] * cos + x[..., :7] * sin), -1),
     ),
-    "rotary: sine and cosine exchanged in one half": Spelling(
+    "rotary: sine and cosine exchanged in one half": Variant(
         "rotary.half.halves",
         lambda x, cos, sin: torch.cat((x[..., :7] * cos - x[..., 7:] * sin, x[..., 7:] * sin + x[..., :7] * cos), -1),
     ),
-    "gelu: of another number": Spelling("gelu_tanh", BY_NAME["gelu_tanh"].matches, (("cube", 0.044),)),
-    "gated: gate behind": Spelling(
+    "gelu: of another number": Variant("gelu_tanh", BY_NAME["gelu_tanh"].matches, (("cube", 0.044),)),
+    "gated: gate behind": Variant(
         "gated_feed_forward.silu.fused",
         lambda x, gate_up, down: F.linear(
             F.linear(x, gate_up)[..., :22] * F.silu(F.linear(x, gate_up)[..., 22:]), down
         ),
     ),
-    "gated: a part left out": Spelling(
+    "gated: a part left out": Variant(
         "gated_feed_forward.silu.fused",
         lambda x, gate_up, down: F.linear(
             F.silu(F.linear(x, gate_up)[..., :22]) * F.linear(x, gate_up)[..., 22:44], down
         ),
         (("gate_up", torch.randn(50, 14)),),
     ),
-    "gated: the same matrix for another": Spelling(
+    "gated: the same matrix for another": Variant(
         "gated_feed_forward.silu",
         lambda x, gate, up, down: F.linear(F.silu(F.linear(x, gate)) * x.sum(-1, True), down),
     ),
-    "gated: activation of both": Spelling(
+    "gated: activation of both": Variant(
         "gated_feed_forward.silu",
         lambda x, gate, up, down: F.linear(F.silu(F.linear(x, gate) * F.linear(x, up)), down),
     ),
-    "gated: summed": Spelling(
+    "gated: summed": Variant(
         "gated_feed_forward.silu",
         lambda x, gate, up, down: F.linear(F.silu(F.linear(x, gate)) + F.linear(x, up), down),
     ),
-    "gated: exact for tanh": Spelling("gated_feed_forward.gelu_tanh", BY_NAME["gated_feed_forward.gelu"].matches),
+    "gated: exact for tanh": Variant("gated_feed_forward.gelu_tanh", BY_NAME["gated_feed_forward.gelu"].matches),
 }
 
 
 @pytest.mark.parametrize("name", SAME)
-def test_another_spelling_is_found_and_means_the_same(name: str) -> None:
-    spelling = SAME[name]
-    pattern, values = BY_NAME[spelling.pattern], spelling.values()
-    (match,) = matches(pattern, spelling.function, values)
+def test_another_variant_is_found_and_means_the_same(name: str) -> None:
+    variant = SAME[name]
+    pattern, values = BY_NAME[variant.pattern], variant.values()
+    (match,) = matches(pattern, variant.function, values)
     bound = {key: values[str(node.target)] for key, node in match.bound.items()}
-    expected = spelling.function(**values)
+    expected = variant.function(**values)
     torch.testing.assert_close(pattern.becomes(**bound, **match.scalars), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", NEAR)
 def test_what_is_only_near_is_not_found(name: str) -> None:
-    spelling = NEAR[name]
-    assert not matches(BY_NAME[spelling.pattern], spelling.function, spelling.values())
+    variant = NEAR[name]
+    assert not matches(BY_NAME[variant.pattern], variant.function, variant.values())
 
 
 GUARDS: dict[str, tuple[str, dict[str, Any], str]] = {
@@ -384,7 +384,7 @@ def test_guard_declines_with_its_reason(name: str) -> None:
 
 def test_replacement_is_made_with_a_semantic_operation() -> None:
     for pattern in PATTERNS:
-        graph = normalised(pattern.becomes, example(pattern)).graph
+        graph = canonicalized(pattern.becomes, example(pattern)).graph
         semantic = [node for node in graph.nodes if node.target in {*ops.BODIES, *ACTIVATION_OPERATIONS}]
         assert semantic, pattern.name
 

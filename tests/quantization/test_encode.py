@@ -49,4 +49,4 @@ def test_row_beyond_the_encoding_is_named() -> None:
     value[4, 1] = 1e6
     with pytest.raises(UnrepresentableRow, match="row 4 has numbers beyond float16") as caught:
         encode(value, FLOAT16)
-    assert "another quantisation" in caught.value.hint
+    assert "another quantization" in caught.value.hint

@@ -149,7 +149,7 @@ def test_encodings_are_mixed_by_name(tmp_path: Path) -> None:
 def test_the_file_says_what_its_constants_say(
     tmp_path: Path, encoding: Encoding, delegate: bool, signature: str
 ) -> None:
-    """Activations are quantised as they come, unless DEQUANTIZE has widened the weight."""
+    """Activations are quantized as they come, unless DEQUANTIZE has widened the weight."""
     recipe = Recipe("own", "", (Rule(encoding),), rounding=1)
     file = linked(tmp_path, recipe)
     check(file, recipe)

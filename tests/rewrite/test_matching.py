@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from autoconvert.check.pattern import normalised
+from autoconvert.check.pattern import canonicalized
 from autoconvert.ir.fusion import NearMiss
 from autoconvert.passes.canonicalize import canonicalize
 from autoconvert.rewrite.matching import Match, Matcher
@@ -24,7 +24,7 @@ def pattern(matches: Function, **example: Any) -> Pattern:
 def match(matches: Function, example: dict[str, Any], function: Function, **values: Any) -> Match | NearMiss:
     """Tries the pattern at the last operation of `function`."""
     made = pattern(matches, **example)
-    graph = normalised(function, values)
+    graph = canonicalized(function, values)
     output = graph.graph.output_node().all_input_nodes[0]
     return Matcher(made, canonicalize(made.graph).graph).match(output)
 
@@ -144,7 +144,7 @@ def test_an_index_that_is_a_constant_of_the_model_matches_one_that_is_a_paramete
         return torch.relu(x[..., order])
 
     values = {"x": torch.randn(1, 4, 4), "order": order}
-    graph = normalised(lambda x, order: torch.relu(x[..., order] if axis == -1 else x[:, order]), values, ["order"])
+    graph = canonicalized(lambda x, order: torch.relu(x[..., order] if axis == -1 else x[:, order]), values, ["order"])
     made = pattern(by_parameter, **values)
     output = graph.graph.output_node().all_input_nodes[0]
     found = Matcher(made, canonicalize(made.graph).graph).match(output)
@@ -173,6 +173,6 @@ def test_near_miss_counts_what_matched_and_says_where_it_ended() -> None:
 
 def test_a_reason_of_the_guard_counts_as_everything_matched() -> None:
     made = Pattern("declined", "block", scaled, scaled, {"x": X, "k": 2.0}, guard=lambda x, k: f"k is {k}")
-    graph = normalised(scaled, {"x": X, "k": 5.0})
+    graph = canonicalized(scaled, {"x": X, "k": 5.0})
     found = Matcher(made, canonicalize(made.graph).graph).match(graph.graph.output_node().all_input_nodes[0])
     assert found == NearMiss("declined", "relu", 2, 2, "k is 5.0", covered=("relu", "mul"))

@@ -1,1 +1,1 @@
-"""Tests of recurrences."""
+"""Tests of scans."""

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from autoconvert.scan.running_sum import RunningSum
-from autoconvert.scan.scan import CarriedScan
+from autoconvert.scan.scan import StatefulScan
 from tests.models import Decoder, assert_same, logits_in_chunks, logits_of_source, rewrite
 
 LENGTH, WIDTH = 7, 2
@@ -27,7 +27,7 @@ def test_sums_rows_in_their_own_type(dtype: torch.dtype) -> None:
 def test_chunks_give_what_one_run_gives(sizes: list[int]) -> None:
     x, carried, state, parts, start = (
         rows(torch.int64),
-        CarriedScan(RunningSum(WIDTH)),
+        StatefulScan(RunningSum(WIDTH)),
         torch.zeros(1, WIDTH),
         [],
         0,
@@ -40,7 +40,7 @@ def test_chunks_give_what_one_run_gives(sizes: list[int]) -> None:
 
 
 def test_padding_adds_nothing() -> None:
-    x, carried = rows(torch.float32), CarriedScan(RunningSum(WIDTH))
+    x, carried = rows(torch.float32), StatefulScan(RunningSum(WIDTH))
     _, state = carried(torch.tensor([5, 6, 0, 0], dtype=torch.int32), torch.ones(1, WIDTH), x[:4])
     assert torch.equal(state, 1 + x[:2].sum(0, keepdim=True))
 

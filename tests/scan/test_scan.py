@@ -1,10 +1,10 @@
-"""A recurrence runs its step along a sequence, in chunks as well as at once."""
+"""A scan runs its step along a sequence, in chunks as well as at once."""
 
 import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from autoconvert.scan.scan import CarriedScan, Scan
+from autoconvert.scan.scan import Scan, StatefulScan
 
 HEADS, WIDTH, LENGTH = 2, 3, 7
 
@@ -39,7 +39,7 @@ def test_runs_one_step_after_the_other_from_zero() -> None:
 @pytest.mark.parametrize("sizes", [[7], [1] * 7, [3, 1, 3], [2, 5]])
 def test_chunks_give_what_one_run_gives(sizes: list[int]) -> None:
     x, scale = inputs()
-    carried, state, parts, start = CarriedScan(decay()), torch.zeros(1, HEADS, WIDTH), [], 0
+    carried, state, parts, start = StatefulScan(decay()), torch.zeros(1, HEADS, WIDTH), [], 0
     for size in sizes:
         positions = torch.arange(start, start + size, dtype=torch.int32)
         part, state = carried(positions, state, x[start * HEADS : (start + size) * HEADS], scale)
@@ -50,7 +50,7 @@ def test_chunks_give_what_one_run_gives(sizes: list[int]) -> None:
 
 def test_padding_changes_no_state() -> None:
     x, scale = inputs()
-    carried, empty = CarriedScan(decay()), torch.zeros(1, HEADS, WIDTH)
+    carried, empty = StatefulScan(decay()), torch.zeros(1, HEADS, WIDTH)
     _, exact = carried(torch.arange(3, dtype=torch.int32), empty, x[: 3 * HEADS], scale)
     padded = torch.tensor([0, 1, 2, 0, 0], dtype=torch.int32)
     _, state = carried(padded, empty, x[: 5 * HEADS], scale)

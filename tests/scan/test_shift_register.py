@@ -53,7 +53,7 @@ def graph_of(step: Step) -> fx.GraphModule:
     return canonicalize(traced(step, values))
 
 
-def recurrence(step: Step) -> Scan:
+def scan_of(step: Step) -> Scan:
     return Scan(graph_of(step), [(CHANNELS, LENGTH)], [1])
 
 
@@ -74,7 +74,7 @@ def test_anything_else_is_no_register(step: Step) -> None:
 def test_a_chunk_gives_what_single_steps_give_and_padding_changes_no_state(step: Step, real: int) -> None:
     state, new = torch.randn(1, CHANNELS, LENGTH), torch.randn(CHUNK, CHANNELS, 1)
     input_pos = torch.tensor([*range(7, 7 + real), *[0] * (CHUNK - real)], dtype=torch.int32)
-    outputs, (after,) = recurrence(step).run(input_pos, [state], [new])
+    outputs, (after,) = scan_of(step).run(input_pos, [state], [new])
     for slot in range(real):
         *expected, state = step(state, new[slot : slot + 1])
         for output, value in zip(outputs, expected, strict=True):

@@ -118,7 +118,7 @@ def test_a_tensor_of_another_shape_is_named_with_both_shapes(untied: Path) -> No
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn, torch.float8_e5m2])
-def test_a_quantised_weight_is_named_with_its_dtype(untied: Path, dtype: torch.dtype) -> None:
+def test_a_quantized_weight_is_named_with_its_dtype(untied: Path, dtype: torch.dtype) -> None:
     edit(untied, **{QUERY: torch.ones(32, 32).to(dtype)})
     source = load_source(untied)
     dtype_name = str(dtype).removeprefix("torch.")

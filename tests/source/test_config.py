@@ -107,9 +107,9 @@ def test_a_type_without_a_causal_model_is_named(tmp_path: Path) -> None:
         load_source(tmp_path)
 
 
-def test_a_quantised_checkpoint_is_not_supported_yet(folder: Path) -> None:
+def test_a_quantized_checkpoint_is_not_supported_yet(folder: Path) -> None:
     change_config(folder, quantization_config={"quant_method": "gptq", "bits": 4})
-    with pytest.raises(InputError, match=r"quantised already \(gptq\), which is not supported yet"):
+    with pytest.raises(InputError, match=r"quantized already \(gptq\), which is not supported yet"):
         load_source(folder)
 
 
@@ -134,7 +134,7 @@ class NoSdpa(PreTrainedModel):  # type: ignore[misc]
         self.post_init()
 
 
-def test_attention_is_written_out_where_a_class_has_no_other() -> None:
+def test_attention_is_decomposed_where_a_class_has_no_other() -> None:
     AutoModelForCausalLM.register(NoSdpaConfig, NoSdpa)
     assert build_module(NoSdpaConfig()).config._attn_implementation == "eager"
     assert build_module(llama()).config._attn_implementation == "sdpa"

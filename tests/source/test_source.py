@@ -252,15 +252,15 @@ def test_a_plain_module_is_welcome() -> None:
     assert source.weights.read("2.num_batches_tracked") == 0
 
 
-def test_a_module_without_values_or_quantised_is_an_input_error() -> None:
+def test_a_module_without_values_or_quantized_is_an_input_error() -> None:
     with torch.device("meta"), pytest.raises(InputError, match="weight has no values"):
         load_source(nn.Linear(2, 2))
     with pytest.raises(InputError, match="weight has no values"):
         load_source(build_without_values(lambda: nn.Linear(2, 2)))
-    quantised = nn.Linear(2, 2)
-    quantised.weight = nn.Parameter(torch.ones(2, 2, dtype=torch.int8), requires_grad=False)
+    quantized = nn.Linear(2, 2)
+    quantized.weight = nn.Parameter(torch.ones(2, 2, dtype=torch.int8), requires_grad=False)
     with pytest.raises(InputError, match=r"weight: dtype torch\.int8 is not supported yet"):
-        load_source(quantised)
+        load_source(quantized)
 
 
 def test_a_module_that_cannot_be_copied_is_an_input_error() -> None:

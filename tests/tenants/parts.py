@@ -20,7 +20,7 @@ from autoconvert.passes.pipeline import PASSES
 from autoconvert.passes.specialize_shapes import signature_programs
 from autoconvert.patterns import PATTERNS
 from autoconvert.quantization.recipes import UNQUANTIZED
-from autoconvert.rewrite.passes import Options, run_passes
+from autoconvert.rewrite.pass_manager import Options, run_passes
 from tests.models import weights_of
 
 WIDTH, HEADS, VOCABULARY = 16, 2, 43

@@ -13,7 +13,7 @@ from autoconvert.errors import CheckFailed, Refused
 from autoconvert.lowering.cpu import CPU
 from autoconvert.passes.pipeline import PASSES
 from autoconvert.patterns import PATTERNS
-from autoconvert.rewrite.passes import Options, run_passes
+from autoconvert.rewrite.pass_manager import Options, run_passes
 from autoconvert.scan.scan import unrolls
 from autoconvert.tracing.past import past_of
 from tests.models import (
@@ -166,7 +166,7 @@ def test_a_state_may_be_kept_in_the_module_itself_which_stays_as_it_was() -> Non
     assert check_graph(program, weights_of(module), reference) < 1e-5
 
 
-def test_a_recurrence_that_runs_position_by_position_says_so() -> None:
+def test_a_scan_that_runs_position_by_position_says_so() -> None:
     assert unrolls(rewrite(Recurrent(decaying, WIDTH)))
     assert not unrolls(rewrite(Recurrent(convolving, WIDTH, 2)))
 

@@ -1,4 +1,4 @@
-"""int8 with a scale a row: dynamic-range quantisation, whose kernels take float32 activations.
+"""int8 with a scale a row: dynamic-range quantization, whose kernels take float32 activations.
 
 Numbers are those of ai-edge-quantizer's `dynamic_wi8_afp32`: symmetric, one scale a row (an output channel of
 FULLY_CONNECTED, a token of EMBEDDING_LOOKUP). They come from its own tensor-level function, applied to tiles of whole
@@ -15,7 +15,7 @@ from autoconvert.quantization.encoding import Encoded, Encoding, Numbers, Shape,
 _WEIGHT_CONFIG = qtyping.TensorQuantizationConfig(
     num_bits=8, symmetric=True, granularity=qtyping.QuantGranularity.CHANNELWISE
 )
-# EMBEDDING_LOOKUP quantises alike: the same axis, the same range.
+# EMBEDDING_LOOKUP quantizes alike: the same axis, the same range.
 _OPERATION = qtyping.OpInfo(
     op=None,
     op_name=qtyping.TFLOperationName.FULLY_CONNECTED,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.passes.forms import WIDTH, Function, form, normalised, operations
+from tests.passes.forms import WIDTH, Function, canonicalized, form, operations
 
 aten = torch.ops.aten
 
@@ -103,7 +103,7 @@ def test_any_other_sum_is_products_with_its_numbers(name: str) -> None:
 
 
 def test_no_axis_of_one_operand_is_merged_with_the_sequence() -> None:
-    graph, _ = normalised(
+    graph, _ = canonicalized(
         lambda x, m: torch.einsum("bqghd,bkgd->bghqk", x.view(1, -1, 2, 2, 2), x[..., :4].reshape(1, -1, 2, 2))
     )
     (product,) = graph.graph.find_nodes(op="call_function", target=aten.matmul.default)

@@ -320,7 +320,7 @@ GROUPS = {
 
 
 @pytest.mark.parametrize("name", GROUPS)
-def test_spellings_become_one(name: str) -> None:
+def test_variants_become_one(name: str) -> None:
     first, *others = GROUPS[name]
     expected = form(first)
     for other in others:
@@ -414,7 +414,7 @@ def test_constant_indices_that_are_no_slice_select() -> None:
         lambda x, m: torch.where(x > 0, 1.0, 0.0),
     ],
 )
-def test_composites_are_written_out(function: Function) -> None:
+def test_composites_are_decomposed(function: Function) -> None:
     """Only what building blocks are written in is left of the operations that PyTorch composes."""
     kept = {aten.reshape.default, aten.matmul.default, aten.linear.default, aten.sym_size.int}
     for operation in operations(function):

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 
-def device_operations() -> Any:
+def tfl_operations() -> Any:
     """The namespace `torch.ops.tfl`; the first call imports litert-torch, which takes seconds."""
     import litert_torch.backend.experimental.torch_tfl  # noqa: F401
 

@@ -1,4 +1,4 @@
-"""What is written out computes the same, comes from where its operation came from, and is traced once for all alike."""
+"""What is decomposed computes the same, comes from where its operation came from, and is traced once for all alike."""
 
 from collections import Counter
 
@@ -9,8 +9,8 @@ from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from autoconvert.ir.editing import traced
-from autoconvert.lowering import decompose as module
-from autoconvert.lowering.decompose import Definitions, decompose
+from autoconvert.lowering import run_decompositions as module
+from autoconvert.lowering.run_decompositions import Definitions, run_decompositions
 
 aten = torch.ops.aten
 DEFINITIONS: Definitions = torch._decomp.core_aten_decompositions()
@@ -32,7 +32,7 @@ def graph_of_layers() -> fx.GraphModule:
 
 def test_it_computes_the_same() -> None:
     graph = graph_of_layers()
-    decompose(graph.graph, DEFINITIONS)
+    run_decompositions(graph.graph, DEFINITIONS)
     graph.graph.lint()
     # On the device nothing has strides, and each view is a reshape.
     for view in graph.graph.find_nodes(op="call_function", target=aten.view.default):
@@ -43,7 +43,7 @@ def test_it_computes_the_same() -> None:
 
 def test_nothing_is_left_that_is_defined_or_composed() -> None:
     graph = graph_of_layers()
-    decompose(graph.graph, DEFINITIONS)
+    run_decompositions(graph.graph, DEFINITIONS)
     left = Counter(node.target for node in graph.graph.nodes if node.op == "call_function")
     assert not left.keys() & DEFINITIONS.keys()
     assert left[aten.mm.default] == left[aten._softmax.default] == 3
@@ -59,18 +59,18 @@ def test_equal_operations_are_traced_once(monkeypatch: pytest.MonkeyPatch) -> No
         return original(node, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module, "_traced", counted)
-    decompose(graph_of_layers().graph, DEFINITIONS)
+    run_decompositions(graph_of_layers().graph, DEFINITIONS)
     assert Counter(seen)[aten.linear.default] == Counter(seen)[aten.silu.default] == 1
 
 
 def test_calls_that_differ_in_a_number_are_told_apart() -> None:
     graph = traced(lambda x: x.softmax(-1) + x.softmax(-2), {"x": FakeTensorMode().from_tensor(X)})
-    decompose(graph.graph, DEFINITIONS)
+    run_decompositions(graph.graph, DEFINITIONS)
     graph.recompile()
     assert torch.allclose(graph(X), X.softmax(-1) + X.softmax(-2))
 
 
-def test_a_python_function_is_written_out_each_time() -> None:
+def test_a_python_function_is_decomposed_each_time() -> None:
     calls: list[int] = []
 
     def numbered(x: Tensor) -> Tensor:
@@ -86,16 +86,16 @@ def test_a_python_function_is_written_out_each_time() -> None:
         second = graph.graph.call_function(numbered, (first,))
         second.meta = dict(output.meta)
     graph.graph.output_node().args = (second,)
-    decompose(graph.graph, DEFINITIONS)
+    run_decompositions(graph.graph, DEFINITIONS)
     graph.recompile()
     assert len(calls) == 2 and torch.equal(graph(X), X * 2 + 1 + 2)
 
 
-def test_what_is_written_out_keeps_where_it_came_from() -> None:
+def test_what_is_decomposed_keeps_where_it_came_from() -> None:
     graph = graph_of_layers()
     for node in graph.graph.find_nodes(op="call_function", target=aten.linear.default):
         node.meta["stack_trace"] = "here"
-    decompose(graph.graph, DEFINITIONS)
+    run_decompositions(graph.graph, DEFINITIONS)
     products = graph.graph.find_nodes(op="call_function", target=aten.mm.default)
     assert {node.meta.get("stack_trace") for node in products} == {"here"}
 
@@ -105,6 +105,6 @@ def test_how_an_operand_lies_in_memory_decides_nothing() -> None:
     values = {"x": mode.from_tensor(torch.randn(1, 4, 1, 2)), "weight": mode.from_tensor(WEIGHT)}
     # In one row of positions ATen takes the heads for a batch, unless they lie side by side.
     graph = traced(lambda x, weight: F.linear(x.transpose(1, 2).reshape(1, 1, 8), weight), values)
-    decompose(graph.graph, DEFINITIONS)
+    run_decompositions(graph.graph, DEFINITIONS)
     assert not graph.graph.find_nodes(op="call_function", target=aten.bmm.default)
     assert len(graph.graph.find_nodes(op="call_function", target=aten.mm.default)) == 1

@@ -10,7 +10,7 @@ from autoconvert.ir.graph_module import code_when_called
 from autoconvert.ir.program import Program
 from autoconvert.passes.pipeline import PASSES
 from autoconvert.report.progress import Silent, Timeline
-from autoconvert.rewrite.passes import Options, Pass, run_passes
+from autoconvert.rewrite.pass_manager import Options, Pass, run_passes
 from autoconvert.system.memory import collecting_later
 from autoconvert.tracing.one_step import trace_one_step
 from autoconvert.tracing.past import Past, past_of

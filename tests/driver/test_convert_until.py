@@ -9,7 +9,7 @@ from autoconvert import ops
 from autoconvert.driver.cache import FOLDER_VARIABLE
 from autoconvert.driver.convert import convert
 from autoconvert.passes.pipeline import PASSES
-from autoconvert.rewrite.passes import run_names
+from autoconvert.rewrite.pass_manager import run_names
 from tests.dump.dumped import Read
 from tests.models import CONTEXT, Decoder, tiny_llama
 

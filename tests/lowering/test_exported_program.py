@@ -3,12 +3,12 @@ import torch
 from torch import Tensor, fx
 
 from autoconvert.lowering.cpu import CPU
-from autoconvert.lowering.exported import exported_program
+from autoconvert.lowering.exported_program import exported_program
 from autoconvert.lowering.legalize import legalize
 from autoconvert.lowering.litert import quiet
 from autoconvert.passes.pipeline import PASSES
 from autoconvert.patterns import PATTERNS
-from autoconvert.rewrite.passes import Options, run_passes
+from autoconvert.rewrite.pass_manager import Options, run_passes
 from autoconvert.tracing.trace import trace
 from tests.models import signatures
 from tests.plain_llama import PlainLlama

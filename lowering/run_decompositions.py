@@ -1,4 +1,4 @@
-"""Decompose: operations are written out as a table defines them, each distinct one traced once.
+"""Runs a table of decompositions, each distinct operation traced once.
 
 `ExportedProgram.run_decompositions` traces the whole program again, every layer as if it were the first.
 """
@@ -20,8 +20,8 @@ Definitions = Mapping[Any, Callable[..., Any]]
 _IMPLICIT = torch._C.DispatchKey.CompositeImplicitAutograd
 
 
-def decompose(graph: fx.Graph, definitions: Definitions) -> None:
-    """Writes out, in place, what `definitions` has, what PyTorch composes of others, and Python functions.
+def run_decompositions(graph: fx.Graph, definitions: Definitions) -> None:
+    """Decomposes, in place, what `definitions` has, what PyTorch composes of others, and Python functions.
 
     `graph` needs the fake value of every node under `val`. What comes of a node keeps its provenance. Strides are
     nobody's concern: a view may stand where PyTorch would have to copy.
@@ -68,7 +68,7 @@ def _traced(node: fx.Node, names: Mapping[fx.Node, str], definitions: Definition
 
 
 def _contiguous(value: Any) -> Any:
-    """PyTorch writes an operation out by the strides of its operands, which calls of one key do not share."""
+    """PyTorch decomposes an operation by the strides of its operands, which calls of one key do not share."""
     if not isinstance(value, Tensor):
         return value
     with value.fake_mode:  # type: ignore[attr-defined]

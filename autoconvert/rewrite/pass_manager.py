@@ -1,4 +1,4 @@
-"""The form of a pass, and the one loop that runs passes."""
+"""The pass manager: the form of a pass, and the one loop that runs passes."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence

@@ -18,7 +18,7 @@ from autoconvert.lowering.cpu import CPU
 from autoconvert.passes.pipeline import PASSES
 from autoconvert.passes.specialize_shapes import signature_programs
 from autoconvert.report.progress import Display, Silent, Timeline
-from autoconvert.rewrite.passes import run_names
+from autoconvert.rewrite.pass_manager import run_names
 from autoconvert.rewrite.pattern import Pattern
 from autoconvert.source.source import Source
 
@@ -46,7 +46,8 @@ def convert_until(
     """The program of `model` as the pass `stop_after` leaves it; what every pass made up to there lies in `dump`.
 
     Where a pass runs several times, `canonicalize-2` is its second run; `prefill_N` and `decode` are the program
-    specialised to that signature. The options are those of `convert`. Nothing else is written, into the cache neither.
+    with the shapes of that signature. The options are those of `convert`. Nothing else is written, not even to the
+    cache.
 
     Raises:
         InputError: there is no such pass or signature; the model, a pattern or the options are not usable.

@@ -3,11 +3,11 @@
 import pytest
 from transformers import MptConfig, MptForCausalLM
 
-from autoconvert.driver.pipeline import rewrite, rewrite_at_most
+from autoconvert.driver.trace_and_rewrite import rewrite, rewrite_at_most
 from autoconvert.errors import Refused
 from autoconvert.lowering.cpu import CPU
 from autoconvert.patterns import PATTERNS
-from autoconvert.rewrite.passes import Options
+from autoconvert.rewrite.pass_manager import Options
 
 LIMIT = 32
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, fx
 
-from tests.passes.forms import WIDTH, Function, form, normalised
+from tests.passes.forms import WIDTH, Function, canonicalized, form
 
 HALF = WIDTH // 2
 
@@ -52,7 +52,7 @@ WAYS: dict[str, Function] = {
 
 @pytest.mark.parametrize("name", WAYS)
 def test_no_complex_value_is_left_and_the_numbers_stay(name: str) -> None:
-    assert not any(map(is_complex, normalised(WAYS[name])[0].graph.nodes))
+    assert not any(map(is_complex, canonicalized(WAYS[name])[0].graph.nodes))
 
 
 def test_a_complex_product_is_the_rotation_that_it_is() -> None:
@@ -77,4 +77,4 @@ def test_a_complex_product_is_the_rotation_that_it_is() -> None:
     ],
 )
 def test_what_is_not_known_stays_complex_and_right(function: Function) -> None:
-    assert any(map(is_complex, normalised(function)[0].graph.nodes))
+    assert any(map(is_complex, canonicalized(function)[0].graph.nodes))
