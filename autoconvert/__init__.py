@@ -1,8 +1,6 @@
 """Converts unmodified PyTorch language models to LiteRT by rewriting the traced graph."""
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from autoconvert.errors import AutoconvertError, BrokenPass, CheckFailed, InputError, MachineError, Refused
@@ -30,19 +28,8 @@ _LATER = {
 }
 
 
-class _Package(ModuleType):
+def __getattr__(name: str) -> Any:
     """Imports the compiler, which brings torch, when it is first asked for: `autoconvert --help` is quick."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name in _LATER:
-            return getattr(importlib.import_module(_LATER[name]), name)
-        raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        # Importing the module `convert` sets it as an attribute here, in the place of the function.
-        if name == "convert" and isinstance(value, ModuleType):
-            value = value.convert
-        super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
+    if name in _LATER:
+        return getattr(importlib.import_module(_LATER[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
