@@ -12,7 +12,7 @@ from autoconvert.ir.program import Program
 from autoconvert.lowering.cpu import CPU
 from autoconvert.passes.pipeline import PASSES
 from autoconvert.patterns import PATTERNS
-from autoconvert.rewrite.pass_manager import Options, run_passes
+from autoconvert.rewrite.pass_manager import Options, run_names, run_passes
 from autoconvert.tracing.one_step import trace_one_step
 from autoconvert.tracing.past import past_of
 from tests.models import CONTEXT, HEADS, VOCABULARY, WIDTH
@@ -110,6 +110,6 @@ def step_of(model: nn.Module) -> Program:
 
 
 def run_through(program: Program, last: str) -> Program:
-    """The program after all passes up to the one of this name."""
-    names = [step.name for step in PASSES]
+    """The program after all passes up to the run of this name."""
+    names = run_names(PASSES)
     return run_passes(program, Options(CONTEXT, PATTERNS, lambda *_: None, CPU), PASSES[: names.index(last) + 1])

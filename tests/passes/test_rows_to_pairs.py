@@ -37,7 +37,7 @@ def loop(rows: Rows, numbers: Iterable[int] = range(EXPERTS)) -> Callable[[Mixtu
 def paired(experts: Callable[[Mixture, Tensor], Tensor]) -> Program:
     """The program in which all pairs are computed at once, checked to give the numbers of the loop."""
     module = mixture(experts)
-    program = run_through(models.traced(module), "loops-to-pairs")
+    program = run_through(models.traced(module), "canonicalize-2")
     tokens = models.random_ids()
     logits = models.execute(program, module, tokens)["logits"]
     models.assert_same(logits[0], models.logits_of_source(module, tokens))
