@@ -38,11 +38,5 @@ class _Package(ModuleType):
             return getattr(importlib.import_module(_LATER[name]), name)
         raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        # Importing the module `convert` sets it as an attribute here, in the place of the function.
-        if name == "convert" and isinstance(value, ModuleType):
-            value = value.convert
-        super().__setattr__(name, value)
-
 
 sys.modules[__name__].__class__ = _Package
