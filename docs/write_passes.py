@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from autoconvert.analysis import invariants
-from autoconvert.passes import outline_invariants, specialize_shapes
+from autoconvert.passes import outline_fixed_states, specialize_shapes
 from autoconvert.passes.pipeline import PASSES
 from autoconvert.rewrite.pass_manager import Pass
 
@@ -48,7 +48,7 @@ def functions() -> list[tuple[str, ModuleType, list[Function]]]:
         found.append((each.name, module, [getattr(module, name)]))
     return [
         *found,
-        ("outline-invariants", outline_invariants, [outline_invariants.outline_invariants]),
+        ("outline-fixed-states", outline_fixed_states, [outline_fixed_states.outline_fixed_states]),
         ("specialize-shapes", specialize_shapes, [specialize_shapes.specialize_shapes]),
     ]
 

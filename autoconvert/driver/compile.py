@@ -9,8 +9,7 @@ import torch
 
 from autoconvert.check.graph import check_graph
 from autoconvert.check.parity import reference_of
-from autoconvert.check.region import RegionCheck
-from autoconvert.check.rule import RuleCheck
+from autoconvert.check.rewrites import RewriteChecks
 from autoconvert.driver.compilation import Compilation
 from autoconvert.driver.settings import Settings, at_context, for_unrolled
 from autoconvert.driver.trace_and_rewrite import OnTrace, rewrite, rewrite_at_most
@@ -26,10 +25,8 @@ from autoconvert.passes.specialize_shapes import signature_programs
 from autoconvert.patterns import PATTERNS
 from autoconvert.report.check_result import CheckResult
 from autoconvert.report.progress import Timeline
-from autoconvert.rewrite.matching import OnMatch
 from autoconvert.rewrite.pass_manager import Options, Pass
 from autoconvert.rewrite.pattern import Pattern
-from autoconvert.rewrite.rule import OnRewrite
 from autoconvert.scan.scan import unrolls
 from autoconvert.source.accounting import require
 from autoconvert.source.source import Source
@@ -78,19 +75,23 @@ def compile_model(
 def rewrite_within(
     source: Source,
     settings: Settings,
-    on_match: OnMatch = lambda *_: None,
+    checks: RewriteChecks | None = None,
     passes: Sequence[Pass] = PASSES,
     timeline: Timeline | None = None,
     patterns: Sequence[Pattern] = PATTERNS,
     dump: "Dump | None" = None,
-    on_rewrite: OnRewrite = lambda *_: None,
 ) -> tuple[Program, Settings]:
-    """The rewritten program, and the settings that suit it where a person left them open; `dump` is told each pass.
+    """The rewritten program, and the settings that suit it where a person left them open.
+
+    `checks` watch each rewrite, `dump` is told each pass.
 
     Raises:
         Refused: something in the model is not proven to convert.
     """
-    options = Options(settings.context, patterns, on_match, CPU, on_rewrite)
+    watched = (checks.regions, checks.rules) if checks else (lambda *_: None, lambda *_: None)
+    options = Options(settings.context, patterns, watched[0], CPU, watched[1])
+    if dump and checks:
+        dump.errors = checks.regions.errors
     on_trace: OnTrace = dump.traced if dump else lambda *_: None
 
     def after(step: Pass, program: Program) -> None:
@@ -117,21 +118,9 @@ class _Compilation:
     def run(self) -> Compilation:
         checks = []
         with self._lowering() as lower_later:
-            regions = RegionCheck() if self.settings.verify != "off" else None
-            rules = RuleCheck()
-            on_match = regions or (lambda *_: None)
-            on_rewrite = rules if regions else (lambda *_: None)
-            if self.dump and regions:
-                self.dump.errors = regions.errors
+            rewrites = RewriteChecks() if self.settings.verify != "off" else None
             program, self.settings = rewrite_within(
-                self.source,
-                self.settings,
-                on_match,
-                self.stages.passes,
-                self.timeline,
-                self.patterns,
-                self.dump,
-                on_rewrite,
+                self.source, self.settings, rewrites, self.stages.passes, self.timeline, self.patterns, self.dump
             )
             require(self.source, [source for weight in program.weights.values() for source in weight.sources])
             model = text_model(self.stages.before_lower(program), self.settings)
@@ -141,9 +130,8 @@ class _Compilation:
                     self.dump.after(name, part)
             lowered = {name: lower_later(name, part) for name, part in parts.items()}
             give_back()
-            if regions is not None:
-                executed = f"{regions.executed} distinct regions and {rules.executed} applications of rules executed"
-                checks.append(CheckResult("rewrites", True, executed))
+            if rewrites is not None:
+                checks.append(CheckResult("rewrites", True, str(rewrites)))
                 checks.append(self._check_graph(program))
             graphs = self._lowered(lowered)
         compiled = Compiled(

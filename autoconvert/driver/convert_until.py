@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from autoconvert.check.region import RegionCheck
+from autoconvert.check.rewrites import RewriteChecks
 from autoconvert.driver.compile import rewrite_within, text_model
 from autoconvert.driver.convert import dump_of, read_source
 from autoconvert.driver.library import in_order, libraries
@@ -77,11 +77,8 @@ def _rewritten(
     dump: "Dump | None",
 ) -> Program:
     passes = PASSES[: _NAMES.index(stop_after) + 1] if stop_after in _NAMES else PASSES
-    regions = RegionCheck() if settings.verify != "off" else None
-    if dump and regions:
-        dump.errors = regions.errors
-    on_match = regions or (lambda *_: None)
-    program, settings = rewrite_within(source, settings, on_match, passes, timeline, patterns, dump)
+    checks = RewriteChecks() if settings.verify != "off" else None
+    program, settings = rewrite_within(source, settings, checks, passes, timeline, patterns, dump)
     if stop_after in _NAMES:
         return program
     parts = signature_programs(text_model(program, settings), CPU.port_names)

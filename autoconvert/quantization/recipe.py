@@ -15,7 +15,7 @@ ROW_OPERANDS = frozenset({("FULLY_CONNECTED", 1), ("EMBEDDING_LOOKUP", 1)})
 
 
 @dataclass(frozen=True)
-class Rule:
+class RecipeRule:
     """Which weights are stored in `encoding`: those of `rank` axes that match `path` and are used as `uses` alone.
 
     `path` is a regular expression for the whole name of the module's tensor that the weight is made of, for each name
@@ -43,7 +43,7 @@ class Recipe:
 
     name: str
     summary: str
-    rules: tuple[Rule, ...] = ()
+    rules: tuple[RecipeRule, ...] = ()
     rounding: float = 0.0
 
     @property

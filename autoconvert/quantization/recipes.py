@@ -5,7 +5,7 @@ from autoconvert.quantization.encoding import Encoding
 from autoconvert.quantization.encodings.float16 import FLOAT16
 from autoconvert.quantization.encodings.float32 import FLOAT32
 from autoconvert.quantization.encodings.int8_rows import INT8_ROWS
-from autoconvert.quantization.recipe import Recipe, Rule
+from autoconvert.quantization.recipe import Recipe, RecipeRule
 
 UNQUANTIZED = Recipe("none", SUMMARIES["none"])
 
@@ -13,8 +13,8 @@ RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
         UNQUANTIZED,
-        Recipe("fp16", SUMMARIES["fp16"], (Rule(FLOAT16),), rounding=2e-2),
-        Recipe("int8", SUMMARIES["int8"], (Rule(INT8_ROWS),), rounding=0.25),
+        Recipe("fp16", SUMMARIES["fp16"], (RecipeRule(FLOAT16),), rounding=2e-2),
+        Recipe("int8", SUMMARIES["int8"], (RecipeRule(INT8_ROWS),), rounding=0.25),
     )
 }
 

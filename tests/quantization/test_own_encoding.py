@@ -18,7 +18,7 @@ from autoconvert.lowering import tiles
 from autoconvert.lowering.link import Linked, link
 from autoconvert.quantization.encoding import Encoded, Encoding, Numbers, Shape, Stored
 from autoconvert.quantization.encodings.int8_rows import INT8_ROWS
-from autoconvert.quantization.recipe import Recipe, Rule
+from autoconvert.quantization.recipe import Recipe, RecipeRule
 from autoconvert.source.source import load_source
 from tests.lowering import weightless
 from tests.source.tiny import build, llama
@@ -95,7 +95,7 @@ INT4_ROWS = Encoding(
     packed=2,
 )
 OWN = (INT8_TENSOR, INT8_WIDENED, INT4_ROWS)
-BY_TENSOR = Recipe("by tensor", "a quarter of the size, a scale a tensor", (Rule(INT8_TENSOR),), rounding=0.25)
+BY_TENSOR = Recipe("by tensor", "a quarter of the size, a scale a tensor", (RecipeRule(INT8_TENSOR),), rounding=0.25)
 
 
 def linked(folder: Path, recipe: Recipe) -> Linked:
@@ -124,9 +124,9 @@ def test_one_scale_a_tensor_from_end_to_end(tmp_path: Path) -> None:
 def test_encodings_are_mixed_by_name(tmp_path: Path) -> None:
     """The head by rows, the layers by tensor, the embedding in four bits."""
     rules = (
-        Rule(INT8_ROWS, path="lm_head.weight"),
-        Rule(INT8_TENSOR, path=r"model\.layers\..*"),
-        Rule(INT4_ROWS, uses=frozenset({("EMBEDDING_LOOKUP", 1)})),
+        RecipeRule(INT8_ROWS, path="lm_head.weight"),
+        RecipeRule(INT8_TENSOR, path=r"model\.layers\..*"),
+        RecipeRule(INT4_ROWS, uses=frozenset({("EMBEDDING_LOOKUP", 1)})),
     )
     recipe = Recipe("mixed", "less than a quarter of the size", rules, rounding=0.5)
     module = build(llama())
@@ -150,7 +150,7 @@ def test_the_file_says_what_its_constants_say(
     tmp_path: Path, encoding: Encoding, delegate: bool, signature: str
 ) -> None:
     """Activations are quantized as they come, unless DEQUANTIZE has widened the weight."""
-    recipe = Recipe("own", "", (Rule(encoding),), rounding=1)
+    recipe = Recipe("own", "", (RecipeRule(encoding),), rounding=1)
     file = linked(tmp_path, recipe)
     check(file, recipe)
     constants = Constants(file.path)
@@ -169,7 +169,7 @@ def test_the_file_says_what_its_constants_say(
 
 
 def test_a_weight_that_no_kernel_reads_is_widened_where_a_recipe_asks_for_it(tmp_path: Path) -> None:
-    recipe = Recipe("own", "", (Rule(INT8_WIDENED, uses=frozenset({("BATCH_MATMUL", 1)})),), rounding=1)
+    recipe = Recipe("own", "", (RecipeRule(INT8_WIDENED, uses=frozenset({("BATCH_MATMUL", 1)})),), rounding=1)
     file = linked(tmp_path, recipe)
     assert file.bytes_by_dtype[INT8_WIDENED.name] == weightless.WIDTH**2
     check(file, recipe)
@@ -203,7 +203,7 @@ def test_a_wrong_scale_of_a_tensor_is_found(tmp_path: Path) -> None:
 
 
 def test_another_encoding_of_the_same_type_than_asked_is_found(tmp_path: Path) -> None:
-    rows = Recipe("rows", "", (Rule(INT8_ROWS),), rounding=0.25)
+    rows = Recipe("rows", "", (RecipeRule(INT8_ROWS),), rounding=0.25)
     with pytest.raises(CheckFailed, match=r"int8 of \(300, 64\) in 19200 bytes with 1 scales .* in a rows file"):
         check(linked(tmp_path, BY_TENSOR), rows)
     with pytest.raises(CheckFailed, match=r"with 300 scales along axis 0 in a by tensor file"):

@@ -6,7 +6,7 @@ from autoconvert.quantization.encoding import Encoding
 from autoconvert.quantization.encodings.float16 import FLOAT16
 from autoconvert.quantization.encodings.float32 import FLOAT32
 from autoconvert.quantization.encodings.int8_rows import INT8_ROWS
-from autoconvert.quantization.recipe import Recipe, Rule, Use
+from autoconvert.quantization.recipe import Recipe, RecipeRule, Use
 from autoconvert.quantization.recipes import RECIPES
 
 LINEAR, EMBEDDING, NORM = ("FULLY_CONNECTED", 1), ("EMBEDDING_LOOKUP", 1), ("MUL", 1)
@@ -32,8 +32,8 @@ def test_encoding_follows_from_recipe_and_use(recipe: str, uses: set[Use], rank:
     assert RECIPES[recipe].encoding_of(WEIGHT, uses, rank) is expected
 
 
-HEAD, EXPERTS = Rule(FLOAT32, path=r"lm_head\..*"), Rule(FLOAT16, path=r".*\.experts\.\d+\..*")
-MIXED = Recipe("mixed", "by name", (HEAD, EXPERTS, Rule(INT8_ROWS)), rounding=0.25)
+HEAD, EXPERTS = RecipeRule(FLOAT32, path=r"lm_head\..*"), RecipeRule(FLOAT16, path=r".*\.experts\.\d+\..*")
+MIXED = Recipe("mixed", "by name", (HEAD, EXPERTS, RecipeRule(INT8_ROWS)), rounding=0.25)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from autoconvert.ir.program import LENGTH, Program
 from autoconvert.ir.state import Write
 from autoconvert.ir.verify import verify
 from autoconvert.lowering.cpu import CPU
-from autoconvert.passes.outline_invariants import outline_invariants
+from autoconvert.passes.outline_fixed_states import outline_fixed_states
 from autoconvert.runtime.chunks import Chunk, split
 from autoconvert.tracing.module import trace_module
 from tests.models import assert_same, random_ids
@@ -79,7 +79,7 @@ def model(module: Translator) -> Model:
         method="decode",
         streamed=LENGTH,
     )
-    once, steps = outline_invariants(rewritten(decoder, CONTEXT), CPU)
+    once, steps = outline_fixed_states(rewritten(decoder, CONTEXT), CPU)
     programs = {"encoder": rewritten(encoder, SOURCE), "bridge": once, "decoder": steps}
     source = {"source": SOURCE}
     text = CPU.text_signatures("decoder", (4,))

@@ -1,4 +1,4 @@
-"""Outline invariants: what is the same in every call of a text is computed once, by a program of its own.
+"""Outline fixed states: what is the same in every call of a text is computed once, by a program of its own.
 
 A decoder that attends to an encoder's result computes keys and values from it that no token changes. They become
 states that are written once; the program that is called for every chunk only reads them. Models of several programs ask
@@ -25,7 +25,7 @@ from autoconvert.ir.target import Target
 aten = torch.ops.aten
 
 
-def outline_invariants(program: Program, target: Target) -> tuple[Program, Program]:
+def outline_fixed_states(program: Program, target: Target) -> tuple[Program, Program]:
     """The program that writes what no call changes, as outputs, and `program` with that as states of its own.
 
     The first takes those inputs that the streamed symbol has no part in; the second takes them no more.
