@@ -162,8 +162,9 @@ class _Separation:
         return int(ratio) if ratio.is_Integer and ratio > 0 else None
 
     def _is_known(self, result: Tensor) -> bool:
-        """Whether the inputs' sizes alone decide those of the result."""
-        return all(size.node.expr.free_symbols <= self._known for size in _symbolic(result.shape))
+        """Whether the inputs' sizes alone decide those of the result, and none is one that the code has fixed."""
+        symbols = (size.node.expr.free_symbols for size in _symbolic(result.shape))
+        return all(found and found <= self._known for found in symbols)
 
     def _is_length(self, node: fx.Node) -> bool:
         """A number that is known only at run time: the length, or what is computed from it."""

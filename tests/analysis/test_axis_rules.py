@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
-import sympy
 import torch
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -216,10 +215,13 @@ def graph_of(function: Function, operands: Sequence[Operand]) -> fx.GraphModule:
 
 def proven(graph: fx.Graph) -> list[tuple[int, Layout]] | None:
     """Where the axis is in each result, and how it lies; None where that is not proven."""
+    sizes = [size for node in graph.find_nodes(op="placeholder") for size in shape(node) if is_symbolic(size)]
+    symbols = {symbol for size in sizes for symbol in size.node.expr.free_symbols}
+    if not symbols:
+        # The function holds for the one length that it was traced with.
+        return None
     try:
-        sizes = [size for node in graph.find_nodes(op="placeholder") for size in shape(node) if is_symbolic(size)]
-        symbols = {symbol for size in sizes for symbol in size.node.expr.free_symbols}
-        layouts = check_separate(graph, next(iter(symbols), sympy.Symbol("s")))
+        layouts = check_separate(graph, symbols.pop())
     except Refused:
         return None
     results = graph.output_node().all_input_nodes
