@@ -45,7 +45,7 @@ def insert_kv_cache(program: Program, context: int, target: Target) -> Program:
     found = graph.find_nodes(op="call_function", target=ops.attention)
     # Attention to what does not grow with the text needs no cache.
     attentions = [node for node in found if axes(named_arguments(node)["key"], symbol)]
-    if not found and not graph.find_nodes(op="call_module"):
+    if not attentions and not graph.find_nodes(op="call_module"):
         raise Refused(
             "No attention was fused and no scan was found in this model, so there is no state to keep.",
             hint="A decoder without any block that looks back is not covered.",
