@@ -13,8 +13,9 @@ from torch import fx
 
 from autoconvert.analysis.invariants import NO_ASSERTIONS
 from autoconvert.analysis.op_traits import is_reduction
-from autoconvert.ir.editing import finish
+from autoconvert.ir.editing import finish, infer
 from autoconvert.ir.nodes import arguments, first_operand, frozen, shape
+from autoconvert.ir.types import type_of
 from autoconvert.passes.canonicalization import TABLE
 from autoconvert.passes.canonicalization.complex_numbers import real_pairs
 from autoconvert.rewrite.pass_manager import Pass
@@ -118,12 +119,21 @@ def _from_the_end(axis: Any, rank: int) -> Any:
 def _share_equal_nodes(graph: fx.Graph, replace: Callable[[fx.Node, fx.Node], None]) -> None:
     """Common subexpressions are one node: the same operation on the same operands, once."""
     seen: dict[Any, fx.Node] = {}
+    # A size that depends on values has another symbol in each of two equal nodes.
+    stale: set[fx.Node] = set()
     for node in list(graph.nodes):
         key = _value_key(node)
         if key is None:
             continue
+        if node in stale:
+            before = type_of(node.meta["val"])
+            node.meta["val"] = infer(node)
+            if type_of(node.meta["val"]) != before:
+                stale.update(node.users)
         first = seen.setdefault(key, node)
         if first is not node:
+            if type_of(first.meta["val"]) != type_of(node.meta["val"]):
+                stale.update(node.users)
             replace(node, first)
 
 

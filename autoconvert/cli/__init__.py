@@ -4,10 +4,8 @@
 in a model.
 """
 
-import signal
 import sys
 from collections.abc import Sequence
-from types import FrameType
 
 import typer
 
@@ -17,6 +15,7 @@ from autoconvert.cli.inspect import app as inspect_app
 from autoconvert.cli.patterns import app as patterns_app
 from autoconvert.cli.plan import app as plan_app
 from autoconvert.cli.run import app as run_app
+from autoconvert.system.interruption import raise_interrupts
 from autoconvert.system.memory import collect_seldom
 
 # A first word that is none of these is a model to convert.
@@ -34,10 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if arguments is None:
         collect_seldom()
-    for request in (signal.SIGTERM, signal.SIGHUP):
-        # `nohup` has the second ignored, and means it.
-        if signal.getsignal(request) is signal.SIG_DFL:
-            signal.signal(request, _interrupt)
+    raise_interrupts()
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show a character gets a question mark instead of an exception.
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]
@@ -45,8 +41,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
         COMMANDS[words[0]](words[1:], prog_name=f"autoconvert {words[0]}")
     else:
         convert_app(words, prog_name="autoconvert")
-
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    """A request to end is handled as Ctrl-C is: everything that cleans up after itself gets to do so."""
-    raise KeyboardInterrupt

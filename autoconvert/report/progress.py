@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from autoconvert.system.interruption import raise_if_interrupted
+
 
 class Display(Protocol):
     """Shows stages; `done` of `total` count in the stage's own unit, bytes for weights."""
@@ -60,6 +62,7 @@ class Timeline:
         begun = time.perf_counter()
         try:
             yield stage
+            raise_if_interrupted()
         except BaseException:
             self.display.failed(name)
             raise

@@ -26,7 +26,7 @@ REPORT = Report(
     ],
     layers=2,
     signatures=[{"name": "decode", "inputs": ["tokens", "kv_cache_k_0"], "outputs": ["logits", "kv_cache_k_0"]}],
-    states=[],
+    states=[{"name": "kv_cache_k_0", "shape": [1, 64, 1, 8], "kind": "key"}],
     files={"litertlm": 1500},
     bytes_by_dtype={"int8": 2_500_000, "float32": 900},
     checkpoint=[
