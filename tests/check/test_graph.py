@@ -10,6 +10,7 @@ from torch import Tensor
 from autoconvert import ops
 from autoconvert.check.graph import check_graph, run_chunks
 from autoconvert.errors import CheckFailed
+from autoconvert.ir.editing import set_arguments
 from autoconvert.ir.interface import Role
 from autoconvert.ir.nodes import named_results
 from autoconvert.ir.program import Program
@@ -55,7 +56,7 @@ def test_a_changed_weight_fails(program: Program, module: Decoder) -> None:
 
 def test_a_changed_scale_fails(program: Program, module: Decoder) -> None:
     (attention,) = program.graph.graph.find_nodes(op="call_function", target=ops.cached_attention)
-    attention.args = (*attention.args[:7], 0.51, *attention.args[8:])
+    set_arguments(attention, scale=0.51)
     with pytest.raises(CheckFailed, match="first at position 1 "):
         check(program, module)
 

@@ -16,8 +16,9 @@ SCRIPT = """
     sys.meta_path.insert(0, Absent())
     import torch
     import autoconvert
-    from autoconvert.check.file import logits_at, open_file
+    from autoconvert.check.file import logits_at
     from autoconvert.check.parity import distance, random_tokens
+    from autoconvert.runtime.interpreter import open_file
     from tests.plain_llama import PlainLlama
 
     torch.manual_seed(0)
