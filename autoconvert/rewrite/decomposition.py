@@ -23,7 +23,7 @@ def _decompose(graph: fx.Graph, node: fx.Node, body: Body, known: dict[str, fx.G
     names = [argument.name for argument in overload(node)._schema.arguments]
     arguments = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
     values = {name: v.meta["val"] if isinstance(v, fx.Node) else v for name, v in arguments.items()}
-    key = f"{node.target} {[type_key(value) for value in values.values()]}"
+    key = f"{node.target} {[(name, type_key(value)) for name, value in values.items()]}"
     if key not in known:
         fixed = {name: value for name, value in values.items() if not isinstance(value, Tensor)}
         tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
