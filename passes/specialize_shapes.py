@@ -1,6 +1,7 @@
 """Specialize shapes: a program as one of its signatures calls it, every size a number."""
 
 import operator
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -34,10 +35,7 @@ def signature_programs(model: Model, names: Mapping[Role, str]) -> dict[str, Pro
 def specialize_shapes(program: Program, signature: Signature, names: Mapping[Role, str]) -> Program:
     """The program as `signature` calls it: every shape a number, ports by the target's `names`, its outputs alone."""
     values = {program.symbols[name]: size for name, size in signature.sizes.items()}
-    inputs, outputs = (
-        tuple(_specialized(port, signature.sizes, names) for port in ports)
-        for ports in (program.inputs, program.outputs)
-    )
+    inputs, outputs = (_specialized(ports, signature.sizes, names) for ports in (program.inputs, program.outputs))
     renamed = {old.name: new.name for old, new in zip(program.inputs, inputs, strict=True)}
     graph = fx.Graph()
     copies: dict[fx.Node, Any] = {}
@@ -62,9 +60,11 @@ def specialize_shapes(program: Program, signature: Signature, names: Mapping[Rol
     )
 
 
-def _specialized(port: Port, sizes: Mapping[str, int], names: Mapping[Role, str]) -> Port:
-    """The port under the target's name, its shape in numbers."""
-    return replace(port, name=names.get(port.role, port.name), shape=in_numbers(port.shape, sizes))
+def _specialized(ports: Sequence[Port], sizes: Mapping[str, int], names: Mapping[Role, str]) -> tuple[Port, ...]:
+    """The ports in numbers, under the target's names; of several in one role each keeps its own."""
+    count = Counter(port.role for port in ports)
+    named = {role: name for role, name in names.items() if count[role] == 1}
+    return tuple(replace(p, name=named.get(p.role, p.name), shape=in_numbers(p.shape, sizes)) for p in ports)
 
 
 def _results(program: Program, outputs: Sequence[Port], without: Collection[Role]) -> dict[str, fx.Node]:

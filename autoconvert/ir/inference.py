@@ -1,13 +1,14 @@
 """Inference of types: what an operation gives for operands of given types, asked of PyTorch once for each.
 
-Sizes are sums of multiples of a few symbols, so that two choices of numbers for these tell sizes apart. With numbers
-PyTorch's shape functions take microseconds and with symbols milliseconds: those are asked where numbers do not agree.
+Sizes are sums of multiples of a few symbols. A choice of a number for each symbol, and for each symbol another choice
+in which it alone is one less, tell such sums apart. With numbers PyTorch's shape functions take microseconds and with
+symbols milliseconds: those are asked where numbers do not agree.
 """
 
 import operator
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, TypeAlias
 
 import sympy
 import torch
@@ -15,14 +16,17 @@ from torch import Tensor, fx
 from torch._guards import detect_fake_mode
 from torch._ops import OpOverload
 
-from autoconvert.ir.types import Known, SizeType, TensorType, Type, Typed, type_of
+from autoconvert.ir.types import Known, SizeType, TensorType, Type, Typed, expressions_in, type_of
 
 # A call: its target, and its arguments with operands by their types.
 Key = tuple[Any, ...]
 
-# For each choice the number of the first symbol; the next ones follow at a distance.
-_CHOICES = (19, 18)
+# The number of the first symbol; the next ones follow at a distance.
+_FIRST = 19
 _APART = 4
+
+# A choice of numbers: the symbol whose number is one less than in the choice None.
+Choice: TypeAlias = sympy.Symbol | None
 
 
 class Inference:
@@ -36,7 +40,7 @@ class Inference:
         self._types: dict[int, tuple[Any, Type]] = {}
         self._agreed: set[tuple[Key, Type]] = set()
         self._symbols: dict[sympy.Symbol, int] = {}
-        self._numbers: tuple[dict[Any, Any], ...] = tuple({} for _ in _CHOICES)
+        self._numbers: dict[tuple[Any, Choice], Any] = {}
         self._results: dict[Key, Type] = {}
         self._symbolic: dict[Key, Type] = {}
 
@@ -61,7 +65,7 @@ class Inference:
         agreed = (key, recorded)
         if module is None and agreed in self._agreed:
             return True
-        for choice in range(len(_CHOICES)):
+        for choice in (None, *_symbols_in(agreed)):
             target, args, kwargs = self._concrete(key, choice)
             try:
                 result = module.types(args, self.graph) if module is not None else self._called(target, args, kwargs)
@@ -75,7 +79,7 @@ class Inference:
 
     def of_module(self, key: Key, module: Typed) -> tuple[TensorType, ...]:
         """The types of what `module` gives, with numbers in the place of symbols; ValueError says what does not fit."""
-        _, args, _ = self._concrete(key, 0)
+        _, args, _ = self._concrete(key, None)
         return module.types(args, self.graph)
 
     def call(self, node: fx.Node, key: Key) -> Type:
@@ -131,7 +135,7 @@ class Inference:
                 self._results[key] = type_of(target(*map(_value, args), **named))
         return self._results[key]
 
-    def _concrete(self, value: Any, choice: int) -> Any:
+    def _concrete(self, value: Any, choice: Choice) -> Any:
         """A type, or what holds types, with numbers for its symbols."""
         if isinstance(value, tuple):
             return tuple([self._concrete(part, choice) for part in value])
@@ -142,16 +146,23 @@ class Inference:
             return Known(type(number), number)
         return value
 
-    def _number(self, size: Any, choice: int) -> Any:
+    def _number(self, size: Any, choice: Choice) -> Any:
         if isinstance(size, int):
             return size
-        numbers = self._numbers[choice]
-        if size not in numbers:
+        known = (size, choice)
+        if known not in self._numbers:
             symbols = sorted(size.free_symbols, key=str)
             places = {symbol: self._symbols.setdefault(symbol, len(self._symbols)) for symbol in symbols}
-            number = size.subs({symbol: _CHOICES[choice] + _APART * place for symbol, place in places.items()})
-            numbers[size] = bool(number) if number.is_Boolean else int(number) if number.is_integer else float(number)
-        return numbers[size]
+            number = size.subs({each: _FIRST + _APART * place - (each == choice) for each, place in places.items()})
+            self._numbers[known] = (
+                bool(number) if number.is_Boolean else int(number) if number.is_integer else float(number)
+            )
+        return self._numbers[known]
+
+
+def _symbols_in(types: Any) -> list[sympy.Symbol]:
+    symbols = {symbol for expression in set(expressions_in(types)) for symbol in expression.free_symbols}
+    return sorted(symbols, key=str)
 
 
 def _value(kind: Any) -> Any:

@@ -12,16 +12,14 @@ from torch import Tensor, fx
 # A number, or an expression in the names of a program's symbols: "length", "2*source".
 Size = int | str
 
-_NAME = re.compile(r"[A-Za-z_]\w*")
+# Of a symbol, and not of a function such as Max.
+_NAME = re.compile(r"[A-Za-z_]\w*\b(?!\()")
 
 
 class Role(Enum):
     """What a value is for. Its text is the name that a port has until a target gives it another."""
 
     TOKENS = "tokens"
-    EMBEDDINGS = "embeddings"
-    PIXELS = "pixels"
-    AUDIO = "audio"
     # Where each token stands in its text, known when the file is written.
     POSITIONS = "positions"
     # Where a chunk goes, known when it is run.
@@ -35,11 +33,8 @@ class Role(Enum):
     PADDING_MASK = "padding_mask"
     STATE = "state"
     WEIGHT = "weight"
-    ADAPTER = "adapter"
     LOGITS = "logits"
     HIDDEN = "hidden"
-    EMBEDDING = "embedding"
-    FEATURES = "features"
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,6 @@ class Model:
         for name, program in self.programs.items():
             for weight in program.weights.values():
                 known = found.setdefault(weight.name, weight)
-                if known is not weight and (known.sources, known.shape) != (weight.sources, weight.shape):
+                if known is not weight and not known.is_as(weight):
                     raise AutoconvertError(f"program {name} has another weight {weight.name} than those before it")
         return found

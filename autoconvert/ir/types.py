@@ -1,6 +1,6 @@
 """Types of values: what a node's value is, without the value."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -73,6 +73,19 @@ def type_of(value: Any) -> Type:
 def type_text(kind: Type) -> str:
     """The type as messages write it."""
     return f"({', '.join(map(type_text, kind))})" if isinstance(kind, tuple) else str(kind)
+
+
+def expressions_in(value: Any) -> Iterator[sympy.Basic]:
+    """What is no number among the sizes of a type, or of types in tuples."""
+    if isinstance(value, sympy.Basic):
+        yield value
+    elif isinstance(value, TensorType):
+        yield from expressions_in(value.sizes)
+    elif isinstance(value, SizeType):
+        yield from expressions_in(value.expression)
+    elif isinstance(value, tuple):
+        for part in value:
+            yield from expressions_in(part)
 
 
 def _size(size: int | torch.SymInt) -> Any:

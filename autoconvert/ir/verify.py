@@ -1,7 +1,7 @@
 """Verification: a program is well-formed, its types are those of its operations, its inputs and outputs as it says."""
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from autoconvert.ir.interface import Port, sizes_of
 from autoconvert.ir.program import Program
 from autoconvert.ir.provenance import location
 from autoconvert.ir.state import Write
-from autoconvert.ir.types import SizeType, TensorType, Type, Typed, type_of, type_text
+from autoconvert.ir.types import SizeType, TensorType, Type, Typed, expressions_in, type_of, type_text
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ def _verify_inputs(program: Program) -> None:
     if len(nodes) < len(placeholders):
         names = [str(node.target) for node in placeholders]
         raise _Wrong(f"there are several inputs {next(name for name in names if names.count(name) > 1)}")
-    ports = {port.name: port for port in program.ports}
+    ports = _by_name(program.ports, "input")
     if alone := nodes.keys() ^ ports.keys():
         name = min(alone)
         where = "an input of the graph, and is declared as none" if name in nodes else "declared, and is no input"
@@ -209,7 +209,7 @@ def _verify_outputs(program: Program) -> None:
     if last.next.op != "root" or not isinstance(results, dict):
         raise _Wrong("the graph does not end in a dict of its results")
     written = (state.port for state in program.states if state.write is not Write.FIXED)
-    ports = {port.name: port for port in (*program.outputs, *written)}
+    ports = _by_name((*program.outputs, *written), "output")
     if alone := results.keys() ^ ports.keys():
         name = min(alone)
         where = "returned, and is declared as no output" if name in results else "declared, and is not returned"
@@ -218,6 +218,14 @@ def _verify_outputs(program: Program) -> None:
         if not isinstance(node, fx.Node) or not isinstance(node.meta.get("val"), Tensor):
             raise _Wrong(f"the output {name} is {node}, which is no tensor of the graph")
         _verify_port(program, ports[name], node, "output")
+
+
+def _by_name(ports: Sequence[Port], where: str) -> dict[str, Port]:
+    found: dict[str, Port] = {}
+    for port in ports:
+        if found.setdefault(port.name, port) is not port:
+            raise _Wrong(f"several {where}s are declared as {port.name}")
+    return found
 
 
 def _verify_port(program: Program, port: Port, node: fx.Node, where: str) -> None:
@@ -232,7 +240,7 @@ def _verify_port(program: Program, port: Port, node: fx.Node, where: str) -> Non
 
 def _same_but_for_names(recorded: Type, inferred: Type, key: Key) -> bool:
     """Whether the types are one, where a size that only running tells has another name each time it is inferred."""
-    known = {symbol for expression in _expressions(key) for symbol in expression.free_symbols}
+    known = {symbol for expression in expressions_in(key) for symbol in expression.free_symbols}
     names: dict[Any, Any] = {}
 
     def same(old: Any, new: Any) -> bool:
@@ -247,15 +255,3 @@ def _same_but_for_names(recorded: Type, inferred: Type, key: Key) -> bool:
         return bool(old == new)
 
     return same(recorded, inferred)
-
-
-def _expressions(value: Any) -> Iterator[sympy.Expr]:
-    if isinstance(value, sympy.Basic):
-        yield value
-    elif isinstance(value, TensorType):
-        yield from _expressions(value.sizes)
-    elif isinstance(value, SizeType):
-        yield from _expressions(value.expression)
-    elif isinstance(value, tuple):
-        for part in value:
-            yield from _expressions(part)

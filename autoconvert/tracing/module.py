@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import sympy
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
@@ -14,8 +15,8 @@ from autoconvert.ir.program import Program
 from autoconvert.tracing.exported import export, program_of
 from autoconvert.tracing.untraceable import untraceable
 
-# Sizes of the example that is traced, one for each symbol.
-_EXAMPLES = (19, 23, 29, 31)
+# The example that is traced has a prime for each symbol: from the eighth on, 19.
+_FIRST_PRIME = 8
 
 
 class Called(nn.Module):
@@ -63,7 +64,7 @@ def trace_ports(
 ) -> Program:
     """As trace_module, of a module that holds the one to be traced as its `decoder`."""
     symbols = {name: Dim(name, min=2, max=size) for name, size in longest.items()}
-    sizes = {name: min(example, longest[name] - 1) for name, example in zip(longest, _EXAMPLES, strict=False)}
+    sizes = {name: min(sympy.prime(at), longest[name] - 1) for at, name in enumerate(longest, _FIRST_PRIME)}
     shapes = tuple({a: symbols[s] for a, s in enumerate(port.shape) if isinstance(s, str)} or None for port in inputs)
     takes_any = isinstance(called, Called)
     try:

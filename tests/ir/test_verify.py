@@ -7,11 +7,14 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, fx
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from autoconvert import ops
 from autoconvert.analysis.invariants import Invariant
 from autoconvert.errors import BrokenPass
 from autoconvert.ir.editing import emit
+from autoconvert.ir.inference import Inference
 from autoconvert.ir.interface import Role
 from autoconvert.ir.nodes import named_results
 from autoconvert.ir.program import Program
@@ -67,6 +70,27 @@ def test_a_wrong_shape_is_told_with_what_is_inferred_and_the_line_of_the_model()
     assert message.startswith("After break: tanh")
     assert "tests/models.py:" in message and "self.mix(self, x)" in message
     assert re.search(r"is recorded as float32\[1, s\d+, 9\], but float32\[1, s\d+, 8\] is inferred from", message)
+
+
+def test_sizes_of_two_symbols_are_told_apart() -> None:
+    """Whatever numbers stand for them: a size in one symbol is none in another."""
+    shapes = ShapeEnv()
+    source, target = (shapes.create_unbacked_symint() for _ in range(2))
+    for size in (source, target):
+        torch._check(size >= 0)  # type: ignore[no-untyped-call]
+    with FakeTensorMode(shape_env=shapes):
+        x = torch.empty(source)
+        wrong = [torch.empty(target - distance) for distance in range(-9, 10)]
+    graph = fx.Graph()
+    placeholder = graph.placeholder("x")
+    placeholder.meta["val"] = x
+    node = graph.call_function(aten.tanh.default, (placeholder,))
+    for each in wrong:
+        node.meta["val"] = each
+        inference = Inference()
+        assert not inference.agrees(node, inference.key(node))
+    node.meta["val"] = x
+    assert inference.agrees(node, inference.key(node))
 
 
 def test_a_wrong_shape_is_caught_though_it_is_right_at_one_length() -> None:
