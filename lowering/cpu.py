@@ -15,6 +15,7 @@ from autoconvert.ir.program import LENGTH
 from autoconvert.ir.state import State, Write
 from autoconvert.lowering import lookup, sorting
 from autoconvert.lowering.experts import expert_linear
+from autoconvert.lowering.tfl_operations import tfl_operations
 from autoconvert.ops.attention import attend, laid_out
 from autoconvert.ops.semantic import Body
 
@@ -23,7 +24,6 @@ from autoconvert.ops.semantic import Body
 class _Cpu:
     """As ir.target.Target."""
 
-    name: str = "cpu"
     section: str = "PREFILL_DECODE"
 
     @property
@@ -104,7 +104,7 @@ def _cached_attention(
 
 def _times_transposed(a: Tensor, b: Tensor) -> Tensor:
     """BATCH_MATMUL reads a transposed operand as it lies; written as `@` it would be copied at every step."""
-    product: Tensor = torch.ops.tfl.batch_matmul(a, b, False, True)
+    product: Tensor = tfl_operations().batch_matmul(a, b, False, True)
     return product
 
 

@@ -1,4 +1,4 @@
-"""Legalize: semantic operations become ATen operations that the target has."""
+"""Legalize: operations that the target has no kernel for become operations that it has."""
 
 from collections.abc import Collection
 

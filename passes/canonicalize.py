@@ -12,7 +12,7 @@ import torch
 from torch import fx
 
 from autoconvert.analysis.invariants import NO_ASSERTIONS
-from autoconvert.analysis.op_traits import is_reduction
+from autoconvert.analysis.op_traits import ASSERTIONS, is_reduction
 from autoconvert.ir.editing import finish, infer
 from autoconvert.ir.nodes import arguments, first_operand, frozen, shape
 from autoconvert.ir.types import type_of
@@ -24,12 +24,6 @@ from autoconvert.rewrite.worklist import Worklist
 
 aten = torch.ops.aten
 
-_ASSERTIONS = {
-    aten._assert_tensor_metadata.default,
-    aten._assert_scalar.default,
-    aten.sym_constrain_range_for_size.default,
-    aten.sym_constrain_range.default,
-}
 _COMPUTED_IN_A_TYPE = {aten.softmax.int, aten.log_softmax.int, aten.mean.dim, aten.sum.dim_IntList}
 _SAY_NOTHING = {"device", "layout", "pin_memory", "non_blocking", "memory_format", "cudnn_enable"}
 
@@ -43,7 +37,7 @@ def canonicalize(
     """
     real_pairs(graph)
     for node in list(graph.graph.nodes):
-        if node.target in _ASSERTIONS:
+        if node.target in ASSERTIONS:
             graph.graph.erase_node(node)
     worklist = Worklist(graph.graph, TABLE, weights, on_rewrite, prepare=_explicit_arguments)
     worklist.add(graph.graph.nodes)

@@ -10,6 +10,7 @@ from torch import fx
 from autoconvert import ops
 from autoconvert.analysis.axis_rules import axes
 from autoconvert.analysis.binding_times import Time, binding_times
+from autoconvert.analysis.op_traits import ASSERTIONS
 from autoconvert.ir.interface import Role
 from autoconvert.ir.nodes import arguments, first_operand, named_arguments
 from autoconvert.ir.program import Program
@@ -105,15 +106,7 @@ def _scans_are_stateful(program: Program) -> str | None:
     return None
 
 
-NO_ASSERTIONS = Invariant(
-    "no assertions about types and sizes",
-    _without(
-        aten._assert_tensor_metadata.default,
-        aten._assert_scalar.default,
-        aten.sym_constrain_range_for_size.default,
-        aten.sym_constrain_range.default,
-    ),
-)
+NO_ASSERTIONS = Invariant("no assertions about types and sizes", _without(*ASSERTIONS))
 NO_LOOPS = Invariant("no loops over what tokens decide", _without(ops.visit))
 NO_SCORES = Invariant("scores of attention stand nowhere alone", _without(ops.attention_scores))
 NOTHING_OUTSIDE = Invariant("no operations that patterns brought", _without_outside)

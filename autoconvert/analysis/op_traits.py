@@ -60,6 +60,15 @@ _NON_CANONICAL = frozenset(
         aten.view_as.default,
     }
 )
+# What computes nothing, and says what holds of types and sizes.
+ASSERTIONS = frozenset(
+    {
+        aten._assert_scalar.default,
+        aten._assert_tensor_metadata.default,
+        aten.sym_constrain_range.default,
+        aten.sym_constrain_range_for_size.default,
+    }
+)
 _MOVEMENTS = (
     REARRANGEMENTS
     | SQUEEZES

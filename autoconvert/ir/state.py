@@ -14,8 +14,6 @@ class Write(Enum):
 
     # New entries behind those that are there.
     APPEND = "append"
-    # As APPEND, the oldest entries making room.
-    RING = "ring"
     # The whole state by its next value.
     REPLACE = "replace"
     # Not at all: another program has written it, once.

@@ -20,9 +20,6 @@ class Target(Protocol):
     """
 
     @property
-    def name(self) -> str: ...
-
-    @property
     def port_names(self) -> Mapping[Role, str]: ...
 
     @property

@@ -32,8 +32,8 @@ class Options:
 class Pass:
     """One transformation: `run` gives a program that computes the same and executes in PyTorch.
 
-    `requires` holds before it, by what an earlier pass `ensures`. Only a pass that `changes_ports` may leave inputs and
-    outputs of other names, or inputs of other types, than it was given; weights are no such inputs.
+    `requires` holds before it, by what an earlier pass `ensures`. Only a pass that `changes_ports` may leave inputs,
+    outputs and states of other names, dtypes or shapes than it was given; weights are no such inputs.
     """
 
     name: str
