@@ -1,1 +1,1 @@
-"""From a weightless graph to the files that the runtime reads: one artefact or device concern a file."""
+"""From a weightless graph to the file that the runtime reads: one artefact a file; device rules lie in `bodies`."""

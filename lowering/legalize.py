@@ -7,7 +7,7 @@ from torch import fx
 
 from autoconvert.ir.graph_module import graph_module
 from autoconvert.ir.target import Target
-from autoconvert.lowering import repetition
+from autoconvert.lowering.bodies import repetition
 from autoconvert.passes.canonicalize import canonicalize
 from autoconvert.rewrite.decomposition import decompose_nodes
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from autoconvert.check.engine import check_bundle
+from autoconvert.check.bundle import check_bundle
 from autoconvert.check.file import logits_at, telling_positions
 from autoconvert.check.parity import Reference, compare_logits, random_tokens
 from autoconvert.errors import CheckFailed

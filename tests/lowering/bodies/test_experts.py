@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from autoconvert.lowering import experts as lowering
-from autoconvert.lowering.experts import block_size, expert_linear, into_blocks
+from autoconvert.lowering.bodies import experts as lowering
+from autoconvert.lowering.bodies.experts import block_size, expert_linear, into_blocks
 from autoconvert.ops.experts import expert_linear as reference
 from tests.lowering.on_device import lowered, operations, run
 

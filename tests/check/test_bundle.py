@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from autoconvert.check.engine import check_bundle, score
+from autoconvert.check.bundle import check_bundle, score
 from autoconvert.errors import CheckFailed, InputError
 from autoconvert.packaging.chat_template import read_chat_template
 from autoconvert.packaging.tokenizer import load_tokenizer, read_tokenizer

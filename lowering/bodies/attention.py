@@ -1,0 +1,40 @@
+"""Attention over caches on the device, which writes a chunk into them by DYNAMIC_UPDATE_SLICE."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autoconvert.lowering.tfl_operations import tfl_operations
+from autoconvert.ops.attention import attend, laid_out
+
+
+def cached_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    input_pos: Tensor,
+    mask: Tensor,
+    key_axis: int,
+    value_axis: int,
+    **attributes: Any,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As ops.cached_attention, with the one operation that becomes DYNAMIC_UPDATE_SLICE."""
+    from litert_torch.generative.custom_ops.dynamic_update_slice import dynamic_update_slice
+
+    start, zero = input_pos[0], torch.zeros((), dtype=torch.int32)
+    keys, values = (
+        dynamic_update_slice(cache, laid_out(chunk, axis), [start if at == axis else zero for at in range(4)])
+        for cache, chunk, axis in ((key_cache, key, key_axis), (value_cache, value, value_axis))
+    )
+    layout = (key_axis, value_axis)
+    attended = attend(query, keys, values, input_pos, mask, *layout, **attributes, times_transposed=_times_transposed)
+    return attended, keys, values
+
+
+def _times_transposed(a: Tensor, b: Tensor) -> Tensor:
+    """BATCH_MATMUL reads a transposed operand as it lies; written as `@` it would be copied at every step."""
+    product: Tensor = tfl_operations().batch_matmul(a, b, False, True)
+    return product
