@@ -13,6 +13,7 @@ from autoconvert.analysis.binding_times import Time, binding_times, frontier
 from autoconvert.analysis.invariants import WEIGHTS_FOLDED, WHOLE_TEXT
 from autoconvert.analysis.regions import extract
 from autoconvert.ir.editing import finish, replace
+from autoconvert.ir.inputs import without_unread_weights
 from autoconvert.ir.program import Program
 from autoconvert.ir.weight import Weight
 from autoconvert.rewrite.pass_manager import Pass
@@ -31,7 +32,7 @@ def fold_weights(program: Program) -> Program:
             weight = _lift(graph, node, program.weights)
             weights[weight.name] = weight
     finish(graph)
-    return dataclasses.replace(program, weights=_used(graph, weights))
+    return without_unread_weights(dataclasses.replace(program, weights=weights))
 
 
 def _fold(graph: fx.GraphModule, node: fx.Node) -> None:
@@ -59,16 +60,6 @@ def _lift(graph: fx.GraphModule, node: fx.Node, known: Mapping[str, Weight]) -> 
     placeholder.meta = dict(node.meta)
     replace(node, placeholder)
     return Weight(name, tuple(node.meta["val"].shape), sources, region)
-
-
-def _used(graph: fx.GraphModule, weights: dict[str, Weight]) -> dict[str, Weight]:
-    """Drops the placeholders of parameters that only expressions used."""
-    for node in graph.graph.find_nodes(op="placeholder"):
-        if node.target in weights and not node.users:
-            graph.graph.erase_node(node)
-    graph.recompile()
-    left = [str(node.target) for node in graph.graph.find_nodes(op="placeholder")]
-    return {name: weights[name] for name in left if name in weights}
 
 
 PASS = Pass(

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from autoconvert.analysis.regions import ancestors
 from autoconvert.errors import Refused
 from autoconvert.ir.editing import emit, finish
 from autoconvert.ir.graph_module import graph_module
-from autoconvert.ir.inputs import add_input
+from autoconvert.ir.inputs import add_input, without_unread_weights
 from autoconvert.ir.interface import Port, sizes_of, symbols_in
 from autoconvert.ir.nodes import shape
 from autoconvert.ir.program import Program
@@ -52,7 +53,7 @@ def outline_fixed_states(program: Program, target: Target) -> tuple[Program, Pro
     for port in fixed:
         graph.erase_node(next(node for node in graph.find_nodes(op="placeholder") if node.target == port.name))
     inputs = tuple(port for port in program.inputs if port not in fixed)
-    return once, _with_read_weights(
+    return once, without_unread_weights(
         dataclasses.replace(program, graph=finish(program.graph), inputs=inputs, states=(*program.states, *states))
     )
 
@@ -78,13 +79,7 @@ def _computed_from(program: Program, inputs: set[str]) -> set[fx.Node]:
 def _writer(program: Program, inputs: tuple[Port, ...], values: dict[State, fx.Node]) -> Program:
     graph = fx.Graph()
     copies: dict[fx.Node, Any] = {}
-    needed: set[fx.Node] = set()
-    pending = list(values.values())
-    while pending:
-        node = pending.pop()
-        if node not in needed:
-            needed.add(node)
-            pending.extend(node.all_input_nodes)
+    needed = ancestors(values.values())
     names = {port.name for port in inputs}
     for node in program.graph.graph.nodes:
         if node in needed or (node.op == "placeholder" and node.target in names):
@@ -92,7 +87,7 @@ def _writer(program: Program, inputs: tuple[Port, ...], values: dict[State, fx.N
     graph.output({state.name: copies[node] for state, node in values.items()})
     outputs = tuple(state.port for state in values)
     symbols = {name: symbol for name, symbol in program.symbols.items() if name != program.streamed}
-    return _with_read_weights(
+    return without_unread_weights(
         dataclasses.replace(
             program,
             graph=finish(graph_module(program.graph, graph)),
@@ -123,14 +118,3 @@ def _measure_again(size: fx.Node, states: list[fx.Node], invariant: set[fx.Node]
                 size.replace_all_uses_with(again, delete_user_cb=lambda user: user in users)
                 return
     raise Refused(f"{location(users[0])} needs a size of what is given once, which none of the states has.")
-
-
-def _with_read_weights(program: Program) -> Program:
-    """Without the weights that nothing reads."""
-    graph = program.graph.graph
-    for node in graph.find_nodes(op="placeholder"):
-        if node.target in program.weights and not node.users:
-            graph.erase_node(node)
-    left = {str(node.target) for node in graph.find_nodes(op="placeholder")}
-    weights = {name: weight for name, weight in program.weights.items() if name in left}
-    return dataclasses.replace(program, graph=finish(program.graph), weights=weights)

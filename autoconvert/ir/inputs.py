@@ -1,5 +1,6 @@
-"""New inputs of a program's graph."""
+"""Inputs of a program's graph: new ones, and weights that are none any more."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,3 +22,14 @@ def add_input(program: Program, name: str, sizes: Sequence[Any], dtype: torch.dt
     with mode:
         node.meta["val"] = torch.empty(list(sizes), dtype=dtype)
     return node
+
+
+def without_unread_weights(program: Program) -> Program:
+    """The program without the weights that no operation reads; those that are left are in the order of the graph."""
+    graph = program.graph.graph
+    for node in graph.find_nodes(op="placeholder"):
+        if node.target in program.weights and not node.users:
+            graph.erase_node(node)
+    program.graph.recompile()
+    left = [str(node.target) for node in graph.find_nodes(op="placeholder")]
+    return dataclasses.replace(program, weights={n: program.weights[n] for n in left if n in program.weights})
