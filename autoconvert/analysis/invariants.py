@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import fx
 
 from autoconvert import ops
 from autoconvert.analysis.axis_rules import axes
@@ -14,7 +13,7 @@ from autoconvert.analysis.op_traits import ASSERTIONS
 from autoconvert.ir.interface import Role
 from autoconvert.ir.nodes import arguments, first_operand, named_arguments
 from autoconvert.ir.program import Program
-from autoconvert.ir.provenance import location
+from autoconvert.ir.provenance import named
 from autoconvert.ops.semantic import OUTSIDE
 from autoconvert.scan.scan import StatefulScan
 
@@ -29,17 +28,13 @@ class Invariant:
     holds: Callable[[Program], str | None]
 
 
-def _named(node: fx.Node) -> str:
-    return f"{node.name}, {location(node)},"
-
-
 def _without(*targets: Any) -> Callable[[Program], str | None]:
     """Holds where no node calls any of `targets`."""
 
     def holds(program: Program) -> str | None:
         graph = program.graph.graph
         found = (node for target in targets for node in graph.find_nodes(op="call_function", target=target))
-        return next((f"{_named(node)} is there" for node in found), None)
+        return next((f"{named(node)} is there" for node in found), None)
 
     return holds
 
@@ -47,14 +42,14 @@ def _without(*targets: Any) -> Callable[[Program], str | None]:
 def _attention_is_cached(program: Program) -> str | None:
     for node in program.graph.graph.find_nodes(op="call_function", target=ops.attention):
         if axes(named_arguments(node)["key"], program.stream):
-            return f"{_named(node)} is there"
+            return f"{named(node)} is there"
     return None
 
 
 def _without_outside(program: Program) -> str | None:
     for node in program.graph.graph.nodes:
         if getattr(node.target, "namespace", None) == OUTSIDE:
-            return f"{_named(node)} is there"
+            return f"{named(node)} is there"
     return None
 
 
@@ -70,7 +65,7 @@ def _projections_are_hoisted(program: Program) -> str | None:
         given = named_arguments(attention)
         computed = [given[name] for name in ("key", "value") if given[name].target is not ops.history]
         if computed and after.issuperset(computed):
-            return f"{_named(attention)} looks back at {computed[0].name}, which is computed from a history"
+            return f"{named(attention)} looks back at {computed[0].name}, which is computed from a history"
     return None
 
 
@@ -83,7 +78,7 @@ def _is_whole_text(program: Program) -> str | None:
 def _is_folded(program: Program) -> str | None:
     for node, time in binding_times(program).items():
         if node.op == "call_function" and time <= Time.WEIGHT:
-            return f"{_named(node)} computes with nothing else"
+            return f"{named(node)} computes with nothing else"
     return None
 
 
@@ -95,14 +90,14 @@ def _positions_are_materialized(program: Program) -> str | None:
 def _cumsums_are_scans(program: Program) -> str | None:
     for node in program.graph.graph.find_nodes(op="call_function", target=aten.cumsum.default):
         if axes(first_operand(node), program.stream) == [arguments(node)[1]] and not node.kwargs:
-            return f"{_named(node)} runs along the sequence"
+            return f"{named(node)} runs along the sequence"
     return None
 
 
 def _scans_are_stateful(program: Program) -> str | None:
     for node in program.graph.graph.find_nodes(op="call_module"):
         if not isinstance(program.graph.get_submodule(str(node.target)), StatefulScan):
-            return f"{_named(node)} begins anew in every chunk"
+            return f"{named(node)} begins anew in every chunk"
     return None
 
 

@@ -19,6 +19,7 @@ from autoconvert.check.region import LENGTH, random_value, same_numbers
 from autoconvert.errors import CheckFailed
 from autoconvert.ir.nodes import concrete, frozen
 from autoconvert.ir.provenance import source_line
+from autoconvert.ir.types import type_of
 from autoconvert.rewrite.rule import Rule
 
 # How many operations in a row may make a fact, and how many there may be between a node and what a rule finds.
@@ -128,7 +129,7 @@ class _Region:
     def structure(self) -> Hashable:
         """Equal for regions of equal operations on operands of equal types."""
         index = {node: f"%{place}" for place, node in enumerate((*self.inputs, *self.nodes))}
-        types = [_type(node.meta["val"]) for node in self.inputs]
+        types = [type_of(node.meta["val"]) for node in self.inputs]
         constants = [(index[node], digest(value)) for node, value in self.constants.items()]
         lines = [(node.target, frozen(fx.map_arg((node.args, node.kwargs), lambda n: index[n]))) for node in self.nodes]
         return (index[self.node], index[self.new], *types, *constants, *lines)
@@ -184,14 +185,6 @@ def _positive(value: Any) -> Any:
 
 def _is_nan(value: Any) -> bool:
     return isinstance(value, Tensor) and value.numel() > 0 and bool(value.isnan().all())
-
-
-def _type(value: Any) -> Hashable:
-    if isinstance(value, Tensor):
-        return (value.dtype, *map(_type, value.shape))
-    if isinstance(value, list | tuple):
-        return tuple(map(_type, value))
-    return value.node.expr if isinstance(value, torch.SymInt) else value
 
 
 def _same(actual: Any, expected: Any, epsilon: float) -> bool:

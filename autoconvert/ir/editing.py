@@ -1,12 +1,14 @@
 """Editing graphs: every new node knows the type of its value and where it comes from."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 from torch._guards import detect_fake_mode
 from torch._ops import OpOverload
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from autoconvert.ir.nodes import named_arguments
@@ -25,16 +27,21 @@ def emit(graph: fx.Graph, target: Callable[..., Any], *args: Argument, like: fx.
 
 def infer(node: fx.Node) -> Any:
     """The fake value of a call, from the fake values of its arguments."""
-    values = fx.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
+    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
+    assert callable(node.target)
+    with fake_mode_of(node) or nullcontext(), torch.no_grad():
+        return node.target(*args, **kwargs)
+
+
+def fake_mode_of(node: fx.Node) -> FakeTensorMode | None:
+    """The mode of the fake tensors that a call is computed from; None where they are none."""
     tensors = [n.meta["val"] for n in node.all_input_nodes if isinstance(n.meta["val"], Tensor)]
     # What is computed from sizes alone belongs to the fake tensors of the graph's inputs.
     inputs = (n.meta.get("val") for n in node.graph.nodes if n.op == "placeholder")
-    mode = detect_fake_mode(tensors or [next((value for value in inputs if isinstance(value, Tensor)), None)])
-    assert callable(node.target)
-    if mode is None:
-        return node.target(*values[0], **values[1])
-    with mode, torch.no_grad():
-        return node.target(*values[0], **values[1])
+    mode: FakeTensorMode | None = detect_fake_mode(
+        tensors or [next((value for value in inputs if isinstance(value, Tensor)), None)]
+    )
+    return mode
 
 
 def replace(node: fx.Node, new: fx.Node) -> None:

@@ -12,10 +12,10 @@ from typing import Any, TypeAlias
 
 import sympy
 import torch
-from torch import Tensor, fx
-from torch._guards import detect_fake_mode
+from torch import fx
 from torch._ops import OpOverload
 
+from autoconvert.ir.editing import fake_mode_of, infer
 from autoconvert.ir.types import Known, SizeType, TensorType, Type, Typed, expressions_in, type_of
 
 # A call: its target, and its arguments with operands by their types.
@@ -89,14 +89,11 @@ class Inference:
         """
         if key in self._symbolic:
             return self._symbolic[key]
-        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
-        operands = [n.meta["val"] for n in node.all_input_nodes]
-        mode = detect_fake_mode([value for value in operands if isinstance(value, Tensor)] or _inputs(node.graph))
+        mode = fake_mode_of(node)
         environment = mode.shape_env if mode is not None else None
         # A size that only running tells is a new symbol each time.
-        fresh = environment.ignore_fresh_unbacked_symbols() if environment is not None else nullcontext()
-        with mode or nullcontext(), fresh, torch.no_grad():
-            self._symbolic[key] = type_of(node.target(*args, **kwargs))  # type: ignore[operator]
+        with environment.ignore_fresh_unbacked_symbols() if environment is not None else nullcontext():
+            self._symbolic[key] = type_of(infer(node))
         return self._symbolic[key]
 
     def graph(self, owner: fx.GraphModule, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
@@ -174,9 +171,3 @@ def _value(kind: Any) -> Any:
     if kind and kind[0] is slice:
         return slice(*_value(kind[1]))
     return [_value(part) for part in kind]
-
-
-def _inputs(graph: fx.Graph) -> list[Tensor]:
-    """What is computed from sizes alone belongs to the fake tensors of the graph's inputs."""
-    values = (node.meta.get("val") for node in graph.find_nodes(op="placeholder"))
-    return [value for value in values if isinstance(value, Tensor)][:1]

@@ -27,6 +27,11 @@ def location(node: fx.Node) -> str:
     return f"{place} ({line})" if line else place
 
 
+def named(node: fx.Node) -> str:
+    """The node's own name and its place in the model, as the beginning of a sentence about it."""
+    return f"{node.name}, {location(node)},"
+
+
 def module_path(node: fx.Node) -> str | None:
     """The module that computed a node, as the model names it: `model.layers.0.mlp`, "" for the model as a whole.
 

@@ -12,7 +12,7 @@ from autoconvert.errors import BrokenPass
 from autoconvert.ir.inference import Inference, Key
 from autoconvert.ir.interface import Port, sizes_of
 from autoconvert.ir.program import Program
-from autoconvert.ir.provenance import location
+from autoconvert.ir.provenance import location, named
 from autoconvert.ir.state import Write
 from autoconvert.ir.types import SizeType, TensorType, Type, Typed, expressions_in, type_of, type_text
 
@@ -73,7 +73,7 @@ class Verifier:
             operands = node.all_input_nodes
             for operand in operands:
                 if operand not in seen:
-                    raise _Wrong(f"{_named(node)} uses {operand.name}, which is not computed before it")
+                    raise _Wrong(f"{named(node)} uses {operand.name}, which is not computed before it")
             held, before = _held(owner, node), self._seen.get(node)
             if before is not None and before.is_of(node, held) and (not retyped or retyped.isdisjoint(operands)):
                 seen[node] = before
@@ -92,21 +92,21 @@ class Verifier:
         if node.op == "get_attr":
             if recorded != type_of(now.held):
                 raise _Wrong(
-                    f"{_named(node)} is recorded as {type_text(recorded)}, but is {type_text(type_of(now.held))}"
+                    f"{named(node)} is recorded as {type_text(recorded)}, but is {type_text(type_of(now.held))}"
                 )
         elif node.op == "call_module":
             if not self._inference.agrees(node, key, now.held):
                 gives = self._given(key, now.held)
-                raise _Wrong(f"{_named(node)} is recorded as {type_text(recorded)}, but {node.target} gives {gives}")
+                raise _Wrong(f"{named(node)} is recorded as {type_text(recorded)}, but {node.target} gives {gives}")
         elif node.op == "call_function" and not self._inference.agrees(node, key):
             try:
                 inferred = self._inference.call(node, key)
             except Exception as error:
                 why = str(error).strip().partition("\n")[0]
-                raise _Wrong(f"{_named(node)} cannot be computed from its operands, {_operands(key)}: {why}") from error
+                raise _Wrong(f"{named(node)} cannot be computed from its operands, {_operands(key)}: {why}") from error
             if recorded != inferred and not _same_but_for_names(recorded, inferred, key):
                 raise _Wrong(
-                    f"{_named(node)} is recorded as {type_text(recorded)}, but {type_text(inferred)} is inferred from "
+                    f"{named(node)} is recorded as {type_text(recorded)}, but {type_text(inferred)} is inferred from "
                     f"its operands, {_operands(key)}"
                 )
 
@@ -152,10 +152,6 @@ class _Wrong(Exception):
         self.message = message
 
 
-def _named(node: fx.Node) -> str:
-    return f"{node.name}, {location(node)},"
-
-
 def _operands(key: Key) -> str:
     _, args, kwargs = key
     return ", ".join(map(type_text, (*args, *(kind for _, kind in kwargs)))) or "no operands"
@@ -168,7 +164,7 @@ def _held(owner: fx.GraphModule, node: fx.Node) -> Any:
     try:
         held = operator.attrgetter(str(node.target))(owner)
     except AttributeError:
-        raise _Wrong(f"{_named(node)} names {node.target}, which the graph does not hold") from None
+        raise _Wrong(f"{named(node)} names {node.target}, which the graph does not hold") from None
     assert node.op == "get_attr" or isinstance(held, Typed), f"a {type(held).__name__} says no types"
     return held
 
