@@ -27,9 +27,6 @@ from autoconvert.rewrite.pass_manager import Pass
 
 aten = torch.ops.aten
 
-# Of their operand these take the shape and the type, not the numbers.
-_FILLED = FILLS
-
 # A mask of heads · context² numbers and its intermediates must fit beside everything else.
 _LONGEST_MASK = 16384
 # A bias that has no closed form is a constant of the file.
@@ -81,7 +78,7 @@ def _fill_by_positions(program: Program, positions: fx.Node) -> None:
     """What is filled in the shape of activations is known with the positions, where all its users are as well."""
     graph = program.graph.graph
     sources: dict[fx.Node, fx.Node] = {}
-    for node in [node for node in graph.nodes if node.target in _FILLED]:
+    for node in [node for node in graph.nodes if node.target in FILLS]:
         source = first_operand(node)
         with graph.inserting_before(node):
             like = _in_the_shape_of(source, positions)

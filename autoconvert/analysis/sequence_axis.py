@@ -88,7 +88,7 @@ class _Separation:
                 self.layouts[node] = layout
 
     def _input(self, node: fx.Node) -> int:
-        return self._multiple(_along(node, self._symbol)) or 1
+        return self._multiple(self._sizes(node.meta["val"])[0]) or 1
 
     def _axes(self, node: fx.Node) -> list[int]:
         return axes(node, self._symbol)
@@ -113,7 +113,7 @@ class _Separation:
             return None
         if node.target is operator.getitem and operands[0].op == "call_module":
             is_first = self._axes(node) == [-len(shape(node))]
-            inner = self._multiple(shape(node)[0]) if is_first else None  # type: ignore[arg-type]
+            inner = self._multiple(self._sizes(node.meta["val"])[0]) if is_first else None
             return MIXES if inner is None else Layout(inner=inner)
         if node.target is operator.getitem:
             return self.layouts[operands[0]] if self._axes(node) else MIXES
@@ -181,11 +181,6 @@ class _Separation:
         sizes: list[fx.Node] = []
         fx.map_arg(argument(node, SIZE_ARGUMENTS[node.target]), sizes.append)
         return all(operand in sizes for operand in node.all_input_nodes if self._is_length(operand))
-
-
-def _along(node: fx.Node, symbol: Symbol) -> torch.SymInt:
-    """The size of the first axis that the symbol decides."""
-    return next(size for size in _symbolic(shape(node)) if depends_on(size, symbol))
 
 
 def _symbolic(sizes: Iterable[int | torch.SymInt]) -> list[torch.SymInt]:
