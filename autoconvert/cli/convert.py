@@ -1,6 +1,7 @@
 """`autoconvert MODEL`: convert a model."""
 
 import shlex
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -190,61 +191,45 @@ def convert(
             param_hint="'--stop-after'",
         )
     again = asked(model, revision=revision, trust_remote_code=trust_remote_code, patterns=patterns)
-    if stop_after is not None and dump is not None:
-        with explained(verbose=verbose, model=again):
-            _until(
-                stop_after,
-                dump,
-                model,
-                context=context,
-                prefill=lengths,
-                verify=verify,
-                revision=revision,
-                token=token,
-                trust_remote_code=trust_remote_code,
-                allow_pickle=allow_pickle,
-                patterns=patterns or (),
-            )
-        return
+    # What a conversion and one that ends early take alike.
+    options: dict[str, Any] = {
+        "context": context,
+        "prefill": lengths,
+        "verify": verify,
+        "revision": revision,
+        "token": token,
+        "trust_remote_code": trust_remote_code,
+        "allow_pickle": allow_pickle,
+        "patterns": patterns or (),
+        "dump": dump,
+    }
+    console = Console(highlight=False)
     with explained(verbose=verbose, model=again):
         silence_python()
+        if stop_after is not None:
+            _until(stop_after, model, console, options)
+            return
         with stderr_as_note():
             from autoconvert.driver.convert import convert as convert_model
             from autoconvert.report.summary import summary
             from autoconvert.report.table import display_on
 
-            console = Console(highlight=False)
             with display_on(console) as display:
                 bundle = convert_model(
-                    model,
-                    output,
-                    quantize=quantize,
-                    context=context,
-                    prefill=lengths,
-                    formats=names,
-                    verify=verify,
-                    revision=revision,
-                    token=token,
-                    trust_remote_code=trust_remote_code,
-                    allow_pickle=allow_pickle,
-                    cache=cache,
-                    patterns=patterns or (),
-                    dump=dump,
-                    display=display,
+                    model, output, quantize=quantize, formats=names, cache=cache, display=display, **options
                 )
         for line in summary(bundle.report, bundle.files, verbose=verbose):
             console.print(line, soft_wrap=True)
 
 
-def _until(stop_after: str, dump: Path, model: str, **options: Any) -> None:
-    silence_python()
-    console = Console(highlight=False)
+def _until(stop_after: str, model: str, console: Console, options: Mapping[str, Any]) -> None:
     with stderr_as_note():
         from autoconvert.driver.convert_until import convert_until
         from autoconvert.report.table import display_on
 
         with display_on(console) as display:
-            convert_until(model, stop_after, dump, display=display, **options)
+            convert_until(model, stop_after, display=display, **options)
+    dump = options["dump"]
     console.print(f"stopped after {stop_after}: its dump is in {dump}, and nothing else was written", soft_wrap=True)
     console.print(f"next        autoconvert inspect {shlex.quote(str(dump))}", soft_wrap=True)
 
