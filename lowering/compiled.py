@@ -14,8 +14,8 @@ from autoconvert.ir.weight import Weight
 class Compiled:
     """Weightless flatbuffers by signature, and what linking, checking and reporting ask about them.
 
-    `interfaces` are those of the model's programs by name; `context` and `prefill` the lengths in positions that it was
-    compiled for, the longest prefill first.
+    `interfaces` are those of the model's programs by name; `capacity` is how many positions the caches hold,
+    `prefill` the lengths of chunks, the longest first; `windows` are how many positions attention looks back at most.
     """
 
     graphs: Mapping[str, bytes]
@@ -23,8 +23,9 @@ class Compiled:
     interfaces: Mapping[str, Interface]
     weights: Mapping[str, Weight]
     states: tuple[State, ...]
-    context: int
+    capacity: int
     prefill: tuple[int, ...]
+    windows: tuple[int, ...]
     fusion: Fusion
 
     @property

@@ -1,5 +1,7 @@
 """The CPU: what LiteRT-LM expects of a file that it runs there, as litert-lm 0.18 and litert-torch 0.10 have it."""
 
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -52,6 +54,10 @@ class _Cpu:
             torch.ops.aten.argsort.default: sorting.argsort,
         }
 
+    def capacity(self, context: int) -> int:
+        """Never a prime number: the engine takes a mask as long as one for a placeholder and corrupts its heap."""
+        return next(count for count in itertools.count(context) if not _is_prime(count))
+
     def key_cache(self, index: int, groups: int, capacity: int, width: int) -> State:
         return State(f"kv_cache_k_{index}", "key", (1, groups, capacity, width), Write.APPEND, sequence_axis=2)
 
@@ -70,6 +76,10 @@ class _Cpu:
         """`prefill_N` fills the states and gives no logits; `decode` takes one token and gives those that follow it."""
         chunks = (Signature(f"prefill_{n}", program, {LENGTH: n}, frozenset({Role.LOGITS})) for n in lengths)
         return (*chunks, Signature("decode", program, {LENGTH: 1}))
+
+
+def _is_prime(number: int) -> bool:
+    return number > 1 and all(number % divisor for divisor in range(2, math.isqrt(number) + 1))
 
 
 CPU = _Cpu()

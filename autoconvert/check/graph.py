@@ -34,6 +34,7 @@ _LARGEST_IN_MEMORY = 256 << 20
 _CHUNKS = ((7, 9), (1, 1), (4, 4), (1, 1), (6, 8))
 
 
+See = Callable[[fx.Node, list[Any]], None]
 Logits = Callable[[Sequence[int]], Tensor]
 
 
@@ -47,14 +48,9 @@ def check_graph(program: Program, weights: Weights, reference: Logits, own_steps
         CheckFailed: the logits differ.
         Refused: they differ because the source contradicts itself.
     """
-    context = int(shape(program.input(Role.MASK))[-1])
-    sizes, total = [], 0
-    for real, size in _CHUNKS:
-        if total + size <= context:
-            sizes.append((real, size))
-            total += real
-    tokens = random_tokens(total, int(shape(program.result(Role.LOGITS))[-1]))
-    chunks = split(tokens, sizes, context)
+    capacity = int(shape(program.input(Role.MASK))[-1])
+    tokens = text_for(capacity, int(shape(program.result(Role.LOGITS))[-1]))
+    chunks = chunks_of(tokens, capacity)
     outputs = run_chunks(program, weights, chunks, program.result(Role.LOGITS))
     logits = torch.cat([out[0, : part.real] for out, part in zip(outputs, chunks, strict=True)])
     expected = reference(tokens)
@@ -62,11 +58,31 @@ def check_graph(program: Program, weights: Weights, reference: Logits, own_steps
         return compare_logits(logits, expected, "the rewritten graph, run in chunks,")
     except CheckFailed:
         if own_steps is not None:
-            _refuse_contradiction(logits, own_steps(tokens), expected)
+            refuse_contradiction(logits, own_steps(tokens), expected)
         raise
 
 
-def _refuse_contradiction(logits: Tensor, steps: Tensor, whole: Tensor) -> None:
+def text_for(capacity: int, vocabulary: int) -> list[int]:
+    """The tokens that fill the chunks which a cache of this many slots has room for."""
+    return random_tokens(sum(real for real, _ in _sizes(capacity)), vocabulary)
+
+
+def chunks_of(tokens: Sequence[int], capacity: int) -> list[Chunk]:
+    """The same tokens in these chunks."""
+    return split(tokens, _sizes(capacity), capacity)
+
+
+def _sizes(capacity: int) -> list[tuple[int, int]]:
+    sizes, total = [], 0
+    for real, size in _CHUNKS:
+        if total + size <= capacity:
+            sizes.append((real, size))
+            total += real
+    return sizes
+
+
+def refuse_contradiction(logits: Tensor, steps: Tensor, whole: Tensor) -> None:
+    """Raise Refused where `logits` [tokens, vocabulary] are what the source says token by token, and not of a text."""
     # The first token has no past: the source runs it as a whole text.
     if float(distance(logits[1:], steps[1:]).max()) <= TOLERANCE:
         difference = float(distance(steps, whole).max())
@@ -77,9 +93,14 @@ def _refuse_contradiction(logits: Tensor, steps: Tensor, whole: Tensor) -> None:
         )
 
 
-def run_chunks(program: Program, weights: Weights, chunks: Sequence[Chunk], result: fx.Node) -> list[Tensor]:
-    """One result of the program for each chunk, the states handed from chunk to chunk and zero at first."""
-    return _Lockstep(program, weights, chunks).run(result)
+def run_chunks(
+    program: Program, weights: Weights, chunks: Sequence[Chunk], result: fx.Node, see: See = lambda *_: None
+) -> list[Tensor]:
+    """One result of the program for each chunk, the states handed from chunk to chunk and zero at first.
+
+    `see` is told each operation's values, one for each chunk.
+    """
+    return _Lockstep(program, weights, chunks).run(result, see)
 
 
 class _Lockstep:
@@ -94,13 +115,14 @@ class _Lockstep:
         self._loaded: dict[fx.Node, Tensor] = {}
         self._last_user = {operand: node for node in nodes for operand in node.all_input_nodes}
 
-    def run(self, wanted: fx.Node) -> list[Tensor]:
+    def run(self, wanted: fx.Node, see: See) -> list[Tensor]:
         kept: list[Tensor] = []
         with torch.no_grad():
             for node in self._program.graph.graph.nodes:
                 if node.op not in ("call_function", "call_module"):
                     continue
                 results = self._values_of(node)
+                see(node, results)
                 if node is wanted:
                     kept = results
                 self._free(node)

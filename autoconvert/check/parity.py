@@ -21,11 +21,20 @@ class Reference:
 
     def __init__(self, module: nn.Module) -> None:
         self._decoder = TokensToLogits(module)
+        self._placed = TokensToLogits(module, always_placed=True)
+        self.parameters = sum(parameter.numel() for parameter in module.parameters())
 
     def __call__(self, tokens: Sequence[int], at: Sequence[int] | None = None) -> Tensor:
         """Logits float32 [positions, vocabulary] at the positions `at`, or at all of them, from one run."""
         ids, positions = torch.tensor([list(tokens)]), torch.arange(len(tokens))[None]
         return self._decoder(ids, positions, None if at is None else torch.tensor(list(at)))[0].float()
+
+    def placed(self, tokens: Sequence[int], start: int, at: Sequence[int]) -> Tensor:
+        """The same of a text that begins at position `start`, for a module that can be told so."""
+        if start == 0:
+            return self(tokens, at)
+        ids, positions = torch.tensor([list(tokens)]), torch.arange(start, start + len(tokens))[None]
+        return self._placed(ids, positions, torch.tensor(list(at)))[0].float()
 
     def token_by_token(self, tokens: Sequence[int]) -> Tensor:
         """The same at all positions, from one run for each token: what the module says that it would say.

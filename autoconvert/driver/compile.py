@@ -1,19 +1,17 @@
-"""Compiling: from a source to weightless flatbuffers, each rewrite and the whole graph checked."""
+"""Compiling: from a source to weightless flatbuffers, each rewrite checked."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
-
-from autoconvert.check.graph import check_graph
-from autoconvert.check.parity import reference_of
+from autoconvert import ops
 from autoconvert.check.rewrites import RewriteChecks
 from autoconvert.driver.compilation import Compilation
 from autoconvert.driver.settings import Settings, at_context, for_unrolled
 from autoconvert.driver.trace_and_rewrite import OnTrace, rewrite, rewrite_at_most
 from autoconvert.ir.model import Model
+from autoconvert.ir.nodes import named_arguments
 from autoconvert.ir.program import Program
 from autoconvert.lowering.compiled import Compiled
 from autoconvert.lowering.cpu import CPU
@@ -60,14 +58,14 @@ def compile_model(
     patterns: Sequence[Pattern] = PATTERNS,
     dump: "Dump | None" = None,
 ) -> Compilation:
-    """Traces, rewrites and lowers the module of `source`, and checks the graph with its weights.
+    """Traces, rewrites and lowers the module of `source`.
 
     `dump` is told what every pass made.
 
     Raises:
         InputError: the checkpoint lacks a tensor that the graph reaches.
         Refused: something in the model is not proven to convert.
-        CheckFailed: a rewrite or the whole graph gives other numbers than the model.
+        CheckFailed: a rewrite gives other numbers than what it replaces.
     """
     return _Compilation(source, settings, timeline, stages, patterns, dump).run()
 
@@ -89,7 +87,7 @@ def rewrite_within(
         Refused: something in the model is not proven to convert.
     """
     watched = (checks.regions, checks.rules) if checks else (lambda *_: None, lambda *_: None)
-    options = Options(settings.context, patterns, watched[0], CPU, watched[1])
+    options = Options(CPU.capacity(settings.context), patterns, watched[0], CPU, watched[1])
     if dump and checks:
         dump.errors = checks.regions.errors
     on_trace: OnTrace = dump.traced if dump else lambda *_: None
@@ -101,8 +99,8 @@ def rewrite_within(
     if settings.chose_context:
         program = rewrite(source.module, options, passes, after, timeline, on_trace)
     else:
-        program, context = rewrite_at_most(source.module, options, passes, after, timeline, on_trace)
-        settings = at_context(settings, context)
+        program, capacity = rewrite_at_most(source.module, options, passes, after, timeline, on_trace)
+        settings = at_context(settings, min(settings.context, capacity))
     return program, for_unrolled(settings) if unrolls(program) else settings
 
 
@@ -132,7 +130,6 @@ class _Compilation:
             give_back()
             if rewrites is not None:
                 checks.append(CheckResult("rewrites", True, str(rewrites)))
-                checks.append(self._check_graph(program))
             graphs = self._lowered(lowered)
         compiled = Compiled(
             graphs=graphs,
@@ -140,23 +137,12 @@ class _Compilation:
             interfaces={name: program.interface for name, program in model.programs.items()},
             weights=model.weights,
             states=model.states,
-            context=self.settings.context,
+            capacity=CPU.capacity(self.settings.context),
             prefill=self.settings.prefill,
+            windows=windows_of(program),
             fusion=program.fusion,
         )
         return Compilation(compiled, tuple(checks))
-
-    def _check_graph(self, program: Program) -> CheckResult:
-        # The worker has the other core; two threads here would wait for each other.
-        threads = 1 if self._is_large else torch.get_num_threads()
-        with (
-            self.timeline.stage("check graph") as stage,
-            reference_of(self.source) as reference,
-            _threads(threads),
-        ):
-            worst = check_graph(program, self.source.weights, reference, reference.token_by_token)
-            stage.note = f"logits within {worst:.1e} σ"
-            return CheckResult("graph in chunks", True, stage.note)
 
     @property
     def _is_large(self) -> bool:
@@ -181,14 +167,12 @@ class _Compilation:
         return graphs
 
 
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+def windows_of(program: Program) -> tuple[int, ...]:
+    """The windows and chunks of attention, ascending."""
+    attentions = program.graph.graph.find_nodes(op="call_function", target=ops.cached_attention)
+    named = [named_arguments(attention) for attention in attentions]
+    sizes = {int(arguments.get(name) or 0) for arguments in named for name in ("window", "chunk_size")}
+    return tuple(sorted(sizes - {0}))
 
 
 def text_model(program: Program, settings: Settings) -> Model:

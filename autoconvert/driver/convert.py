@@ -1,16 +1,17 @@
 """A conversion from end to end: a source is compiled, or was, then linked and bundled, each step checked."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from autoconvert.check.bundle import Spoken, check_bundle, spoken
 from autoconvert.check.constants import check_constants
-from autoconvert.check.deployment import check_bundle_file, check_linked_file
+from autoconvert.check.deployment import check_linked_file
 from autoconvert.check.parity import reference_of
 from autoconvert.driver.cache import key_of
 from autoconvert.driver.cache import load as load_compiled
@@ -18,15 +19,16 @@ from autoconvert.driver.cache import store as store_compiled
 from autoconvert.driver.compilation import Compilation
 from autoconvert.driver.compile import Stages, compile_model
 from autoconvert.driver.library import Library, in_order, libraries
+from autoconvert.driver.localize import localized
 from autoconvert.driver.needs import needs_of, refuse_what_cannot_fit
 from autoconvert.driver.settings import Settings, as_data, choose
-from autoconvert.errors import InputError
+from autoconvert.errors import CheckFailed, InputError
 from autoconvert.lowering.compiled import Compiled
 from autoconvert.lowering.cpu import CPU
 from autoconvert.lowering.link import Linked, link
 from autoconvert.packaging.litertlm import write_bundle
 from autoconvert.packaging.metadata import build_executor_metadata, build_llm_metadata
-from autoconvert.packaging.tokenizer import TokenizerSpec, read_tokenizer
+from autoconvert.packaging.tokenizer import TokenizerSpec, load_tokenizer, read_tokenizer
 from autoconvert.quantization.choices import DEFAULT
 from autoconvert.quantization.recipe import Recipe
 from autoconvert.report.check_result import CheckResult
@@ -34,6 +36,7 @@ from autoconvert.report.progress import Display, Silent, Stage, Timeline
 from autoconvert.report.readable import readable_size
 from autoconvert.report.report import Report, make_report, write_report
 from autoconvert.rewrite.pattern import Pattern
+from autoconvert.runtime.runner import Runner, open_file
 from autoconvert.source.accounting import account
 from autoconvert.source.read_ahead import read_ahead
 from autoconvert.source.source import Source, load_source
@@ -43,8 +46,8 @@ from autoconvert.system.output import output_folder
 if TYPE_CHECKING:
     from autoconvert.dump.dump import Dump
 
-# Above this size the file and the bundle are run only by `--verify full`: the engine takes gigabytes.
-_QUICK_FILE = 300 << 20
+# Natural log-probability of a token, in the engine against the same constants in the interpreter.
+_SAME_NUMBERS, _SAME_CONSTANTS = 1e-3, 2e-2
 
 
 @dataclass(frozen=True)
@@ -105,10 +108,15 @@ def convert(
         key = key_of(source, settings, outside) if cache and stages is None else None
         compilation = _compilation(source, settings, timeline, stages or Stages(), key, outside, dumped)
         compiled = compilation.compiled
-        settings = dataclasses.replace(settings, context=compiled.context, prefill=compiled.prefill)
+        settings = dataclasses.replace(
+            settings, context=min(settings.context, compiled.capacity), prefill=compiled.prefill
+        )
         if tokenizer is not None and stages is not None:
             tokenizer = stages.before_bundle(tokenizer)
-        files, report = _Conversion(source, settings, tokenizer, timeline, folder, dumped).run(compilation)
+        conversion = _Conversion(
+            source, settings, tokenizer, timeline, folder, stages or Stages(), in_order(outside), dumped
+        )
+        files, report = conversion.run(compilation)
         return Bundle(publish.folder, publish(files), report)
 
 
@@ -187,6 +195,8 @@ class _Conversion:
     tokenizer: TokenizerSpec | None
     timeline: Timeline
     folder: Path
+    stages: Stages
+    patterns: Sequence[Pattern]
     dump: "Dump | None" = None
     checks: list[CheckResult] = field(default_factory=list)
 
@@ -202,12 +212,11 @@ class _Conversion:
         if self.settings.verify != "off":
             self.checks.extend(compilation.checks)
             self._check_constants(linked, compiled)
-            if self._runs_file(linked):
-                self._check_file(linked, compiled)
+            prompts = self._check_file(linked, compiled)
         if self.tokenizer is not None:
             files["litertlm"] = self._bundle(linked, compiled, self.tokenizer)
-            if self._runs_file(linked):
-                self._check_bundle(files["litertlm"], linked, self.tokenizer)
+            if self.settings.verify != "off":
+                self._check_bundle(files["litertlm"], prompts)
         files = {name: file for name, file in files.items() if name in self.settings.formats}
         report = make_report(
             self.source.name,
@@ -222,9 +231,6 @@ class _Conversion:
         )
         files["report"] = write_report(report, self.folder / "report.json")
         return files, report
-
-    def _runs_file(self, linked: Linked) -> bool:
-        return self.settings.verify == "full" or (self.settings.verify == "quick" and linked.size < _QUICK_FILE)
 
     def _link(self, compiled: Compiled) -> Linked:
         with self.timeline.stage("link") as stage:
@@ -247,17 +253,44 @@ class _Conversion:
             stage.note = f"{checked.constants} tensors, {checked.numbers:,} numbers read back"
             self.checks.append(CheckResult("constants", True, stage.note))
 
-    def _check_file(self, linked: Linked, compiled: Compiled) -> None:
-        with self.timeline.stage("check file") as stage, reference_of(self.source) as reference:
-            stage.note = check_linked_file(
+    def _check_file(self, linked: Linked, compiled: Compiled) -> list[Spoken]:
+        """Runs the file, and gives what it says of the prompts that the bundle is then asked."""
+        try:
+            return self._run_file(linked, compiled)
+        except CheckFailed as failure:
+            with self.timeline.stage("find the fault"):
+                capacity, vocabulary = compiled.capacity, compiled.vocabulary
+                raise localized(failure, self.source, capacity, vocabulary, self.stages, self.patterns) from failure
+
+    def _run_file(self, linked: Linked, compiled: Compiled) -> list[Spoken]:
+        with (
+            self.timeline.stage("check file") as stage,
+            reference_of(self.source) as reference,
+            open_file(linked.path) as runner,
+        ):
+            found = check_linked_file(
                 linked.path,
+                runner,
                 compiled,
                 self.source.weights,
                 self.settings.quantize,
                 reference,
                 thorough=self.settings.verify == "full",
             )
+            stage.note = str(found)
             self.checks.append(CheckResult("file in the interpreter", True, stage.note))
+            return [] if self.tokenizer is None else self._spoken(runner)
+
+    def _spoken(self, runner: Runner) -> list[Spoken]:
+        assert self.source.folder is not None
+        tokenizer = load_tokenizer(self.source.folder)
+        return spoken(
+            runner.prefill_lengths,
+            self.settings.context,
+            lambda text: list(tokenizer.encode(text)),
+            lambda text: list(tokenizer.encode(text, add_special_tokens=False)),
+            runner.last_logits,
+        )
 
     def _bundle(self, linked: Linked, compiled: Compiled, tokenizer: TokenizerSpec) -> Path:
         with self.timeline.stage("bundle") as stage:
@@ -270,21 +303,25 @@ class _Conversion:
                 build_executor_metadata(compiled.states, self.settings.context, CPU),
                 path,
                 CPU.section,
-                consume="tflite" not in self.settings.formats and not self._runs_file(linked),
+                consume="tflite" not in self.settings.formats,
             )
             stage.note = readable_size(path.stat().st_size)
         return path
 
-    def _check_bundle(self, bundle: Path, linked: Linked, tokenizer: TokenizerSpec) -> None:
-        with self.timeline.stage("check bundle") as stage, reference_of(self.source) as reference:
-            assert self.source.folder is not None
-            stage.note = check_bundle_file(
-                bundle,
-                linked.path,
-                self.source.folder,
-                self.settings.context,
-                self.settings.quantize,
-                reference,
-                tokenizer,
-            )
+    def _check_bundle(self, bundle: Path, prompts: Sequence[Spoken]) -> None:
+        assert self.tokenizer is not None and self.source.folder is not None
+        with self.timeline.stage("check bundle") as stage:
+            tolerance = _SAME_NUMBERS if self.settings.quantize.exact else _SAME_CONSTANTS
+            turn = None if self.tokenizer.chat is None else turn_of(load_tokenizer(self.source.folder))
+            stage.note = str(check_bundle(bundle, prompts, tolerance=tolerance, encode_turn=turn))
             self.checks.append(CheckResult("bundle in the runtime", True, stage.note))
+
+
+def turn_of(tokenizer: Any) -> Callable[[str], list[int]]:
+    """A user's turn up to where the answer begins, in tokens, by the source's chat template."""
+
+    def encode(text: str) -> list[int]:
+        turn = [{"role": "user", "content": text}]
+        return list(tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=False))
+
+    return encode

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from autoconvert.errors import InputError
+from autoconvert.lowering.cpu import CPU
 from autoconvert.quantization.recipe import Recipe
 from autoconvert.quantization.recipes import RECIPES
 
@@ -56,6 +57,7 @@ def choose(
         InputError: a choice that contradicts another, or the model.
     """
     limit = context_limit(config)
+    fitting = None if limit is None else longest_context(limit)
     if context is not None and context < SHORTEST_CONTEXT:
         raise InputError(
             f"A context of {context} positions holds no conversation.",
@@ -66,7 +68,13 @@ def choose(
             f"A context of {context} positions is larger than the {limit} that the model was made for.",
             hint=f"Choose --context {limit} or less.",
         )
-    chosen = context if context is not None else min(DEFAULT_CONTEXT, limit or DEFAULT_CONTEXT)
+    if context is not None and limit is not None and CPU.capacity(context) > limit:
+        raise InputError(
+            f"No file can hold a context of {context} positions: the runtime takes a cache of so many slots, a prime "
+            f"number, for a placeholder, and the model was made for at most {limit}.",
+            hint=f"Choose --context {fitting}.",
+        )
+    chosen = context if context is not None else min(DEFAULT_CONTEXT, fitting or DEFAULT_CONTEXT)
     return Settings(
         context=chosen,
         chose_context=context is not None,
@@ -94,6 +102,11 @@ def for_unrolled(settings: Settings) -> Settings:
     if settings.chose_prefill:
         return settings
     return dataclasses.replace(settings, prefill=_fitting(UNROLLED_PREFILL, settings.context))
+
+
+def longest_context(limit: int) -> int:
+    """The most positions, up to `limit`, that a cache of no more slots holds."""
+    return next(count for count in range(limit, 0, -1) if CPU.capacity(count) == count)
 
 
 def context_limit(config: "PreTrainedConfig | None") -> int | None:

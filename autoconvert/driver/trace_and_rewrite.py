@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
+from autoconvert.driver.settings import longest_context
 from autoconvert.errors import Inseparable, Refused
 from autoconvert.ir.graph_module import code_when_called
 from autoconvert.ir.program import Program
@@ -85,7 +86,7 @@ def rewrite_at_most(
     timeline: Timeline | None = None,
     on_trace: OnTrace = lambda *_: None,
 ) -> tuple[Program, int]:
-    """The program and its context: that of `options`, or a little less where the model's code holds only there.
+    """The program and how many positions it holds: as `options` say, or a little less where the model's code needs it.
 
     Raises:
         Refused: neither is proven right.
@@ -95,7 +96,7 @@ def rewrite_at_most(
     except Refused as refusal:
         if refusal.shorter is None or refusal.shorter < options.context // 2:
             raise
-        shorter = dataclasses.replace(options, context=refusal.shorter)
+        shorter = dataclasses.replace(options, context=longest_context(refusal.shorter))
         return rewrite(decoder, shorter, passes, after, timeline, on_trace), shorter.context
 
 

@@ -32,6 +32,9 @@ class Target(Protocol):
     def bodies(self) -> Mapping[OpOverload, Body]:
         """For operations that the device has no kernel for, what computes the same by others, in PyTorch."""
 
+    def capacity(self, context: int) -> int:
+        """How many slots a cache has that is to hold `context` positions: no fewer."""
+
     def key_cache(self, index: int, groups: int, capacity: int, width: int) -> State:
         """The state that holds the keys of the attention with this number, float32."""
 

@@ -25,15 +25,15 @@ class Chunk:
         return self.inputs[Role.TOKENS].shape[1]
 
 
-def chunk(tokens: Sequence[int], start: int, size: int, context: int) -> Chunk:
-    """The chunk of `size` slots that holds `tokens` from position `start` on."""
+def chunk(tokens: Sequence[int], start: int, size: int, context: int, first: int = 0) -> Chunk:
+    """The chunk of `size` slots that holds `tokens` from position `start` on, of a text that begins at `first`."""
     real = len(tokens)
     ids, positions = torch.zeros(1, size, dtype=torch.int64), torch.zeros(size, dtype=torch.int32)
     ids[0, :real] = torch.tensor(tokens)
     positions[:real] = torch.arange(start, start + real)
     mask = torch.full((1, 1, size, context), CLOSED)
     for row in range(real):
-        mask[0, 0, row, : start + row + 1] = 0.0
+        mask[0, 0, row, first : start + row + 1] = 0.0
     return Chunk({Role.TOKENS: ids, Role.INPUT_POS: positions, Role.MASK: mask}, real)
 
 

@@ -1,12 +1,12 @@
 """Text from a bundle, through the runtime that a phone uses."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import litert_lm
-
 from autoconvert.packaging.litertlm import read_llm_metadata
-from autoconvert.runtime.engine import GREEDY, RuntimeFailed, open_engine
+from autoconvert.runtime.answering import complete, converse
+from autoconvert.runtime.engine import open_remote_engine
+from autoconvert.runtime.failed import RuntimeFailed
 
 
 def generate(bundle: Path, prompt: str, *, max_tokens: int, on_text: Callable[[str], None] = lambda text: None) -> str:
@@ -18,8 +18,8 @@ def generate(bundle: Path, prompt: str, *, max_tokens: int, on_text: Callable[[s
     metadata = read_llm_metadata(bundle)
     chats = bool(metadata.jinja_prompt_template) or metadata.HasField("prompt_templates")
     pieces = []
-    with open_engine(bundle) as engine:
-        answer = converse(engine, prompt, max_tokens) if chats else complete(engine, prompt, max_tokens)
+    with open_remote_engine(bundle) as engine:
+        answer = engine.pieces(converse if chats else complete, prompt, max_tokens)
         try:
             for piece in answer:
                 pieces.append(piece)
@@ -31,18 +31,3 @@ def generate(bundle: Path, prompt: str, *, max_tokens: int, on_text: Callable[[s
                 "convert the model again with --verify full.",
             ) from error
     return "".join(pieces)
-
-
-def converse(engine: litert_lm.Engine, prompt: str, max_tokens: int) -> Iterator[str]:
-    with engine.create_conversation(sampler_config=GREEDY, max_output_tokens=max_tokens) as conversation:
-        for message in conversation.send_message_async(prompt):
-            yield str(message)
-
-
-def complete(engine: litert_lm.Engine, prompt: str, max_tokens: int) -> Iterator[str]:
-    with engine.create_session(
-        apply_prompt_template=False, sampler_config=GREEDY, max_output_tokens=max_tokens
-    ) as session:
-        session.run_prefill([prompt])
-        for responses in session.run_decode_async():
-            yield from responses.texts

@@ -22,19 +22,22 @@ class TokensToLogits(nn.Module):
 
     `tokens` int64 [1, sequence] and `positions` int64 [1, sequence] give logits float32 [1, sequence, vocabulary].
     Positions are passed on only where the decoder asks for them: one that can do without makes its own, and those
-    are what people get who call it. With `keep` int64 [kept] the logits are those at these positions alone,
-    [1, kept, vocabulary]; a decoder that can leave out the others does.
+    are what people get who call it. With `always_placed` it gets them wherever it takes them. With `keep` int64 [kept]
+    the logits are those at these positions alone, [1, kept, vocabulary]; a decoder that can leave out the others does.
     """
 
-    def __init__(self, decoder: nn.Module) -> None:
+    def __init__(self, decoder: nn.Module, *, always_placed: bool = False) -> None:
         super().__init__()
         self.decoder = decoder
         self._parameters_of_forward = inspect.signature(decoder.forward).parameters
-        self._position_parameter = next((name for name in POSITION_PARAMETERS if self._requires(name)), None)
+        asks = self._takes if always_placed else self._requires
+        self._position_parameter = next((name for name in POSITION_PARAMETERS if asks(name)), None)
+
+    def _takes(self, name: str) -> bool:
+        return name in self._parameters_of_forward
 
     def _requires(self, name: str) -> bool:
-        parameter = self._parameters_of_forward.get(name)
-        return parameter is not None and parameter.default is inspect.Parameter.empty
+        return self._takes(name) and self._parameters_of_forward[name].default is inspect.Parameter.empty
 
     def forward(self, tokens: Tensor, positions: Tensor, keep: Tensor | None = None) -> Tensor:
         options: dict[str, Any] = {}

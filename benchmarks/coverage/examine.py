@@ -6,6 +6,7 @@ import tempfile
 import time
 import traceback
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,6 +17,8 @@ from parity import PREFILL_LENGTH, TEXT_LENGTH, compare, says_something
 from tiny_models import NotBuildable, build, config_of, logits_of, sample_tokens, save
 from torch import Tensor
 
+from autoconvert.check.graph import check_graph
+from autoconvert.check.parity import reference_of
 from autoconvert.driver.compile import Stages
 from autoconvert.driver.convert import convert
 from autoconvert.driver.trace_and_rewrite import SINGLE_STEP
@@ -24,6 +27,7 @@ from autoconvert.ir.fusion import Fusion
 from autoconvert.ir.program import Program
 from autoconvert.passes.pipeline import PASSES
 from autoconvert.rewrite.pass_manager import Options, Pass
+from autoconvert.source.source import load_source
 
 # The step of the table that each stage or pass of a conversion ends; what is not here is within the next.
 _ENDS = {"trace": "trace", "fuse": "fuse", "check graph": "state", "check constants": "lower"}
@@ -43,8 +47,8 @@ class _Watcher:
     fusion: Fusion = field(default_factory=Fusion)
 
     def started(self, stage: str) -> None:
-        if stage == "lower" and self.stage == "graph":
-            raise _Enough
+        if stage == "lower":
+            self._ended("check graph")
 
     def advanced(self, stage: str, done: int, total: int) -> None: ...
 
@@ -108,7 +112,10 @@ def _examined(model_type: str, stage: Stage, watcher: _Watcher) -> Outcome:
                 prefill=[PREFILL_LENGTH],
                 formats=("tflite",),
                 display=watcher,
-                stages=Stages(passes=tuple(map(watcher.around, PASSES))),
+                stages=Stages(
+                    passes=tuple(map(watcher.around, PASSES)),
+                    before_lower=partial(_checked, folder / "model") if stage == "graph" else Stages.before_lower,
+                ),
             )
         except _Enough:
             return Outcome(model_type, "right")
@@ -126,6 +133,14 @@ def _examined(model_type: str, stage: Stage, watcher: _Watcher) -> Outcome:
         distance=found.worst,
         multiply_adds=counted,
     )
+
+
+def _checked(folder: Path, program: Program) -> Program:
+    """Runs the stateful graph beside the model; raises _Enough where they agree."""
+    source = load_source(folder)
+    with reference_of(source) as reference:
+        check_graph(program, source.weights, reference, reference.token_by_token)
+    raise _Enough
 
 
 def _save(model_type: str, folder: Path) -> tuple[list[int], Tensor]:

@@ -1,10 +1,11 @@
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from autoconvert.check.bundle import check_bundle, score
+from autoconvert.check.bundle import EngineCheck, check_bundle, score, spoken
 from autoconvert.errors import CheckFailed, InputError
 from autoconvert.packaging.chat_template import read_chat_template
 from autoconvert.packaging.tokenizer import load_tokenizer, read_tokenizer
@@ -23,11 +24,27 @@ def encode(text: str) -> list[int]:
     return ids
 
 
+def encode_plain(text: str) -> list[int]:
+    ids: list[int] = load_tokenizer(tiny_folder()).encode(text, add_special_tokens=False)
+    return ids
+
+
 def encode_turn(text: str) -> list[int]:
     ids: list[int] = load_tokenizer(tiny_folder()).apply_chat_template(
         [{"role": "user", "content": text}], add_generation_prompt=True, return_dict=False
     )
     return ids
+
+
+def checked(
+    file: Path,
+    logits: Callable[[list[int]], torch.Tensor],
+    *,
+    tolerance: float,
+    encode_turn: Callable[[str], list[int]] | None = None,
+) -> EngineCheck:
+    prompts = spoken(PREFILL, 96, encode, encode_plain, lambda ids, count: logits(ids)[-count:])
+    return check_bundle(file, prompts, tolerance=tolerance, encode_turn=encode_turn)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +53,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_right_bundle_agrees_over_part_filled_full_and_chained_chunks(whole: Path) -> None:
-    found = check_bundle(whole, reference_logits, encode, tolerance=1e-3, encode_turn=encode_turn)
+    found = checked(whole, reference_logits, tolerance=1e-3, encode_turn=encode_turn)
     assert found.worst < 1e-3
     assert found.answers > 0
     # The last token is held back, so a prompt one longer than a prefill length fills it.
@@ -59,7 +76,7 @@ def test_another_model_fails(whole: Path) -> None:
         return reference_logits(ids).roll(1, dims=1)
 
     with pytest.raises(CheckFailed, match="log-probability"):
-        check_bundle(whole, other, encode, tolerance=0.1)
+        checked(whole, other, tolerance=0.1)
 
 
 def test_a_small_error_fails_a_tight_tolerance_and_passes_a_loose_one(whole: Path) -> None:
@@ -67,14 +84,14 @@ def test_a_small_error_fails_a_tight_tolerance_and_passes_a_loose_one(whole: Pat
         return reference_logits(ids) / 1.01
 
     with pytest.raises(CheckFailed):
-        check_bundle(whole, warmer, encode, tolerance=1e-3)
-    assert 1e-3 < check_bundle(whole, warmer, encode, tolerance=0.5).worst < 0.5
+        checked(whole, warmer, tolerance=1e-3)
+    assert 1e-3 < checked(whole, warmer, tolerance=0.5).worst < 0.5
 
 
 def test_a_lost_start_token_fails(tmp_path: Path) -> None:
     spec = dataclasses.replace(read_tokenizer(tiny_folder()), start=None)
     with pytest.raises(CheckFailed, match="tokenizer") as caught:
-        check_bundle(bundle(tmp_path / "model.litertlm", spec), reference_logits, encode, tolerance=1e-3)
+        checked(bundle(tmp_path / "model.litertlm", spec), reference_logits, tolerance=1e-3)
     assert "start token" in caught.value.hint
 
 
@@ -86,7 +103,7 @@ def test_another_chat_template_fails(whole: Path) -> None:
         return ids
 
     with pytest.raises(CheckFailed, match="renders a user's turn"):
-        check_bundle(whole, reference_logits, encode, tolerance=1e-3, encode_turn=other_turn)
+        checked(whole, reference_logits, tolerance=1e-3, encode_turn=other_turn)
 
 
 @pytest.mark.parametrize("written", ["", "<s>", "{{ bos_token }}"])
@@ -103,7 +120,7 @@ def test_a_turn_starts_with_one_start_token_whatever_its_template_writes(tmp_pat
         return ids
 
     file = bundle(tmp_path / "model.litertlm", spec)
-    check_bundle(file, reference_logits, encode, tolerance=1e-3, encode_turn=turn)
+    checked(file, reference_logits, tolerance=1e-3, encode_turn=turn)
     assert any("template writes none" in note for note in notes) == (written == "")
 
 

@@ -32,7 +32,6 @@ STAGES = [
     "read model",
     "trace",
     "rewrite",
-    "check graph",
     "lower",
     "link",
     "check constants",

@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 import autoconvert
-from autoconvert.check.file import logits_at
 from autoconvert.check.parity import distance, random_tokens
 from autoconvert.driver.convert import Bundle
 from autoconvert.driver.library import libraries, load_file
@@ -21,7 +20,7 @@ from autoconvert.lowering.flatbuffer import read_model
 from autoconvert.passes.fuse import fuse
 from autoconvert.patterns import PATTERNS
 from autoconvert.rewrite.pattern import Pattern
-from autoconvert.runtime.interpreter import open_file
+from autoconvert.runtime.runner import open_file
 from tests import models
 from tests.docs.document import GUIDE, ROOT, comparable, fenced, files, rerun, without_fenced
 
@@ -64,8 +63,8 @@ def worst_distance(module: nn.Module, bundle: Bundle) -> float:
     tokens = random_tokens(CONTEXT, 97)
     with torch.no_grad():
         expected = module(torch.tensor([tokens])).logits[0]
-    with open_file(bundle.files["tflite"], CONTEXT) as runner:
-        logits = torch.stack([logits_at(runner, tokens, position) for position in range(CONTEXT)])
+    with open_file(bundle.files["tflite"]) as runner:
+        logits = torch.stack([runner.logits_at(tokens, position) for position in range(CONTEXT)])
     return float(distance(logits, expected).max())
 
 

@@ -10,9 +10,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, RobertaConfig
 
 import autoconvert
-from autoconvert.check.file import logits_at
 from autoconvert.check.parity import distance, random_tokens
-from autoconvert.runtime.interpreter import open_file
+from autoconvert.runtime.runner import open_file
 from tests.source.tiny import CONFIGS, build, llama
 
 CONTEXT = 40
@@ -53,8 +52,8 @@ def worst_distance(module: PreTrainedModel, folder: Path) -> float:
     tokens = random_tokens(CONTEXT, module.config.vocab_size)
     with torch.no_grad():
         expected = module(torch.tensor([tokens])).logits[0]
-    with open_file(bundle.files["tflite"], CONTEXT) as runner:
-        logits = torch.stack([logits_at(runner, tokens, position) for position in range(CONTEXT)])
+    with open_file(bundle.files["tflite"]) as runner:
+        logits = torch.stack([runner.logits_at(tokens, position) for position in range(CONTEXT)])
     return float(distance(logits, expected).max())
 
 
@@ -90,8 +89,8 @@ def test_a_quantized_file_is_close_to_the_model_and_smaller(quantize: str, tmp_p
     tokens = random_tokens(16, module.config.vocab_size)
     with torch.no_grad():
         expected = module(torch.tensor([tokens])).logits[0]
-    with open_file(tmp_path / quantize / "model.tflite", 16) as runner:
-        logits = torch.stack([logits_at(runner, tokens, position) for position in range(16)])
+    with open_file(tmp_path / quantize / "model.tflite") as runner:
+        logits = torch.stack([runner.logits_at(tokens, position) for position in range(16)])
     assert sizes[quantize] < 0.6 * sizes["none"]
     assert float(((logits - expected).square().mean().sqrt()) / expected.std()) < 0.1
 

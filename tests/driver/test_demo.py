@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 import autoconvert
 from autoconvert.packaging.tokenizer import load_tokenizer
 from autoconvert.runtime.generate import generate
-from autoconvert.runtime.interpreter import Runner, open_file
+from autoconvert.runtime.runner import Runner, open_file
 
 CONTEXT = 256
 WINDOWS = 8
@@ -62,7 +62,7 @@ def perplexity(logits: list[torch.Tensor]) -> float:
 
 def test_int8_perplexity_is_within_one_percent_of_fp32(bundle: autoconvert.Bundle) -> None:
     expected = perplexity([source_logits(window) for window in heldout_windows()])
-    with open_file(bundle.files["tflite"], CONTEXT) as runner:
+    with open_file(bundle.files["tflite"]) as runner:
         actual = perplexity([file_logits(runner, window) for window in heldout_windows()])
     assert actual == pytest.approx(expected, rel=0.01)
 
@@ -75,7 +75,7 @@ def test_int8_greedy_text_is_the_models_for_32_tokens(prompt: str, bundle: autoc
     said = list(tokens)
     for _ in range(32):
         said.append(int(source_logits(said)[-1].argmax()))
-    with open_file(bundle.files["tflite"], CONTEXT) as runner:
+    with open_file(bundle.files["tflite"]) as runner:
         runner.prefill(tokens[:-1])
         heard = list(tokens)
         for _ in range(32):

@@ -16,9 +16,8 @@ SCRIPT = """
     sys.meta_path.insert(0, Absent())
     import torch
     import autoconvert
-    from autoconvert.check.file import logits_at
     from autoconvert.check.parity import distance, random_tokens
-    from autoconvert.runtime.interpreter import open_file
+    from autoconvert.runtime.runner import open_file
     from tests.plain_llama import PlainLlama
 
     torch.manual_seed(0)
@@ -28,8 +27,8 @@ SCRIPT = """
     tokens = random_tokens(24, 61)
     with torch.no_grad():
         expected = model(torch.tensor([tokens]))[0]
-    with open_file(bundle.files["tflite"], 24) as runner:
-        logits = torch.stack([logits_at(runner, tokens, position) for position in range(24)])
+    with open_file(bundle.files["tflite"]) as runner:
+        logits = torch.stack([runner.logits_at(tokens, position) for position in range(24)])
     assert float(distance(logits, expected).max()) < 1e-4
     assert bundle.report.blocks == {"norm": 5, "rotary": 4, "attention": 2, "feed_forward": 2}
     assert "transformers" not in sys.modules

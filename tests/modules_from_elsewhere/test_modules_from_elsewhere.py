@@ -7,9 +7,8 @@ import torch
 from torch import nn
 
 import autoconvert
-from autoconvert.check.file import logits_at
 from autoconvert.check.parity import distance, random_tokens
-from autoconvert.runtime.interpreter import open_file
+from autoconvert.runtime.runner import open_file
 from tests import models
 from tests.modules_from_elsewhere.complex_rotary import ComplexRotary
 from tests.modules_from_elsewhere.decoders import PATTERNS_OF
@@ -38,6 +37,6 @@ def test_the_file_gives_what_the_module_gives(kind: type[nn.Module], tmp_path: P
     bundle = autoconvert.convert(
         module, tmp_path / "out", quantize="none", context=24, prefill=(6,), formats=("tflite",)
     )
-    with open_file(bundle.files["tflite"], 24) as runner:
-        logits = torch.stack([logits_at(runner, tokens, position) for position in range(24)])
+    with open_file(bundle.files["tflite"]) as runner:
+        logits = torch.stack([runner.logits_at(tokens, position) for position in range(24)])
     assert float(distance(logits, models.logits_of_source(module, tokens)).max()) < 1e-4

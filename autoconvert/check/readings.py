@@ -1,0 +1,94 @@
+"""Which texts a file reads while it is checked: in which pieces, from where on, and where logits are compared."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+
+from autoconvert.check.parity import random_tokens
+
+# The slots of a piece that the signature takes which gives logits.
+DECODE = 0
+# Tokens that a text is lengthened to at most, so that it passes the windows of attention.
+LONGEST = 1024
+# Positions that are decoded one after the other where everything is to be checked.
+_EACH = 256
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A text that begins at `start` and is read in `pieces` of (tokens, slots).
+
+    Where DECODE stands for the slots, one token is decoded, and the logits after it are compared.
+    """
+
+    start: int
+    pieces: tuple[tuple[int, int], ...]
+    vocabulary: int
+
+    @cached_property
+    def tokens(self) -> list[int]:
+        return random_tokens(self.length, self.vocabulary)
+
+    @property
+    def length(self) -> int:
+        return sum(real for real, _ in self.pieces)
+
+    @property
+    def compared(self) -> list[int]:
+        """Which tokens of the text are decoded."""
+        begins = accumulate((real for real, _ in self.pieces), initial=0)
+        return [begin for begin, (_, slots) in zip(begins, self.pieces, strict=False) if slots == DECODE]
+
+
+def from_the_start(
+    lengths: Collection[int], capacity: int, vocabulary: int, windows: Collection[int] = (), *, to_the_end: bool = False
+) -> Reading:
+    """A text from position 0 on: nothing before, a part-filled chunk, full ones, one after another, each then decoded.
+
+    It goes on past the `windows` that are no longer than LONGEST, or `to_the_end` of the cache.
+    """
+    shortest, *others = sorted(lengths)
+    pieces = _Pieces(capacity)
+    pieces.add(1, DECODE)
+    if shortest > 1:
+        pieces.add(shortest // 2, shortest)
+    for length in (shortest, *others):
+        pieces.add(1, DECODE)
+        pieces.add(length, length)
+    pieces.add(1, DECODE)
+    beyond = max((window for window in windows if window <= LONGEST), default=0)
+    wanted = capacity - 1 if to_the_end else min(beyond + 1, capacity - 1)
+    while pieces.position < wanted:
+        fitting = [length for length in lengths if pieces.position + length < capacity]
+        pieces.add(max(fitting, default=1), max(fitting, default=DECODE))
+    pieces.add(1, DECODE)
+    return Reading(0, tuple(pieces.taken), vocabulary)
+
+
+def at_the_end(lengths: Collection[int], capacity: int, vocabulary: int) -> Reading:
+    """A short text that ends in the last slot of the cache, everything before it closed.
+
+    The cache must have two slots more than the shortest of `lengths`.
+    """
+    shortest = min(lengths)
+    pieces = ((shortest, shortest), (1, DECODE), (1, DECODE))
+    return Reading(capacity - shortest - 2, pieces, vocabulary)
+
+
+def token_by_token(capacity: int, vocabulary: int) -> Reading:
+    """A text that is decoded from the first token on."""
+    return Reading(0, ((1, DECODE),) * min(capacity, _EACH), vocabulary)
+
+
+class _Pieces:
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self.taken: list[tuple[int, int]] = []
+        self.position = 0
+
+    def add(self, real: int, slots: int) -> None:
+        """Takes the piece if all its slots fit."""
+        if self.position + max(real, slots) <= self._capacity:
+            self.taken.append((real, slots))
+            self.position += real

@@ -1,0 +1,132 @@
+"""The linked file run in float32: its own operations in the runtime's kernels, every weight as its source has it.
+
+All calls go through the file together, so that each weight is read once, a few rows of a large one at a time.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autoconvert.ir.weight import Weight
+from autoconvert.runtime.failed import RuntimeFailed
+from autoconvert.runtime.loaded_file import Array
+from autoconvert.runtime.stepwise import Finished, Needs, StepwiseFile, Waits
+from autoconvert.source.streamed import TILE
+from autoconvert.source.weights import Weights
+from autoconvert.system.remote import Died, Remote, remote
+
+Call = tuple[str, Mapping[str, Array]]
+
+# Bytes in float32: what is smaller is kept, since every layer or call asks for it again.
+_SMALL = 1 << 16
+
+
+@contextmanager
+def open_stepwise(path: Path, weights: Mapping[str, Weight], source: Weights) -> Iterator["Stepwise"]:
+    """Opens a linked file, whose `weights` are read from `source`, in a process of its own."""
+    with remote(StepwiseFile, str(path), list(weights)) as loaded:
+        yield Stepwise(path, loaded, weights, source)
+
+
+class Stepwise:
+    """A file whose signatures are called one after the other, each with the states that the one before left."""
+
+    def __init__(self, path: Path, loaded: Remote, weights: Mapping[str, Weight], source: Weights) -> None:
+        self._path, self._loaded, self._weights, self._source = path, loaded, weights, source
+        self._kept: dict[str, Tensor] = {}
+
+    def run(self, chains: Sequence[Sequence[Call]]) -> list[list[Mapping[str, Array]]]:
+        """What each call gives, states apart; calls take all inputs that are no states, which begin as zeros.
+
+        Raises RuntimeFailed where the runtime dies of it or refuses.
+        """
+        self._ask("begin", [list(chain) for chain in chains])
+        calls = [call for chain in chains for call in chain]
+        finished: dict[int, Finished] = {}
+        needs: dict[int, Needs] = {}
+        waiting = list(range(len(calls)))
+        while len(finished) < len(calls):
+            waiting = [number for number in waiting if not self._advance(number, None, needs, finished)]
+            if not needs:
+                continue
+            first = needs[min(needs)]
+            group = [n for n, other in needs.items() if other.weight == first.weight and _kind(other) == _kind(first)]
+            for number, given in zip(group, self._given([needs.pop(n) for n in group]), strict=True):
+                if not self._advance(number, given, needs, finished):
+                    waiting.append(number)
+            waiting.sort()
+        outputs = (finished[number].outputs for number in range(len(calls)))
+        return [list(islice(outputs, len(chain))) for chain in chains]
+
+    def _advance(
+        self, number: int, given: Array | None, needs: dict[int, Needs], finished: dict[int, Finished]
+    ) -> bool:
+        match self._ask("advance", number, given):
+            case Waits():
+                return False
+            case Finished() as end:
+                finished[number] = end
+            case Needs() as wanted:
+                needs[number] = wanted
+        return True
+
+    def _given(self, needs: Sequence[Needs]) -> list[Array]:
+        """What several runs need of one weight in one way."""
+        name = needs[0].weight
+        if needs[0].x is not None:
+            rows = [torch.from_numpy(need.x.reshape(-1, need.x.shape[-1])) for need in needs if need.x is not None]
+            products = self._product(name, torch.cat(rows))
+            return [part.numpy() for part in torch.split(products, [len(part) for part in rows])]
+        if needs[0].indices is not None:
+            return [self._rows(name, need.indices) for need in needs if need.indices is not None]
+        return [self._whole(name).numpy()] * len(needs)
+
+    def _product(self, name: str, x: Tensor) -> Tensor:
+        weight = self._weights[name]
+        if not _is_plain(weight) or len(weight.shape) != 2:
+            return x @ self._whole(name).reshape(-1, x.shape[-1]).T
+        rows, columns = weight.shape
+        step = max(1, TILE // (4 * columns))
+        result = torch.empty(len(x), rows)
+        for start in range(0, rows, step):
+            stop = min(rows, start + step)
+            result[:, start:stop] = x @ self._source.read_rows(weight.sources[0], start, stop).float().T
+        return result
+
+    def _rows(self, name: str, indices: Array) -> Array:
+        weight = self._weights[name]
+        numbers = [int(index) for index in indices.reshape(-1)]
+        if not _is_plain(weight):
+            return self._whole(name)[numbers].numpy()
+        source, read = weight.sources[0], self._source.read_rows
+        distinct = {number: read(source, number, number + 1).float() for number in dict.fromkeys(numbers)}
+        return torch.cat([distinct[number] for number in numbers]).numpy()
+
+    def _whole(self, name: str) -> Tensor:
+        if name in self._kept:
+            return self._kept[name]
+        weight = self._weights[name]
+        value = weight.evaluate(self._source.read).reshape(weight.shape).contiguous()
+        if 4 * value.numel() <= _SMALL:
+            self._kept[name] = value
+        return value
+
+    def _ask(self, method: str, *args: object) -> Any:
+        try:
+            return self._loaded.call(method, *args)
+        except Died as death:
+            raise RuntimeFailed(f"the runtime dies of {self._path}: {death}") from death
+
+
+def _kind(need: Needs) -> tuple[bool, bool]:
+    return need.x is not None, need.indices is not None
+
+
+def _is_plain(weight: Weight) -> bool:
+    """Whether the weight is its source as it is, of which some rows can be read."""
+    return weight.program is None and bool(weight.shape)

@@ -1,0 +1,116 @@
+"""A `.tflite` called as the runtime calls it: a text in chunks through its signatures, then token by token."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autoconvert.errors import InputError
+from autoconvert.ir.interface import Role
+from autoconvert.lowering.cpu import CPU
+from autoconvert.runtime.chunks import Chunk, chunk, plan_prefill
+from autoconvert.runtime.failed import RuntimeFailed
+from autoconvert.runtime.loaded_file import LoadedFile, SignatureTypes
+from autoconvert.system.remote import Died, remote
+
+Run = Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
+
+
+class Runner:
+    """Reads a text in chunks and continues it; the signature that gives logits decodes.
+
+    `types` are the file's signatures; `run` calls one, and keeps its states; `reset` makes states zero again.
+    """
+
+    def __init__(self, types: Mapping[str, SignatureTypes], run: Run, reset: Callable[[], None]) -> None:
+        self._run, self._forget = run, reset
+        self._names = CPU.port_names
+        self._types = types
+        self._decode = _one([name for name, given in types.items() if self._names[Role.LOGITS] in given.outputs])
+        lengths = {name: given.inputs[self._names[Role.INPUT_POS]].shape[0] for name, given in types.items()}
+        self._prefill = {length: name for name, length in lengths.items() if name != self._decode}
+        self.prefill_lengths = sorted(self._prefill)
+        self.capacity = types[self._decode].inputs[self._names[Role.MASK]].shape[-1]
+        self.vocabulary = types[self._decode].outputs[self._names[Role.LOGITS]].shape[-1]
+        self._first = self.position = 0
+
+    def reset(self, position: int = 0) -> None:
+        """Forgets what was run: the next token is the first of a text and stands at `position`."""
+        self._forget()
+        self._first = self.position = position
+
+    def prefill(self, tokens: Sequence[int]) -> None:
+        """Takes `tokens` in as the runtime's planner would split them."""
+        start = 0
+        for real, size in plan_prefill(len(tokens), self.prefill_lengths, self.capacity - self.position):
+            self.take(tokens[start : start + real], size)
+            start += real
+
+    def take(self, tokens: Sequence[int], size: int) -> None:
+        """Takes `tokens` in as one chunk of `size` slots."""
+        self._call(self.signature_of(size), self._chunk(tokens, size))
+
+    def decode(self, token: int) -> Tensor:
+        """The logits float32 [vocabulary] that follow `token` at the current position."""
+        outputs = self._call(self._decode, self._chunk([token], 1))
+        return torch.from_numpy(outputs[self._names[Role.LOGITS]]).reshape(-1)
+
+    def last_logits(self, tokens: Sequence[int], count: int) -> Tensor:
+        """Logits [count, vocabulary] at the last positions of a text: what comes before is prefilled."""
+        self.reset()
+        self.prefill(tokens[:-count])
+        return torch.stack([self.decode(token) for token in tokens[-count:]])
+
+    def logits_at(self, tokens: Sequence[int], position: int) -> Tensor:
+        """Logits [vocabulary] at `position` of a text: everything before is prefilled, the token there decoded."""
+        return self.last_logits(tokens[: position + 1], 1)[0]
+
+    def signature_of(self, size: int) -> str:
+        """The signature that takes `size` slots where one prefills so many; otherwise the one that decodes."""
+        return self._prefill.get(size, self._decode)
+
+    def inputs_of(self, signature: str, part: Chunk) -> dict[str, Any]:
+        """The inputs of a signature that are no states, by name."""
+        given = {self._names[role]: value.numpy() for role, value in part.inputs.items()}
+        return {name: value for name, value in given.items() if name in self._types[signature].inputs}
+
+    def _chunk(self, tokens: Sequence[int], size: int) -> Chunk:
+        return chunk(tokens, self.position, size, self.capacity, first=self._first)
+
+    def _call(self, signature: str, part: Chunk) -> Mapping[str, Any]:
+        outputs = self._run(signature, self.inputs_of(signature, part))
+        self.position += part.real
+        return outputs
+
+
+@contextmanager
+def open_file(path: Path) -> Iterator[Runner]:
+    """Opens a `.tflite` in a process of its own, which needs room for the packed weights in the folder of `path`.
+
+    Raises:
+        InputError: this is no file of a decoder.
+        RuntimeFailed: the runtime cannot load or run it, or dies of it.
+    """
+    with remote(LoadedFile, str(path), str(path.parent)) as loaded:
+
+        def call(method: str, *args: object) -> Any:
+            try:
+                return loaded.call(method, *args)
+            except Died as death:
+                raise RuntimeFailed(f"the runtime dies of {path}: {death}") from death
+            except RuntimeError as error:
+                raise RuntimeFailed(f"the runtime cannot run {path}: {error}") from error
+
+        yield Runner(call("types"), lambda *args: call("run", *args), lambda: call("reset"))
+
+
+def _one(decoding: Sequence[str]) -> str:
+    if len(decoding) != 1:
+        raise InputError(
+            f"{len(decoding)} signatures of the file give logits: {', '.join(decoding) or 'none'}.",
+            hint="A decoder has signatures named prefill_N and one that decodes.",
+        )
+    return decoding[0]
