@@ -56,7 +56,6 @@ def from_the_start(
     for length in (shortest, *others):
         pieces.add(1, DECODE)
         pieces.add(length, length)
-    pieces.add(1, DECODE)
     beyond = max((window for window in windows if window <= LONGEST), default=0)
     wanted = capacity - 1 if to_the_end else min(beyond + 1, capacity - 1)
     while pieces.position < wanted:
@@ -88,7 +87,7 @@ class _Pieces:
         self.position = 0
 
     def add(self, real: int, slots: int) -> None:
-        """Takes the piece if all its slots fit."""
-        if self.position + max(real, slots) <= self._capacity:
+        """Takes the piece if all its slots fit, and of a chunk if a token can be decoded after it."""
+        if self.position + slots < self._capacity:
             self.taken.append((real, slots))
             self.position += real

@@ -56,3 +56,23 @@ def test_a_recipe_that_is_not_known_is_bad_input() -> None:
     with pytest.raises(InputError, match="--quantize int3 is not known") as caught:
         quantized("int3")
     assert caught.value.hint == "Choose one of: none, fp16, int8."
+
+
+def chosen_context(context: int | None, limit: int) -> int:
+    config = PreTrainedConfig(max_position_embeddings=limit)
+    return choose(config, context=context, prefill=None, quantize="none", formats=("tflite",), verify="quick").context
+
+
+def test_a_default_context_fits_a_cache_within_the_models_limit() -> None:
+    assert chosen_context(None, 1021) == 1020
+    assert chosen_context(None, 1024) == 1024
+
+
+def test_a_prime_context_stays_what_was_asked_where_the_cache_may_be_longer() -> None:
+    assert chosen_context(1021, 2048) == 1021
+
+
+def test_a_prime_context_that_is_the_models_limit_is_refused_with_one_that_works() -> None:
+    with pytest.raises(InputError, match="prime") as caught:
+        chosen_context(1021, 1021)
+    assert "--context 1020" in caught.value.hint

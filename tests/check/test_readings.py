@@ -1,0 +1,57 @@
+"""Texts that a file reads: every kind of piece, the windows passed, the last slot reached, and nothing beyond it."""
+
+from itertools import accumulate
+
+import pytest
+
+from autoconvert.check.readings import DECODE, Reading, at_the_end, from_the_start, token_by_token
+
+
+def ends(reading: Reading) -> list[int]:
+    """The slot after the last that each piece writes, padding too."""
+    begins = accumulate((real for real, _ in reading.pieces), initial=reading.start)
+    return [begin + max(real, slots) for begin, (real, slots) in zip(begins, reading.pieces, strict=False)]
+
+
+def test_a_text_has_a_first_token_a_part_filled_chunk_and_full_ones_each_followed_by_a_decode() -> None:
+    assert from_the_start((128, 16), 4096, 97).pieces == (
+        (1, DECODE),
+        (8, 16),
+        (1, DECODE),
+        (16, 16),
+        (1, DECODE),
+        (128, 128),
+        (1, DECODE),
+    )
+
+
+@pytest.mark.parametrize("window", [3, 200, 512, 1024])
+def test_windows_are_passed(window: int) -> None:
+    reading = from_the_start((128, 16), 4096, 97, (window,))
+    assert reading.compared[-1] > window
+
+
+def test_a_window_too_long_for_the_check_is_left() -> None:
+    assert from_the_start((128, 16), 8192, 97, (4096,)).length < 200
+
+
+@pytest.mark.parametrize("lengths", [(1,), (4,), (16, 4), (7, 5), (128, 16)])
+@pytest.mark.parametrize("capacity", [4, 9, 24, 40, 250])
+def test_no_piece_goes_beyond_the_cache_and_the_last_slot_can_be_reached(
+    lengths: tuple[int, ...], capacity: int
+) -> None:
+    for whole in (False, True):
+        reading = from_the_start(lengths, capacity, 97, (20,), to_the_end=whole)
+        assert max(ends(reading)) <= capacity
+        assert not whole or reading.compared[-1] == capacity - 1
+        assert len(reading.tokens) == reading.length
+
+
+def test_the_end_of_the_context_is_decoded_from_a_text_that_begins_late() -> None:
+    reading = at_the_end((128, 16), 4096, 97)
+    assert reading.start == 4096 - 18
+    assert [reading.start + index for index in reading.compared] == [4094, 4095]
+
+
+def test_token_by_token_decodes_each() -> None:
+    assert token_by_token(12, 97).compared == list(range(12))

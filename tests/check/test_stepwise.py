@@ -1,0 +1,70 @@
+"""A linked file run step by step: its numbers are the interpreter's where nothing is quantized, the source's otherwise."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import autoconvert
+from autoconvert.check.deployment import calls_of, read
+from autoconvert.check.parity import distance
+from autoconvert.check.readings import Reading, at_the_end, from_the_start
+from autoconvert.check.stepwise import open_stepwise
+from autoconvert.driver.compile import Stages, compile_model
+from autoconvert.driver.settings import choose
+from autoconvert.lowering.compiled import Compiled
+from autoconvert.lowering.link import link
+from autoconvert.quantization.recipes import RECIPES
+from autoconvert.report.progress import Silent, Timeline
+from autoconvert.runtime.runner import open_file
+from autoconvert.source.source import Source, load_source
+from tests.driver.test_convert import noisy
+from tests.source.tiny import CONFIGS, build
+
+CAPACITY = 40
+LENGTHS = (12, 5)
+
+
+def compiled(name: str) -> tuple[Source, Compiled]:
+    source = load_source(noisy(build(CONFIGS[name])))
+    settings = choose(
+        source.config, context=CAPACITY, prefill=LENGTHS, quantize="int8", formats=("tflite",), verify="off"
+    )
+    return source, compile_model(source, settings, Timeline(Silent()), Stages()).compiled
+
+
+def logits(path: Path, source: Source, made: Compiled, readings: list[Reading]) -> tuple[list[torch.Tensor], ...]:
+    """Step by step, and as the file is."""
+    with open_file(path) as runner, open_stepwise(path, made.weights, source.weights) as stepwise:
+        outputs = stepwise.run([calls_of(reading, runner) for reading in readings])
+        plain = [read(runner, reading) for reading in readings]
+    steps = [
+        torch.stack([torch.from_numpy(output["logits"]).reshape(-1) for output in chain if "logits" in output])
+        for chain in outputs
+    ]
+    return steps, plain
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma3"])
+def test_whatever_the_weights_are_stored_as_the_sources_decide(name: str, tmp_path: Path) -> None:
+    source, made = compiled(name)
+    vocabulary = made.vocabulary
+    readings = [from_the_start(LENGTHS, CAPACITY, vocabulary), at_the_end(LENGTHS, CAPACITY, vocabulary)]
+    found = {}
+    for recipe in RECIPES.values():
+        linked = link(list(made.graphs.values()), made.weights, source.weights, recipe, tmp_path / recipe.name)
+        found[recipe.name] = logits(linked.path, source, made, readings)
+    exact = found["none"][1]
+    for steps, plain in found.values():
+        assert max(float(distance(ours, wanted).max()) for ours, wanted in zip(steps, exact, strict=True)) < 1e-5
+        assert max(float(distance(ours, wanted).max()) for ours, wanted in zip(plain, exact, strict=True)) < 0.5
+
+
+def test_chains_know_nothing_of_each_other(tmp_path: Path) -> None:
+    source, made = compiled("llama")
+    linked = link(list(made.graphs.values()), made.weights, source.weights, RECIPES["int8"], tmp_path / "file")
+    reading = from_the_start(LENGTHS, CAPACITY, made.vocabulary)
+    (alone,), _ = logits(linked.path, source, made, [reading])
+    (first, second), _ = logits(linked.path, source, made, [reading, reading])
+    assert torch.equal(alone, first) or float(distance(first, alone).max()) < 1e-5
+    assert float(distance(second, first).max()) < 1e-5
