@@ -13,7 +13,7 @@ from autoconvert.check.parity import Reference, compare_logits, random_tokens
 from autoconvert.errors import CheckFailed
 from autoconvert.lowering.compiled import Compiled
 from autoconvert.lowering.link import link
-from autoconvert.packaging.tokenizer import TokenizerSpec, load_tokenizer
+from autoconvert.packaging.tokenizer import TokenizerSpec
 from autoconvert.quantization.recipe import Recipe
 from autoconvert.quantization.recipes import UNQUANTIZED
 from autoconvert.runtime.interpreter import Runner, open_file
@@ -93,7 +93,6 @@ def _check_rounding(path: Path, context: int, reference: Reference, vocabulary: 
 def check_bundle_file(
     bundle: Path,
     linked: Path,
-    folder: Path,
     context: int,
     recipe: Recipe,
     reference: Reference,
@@ -103,22 +102,13 @@ def check_bundle_file(
 
     For a quantized bundle the logits are those of the linked file, whose distance to the source is checked apart.
     """
-    source_tokenizer = load_tokenizer(folder)
-    encode_turn = None
-    if tokenizer.chat is not None:
-
-        def encode_turn(text: str) -> list[int]:
-            turn = [{"role": "user", "content": text}]
-            return list(source_tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=False))
-
     exact = recipe.exact
     with open_file(linked, context) as runner:
         checked = check_bundle(
             bundle,
             reference if exact else lambda tokens: _decoded(runner, tokens),
-            lambda text: list(source_tokenizer.encode(text)),
+            tokenizer,
             tolerance=1e-3 if exact else _SAME_CONSTANTS,
-            encode_turn=encode_turn,
         )
     return f"log-probabilities within {checked.worst:.1e} at prompts of {', '.join(map(str, checked.lengths))} tokens"
 

@@ -34,9 +34,10 @@ from autoconvert.report.progress import Display, Silent, Stage, Timeline
 from autoconvert.report.readable import readable_size
 from autoconvert.report.report import Report, make_report, write_report
 from autoconvert.rewrite.pattern import Pattern
+from autoconvert.runtime.stub import render_in_stub
 from autoconvert.source.accounting import account
 from autoconvert.source.read_ahead import read_ahead
-from autoconvert.source.source import Source, load_source
+from autoconvert.source.source import Source, embedding_rows, load_source
 from autoconvert.system.memory import give_back
 from autoconvert.system.output import output_folder
 
@@ -95,7 +96,7 @@ def convert(
         settings = choose(
             source.config, context=context, prefill=prefill, quantize=quantize, formats=formats, verify=verify
         )
-        tokenizer = _tokenizer(source) if "litertlm" in settings.formats else None
+        tokenizer = _tokenizer(source, trust_remote_code) if "litertlm" in settings.formats else None
         # Reading a tokenizer takes many times what stays of it.
         give_back()
     target = Path(output) if output is not None else Path(source.name)
@@ -106,9 +107,8 @@ def convert(
         compilation = _compilation(source, settings, timeline, stages or Stages(), key, outside, dumped)
         compiled = compilation.compiled
         settings = dataclasses.replace(settings, context=compiled.context, prefill=compiled.prefill)
-        if tokenizer is not None and stages is not None:
-            tokenizer = stages.before_bundle(tokenizer)
-        files, report = _Conversion(source, settings, tokenizer, timeline, folder, dumped).run(compilation)
+        bundled = stages.before_bundle(tokenizer) if tokenizer is not None and stages is not None else tokenizer
+        files, report = _Conversion(source, settings, tokenizer, bundled, timeline, folder, dumped).run(compilation)
         return Bundle(publish.folder, publish(files), report)
 
 
@@ -169,22 +169,31 @@ def _compilation(
     return compilation
 
 
-def _tokenizer(source: Source) -> TokenizerSpec:
+def _tokenizer(source: Source, trust_remote_code: bool) -> TokenizerSpec:
     if source.folder is None:
         raise InputError(
             "A .litertlm bundle needs a tokenizer, and a module in memory has none.",
             hint="Choose --format tflite (formats=('tflite',)), or convert a folder that holds the tokenizer.",
         )
-    return read_tokenizer(source.folder)
+    return read_tokenizer(
+        source.folder,
+        trust_remote_code=trust_remote_code,
+        rows=embedding_rows(source.module),
+        render_in=render_in_stub,
+    )
 
 
 @dataclass
 class _Conversion:
-    """One conversion under way; each method is a stage and writes into `folder`."""
+    """One conversion under way; each method is a stage and writes into `folder`.
+
+    `tokenizer` is the source's, `bundled` is written: the same one, but for a test.
+    """
 
     source: Source
     settings: Settings
     tokenizer: TokenizerSpec | None
+    bundled: TokenizerSpec | None
     timeline: Timeline
     folder: Path
     dump: "Dump | None" = None
@@ -204,8 +213,8 @@ class _Conversion:
             self._check_constants(linked, compiled)
             if self._runs_file(linked):
                 self._check_file(linked, compiled)
-        if self.tokenizer is not None:
-            files["litertlm"] = self._bundle(linked, compiled, self.tokenizer)
+        if self.tokenizer is not None and self.bundled is not None:
+            files["litertlm"] = self._bundle(linked, compiled, self.bundled)
             if self._runs_file(linked):
                 self._check_bundle(files["litertlm"], linked, self.tokenizer)
         files = {name: file for name, file in files.items() if name in self.settings.formats}
@@ -219,6 +228,7 @@ class _Conversion:
             files,
             self.timeline.stages,
             self.checks,
+            self.tokenizer.notes if self.tokenizer is not None else (),
         )
         files["report"] = write_report(report, self.folder / "report.json")
         return files, report
@@ -277,11 +287,9 @@ class _Conversion:
 
     def _check_bundle(self, bundle: Path, linked: Linked, tokenizer: TokenizerSpec) -> None:
         with self.timeline.stage("check bundle") as stage, reference_of(self.source) as reference:
-            assert self.source.folder is not None
             stage.note = check_bundle_file(
                 bundle,
                 linked.path,
-                self.source.folder,
                 self.settings.context,
                 self.settings.quantize,
                 reference,

@@ -29,7 +29,7 @@ from litert_lm_builder.runtime.proto.executor_metadata_pb2 import ExecutorMetada
 from litert_lm_builder.runtime.proto.llm_metadata_pb2 import LlmMetadata
 
 from autoconvert.errors import InputError, MachineError
-from autoconvert.packaging.tokenizer import TokenizerSection
+from autoconvert.packaging.tokenizer_section import TokenizerSection
 from autoconvert.system.insert_range import insert_at_front
 from autoconvert.system.output import whole_file
 

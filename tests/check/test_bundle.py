@@ -1,4 +1,6 @@
 import dataclasses
+import json
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -6,8 +8,9 @@ import torch
 
 from autoconvert.check.bundle import check_bundle, score
 from autoconvert.errors import CheckFailed, InputError
-from autoconvert.packaging.chat_template import read_chat_template
-from autoconvert.packaging.tokenizer import load_tokenizer, read_tokenizer
+from autoconvert.packaging.chat_template import ChatTemplate
+from autoconvert.packaging.tokenizer import TokenizerSpec, load_tokenizer, read_tokenizer
+from autoconvert.runtime.stub import render_in_stub
 from tests.packaging.tiny_bundle import (
     CHAT_TEMPLATE,
     PREFILL,
@@ -23,11 +26,9 @@ def encode(text: str) -> list[int]:
     return ids
 
 
-def encode_turn(text: str) -> list[int]:
-    ids: list[int] = load_tokenizer(tiny_folder()).apply_chat_template(
-        [{"role": "user", "content": text}], add_generation_prompt=True, return_dict=False
-    )
-    return ids
+@cache
+def source() -> TokenizerSpec:
+    return read_tokenizer(tiny_folder())
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_right_bundle_agrees_over_part_filled_full_and_chained_chunks(whole: Path) -> None:
-    found = check_bundle(whole, reference_logits, encode, tolerance=1e-3, encode_turn=encode_turn)
+    found = check_bundle(whole, reference_logits, source(), tolerance=1e-3)
     assert found.worst < 1e-3
     assert found.answers > 0
     # The last token is held back, so a prompt one longer than a prefill length fills it.
@@ -59,7 +60,7 @@ def test_another_model_fails(whole: Path) -> None:
         return reference_logits(ids).roll(1, dims=1)
 
     with pytest.raises(CheckFailed, match="log-probability"):
-        check_bundle(whole, other, encode, tolerance=0.1)
+        check_bundle(whole, other, source(), tolerance=0.1)
 
 
 def test_a_small_error_fails_a_tight_tolerance_and_passes_a_loose_one(whole: Path) -> None:
@@ -67,44 +68,49 @@ def test_a_small_error_fails_a_tight_tolerance_and_passes_a_loose_one(whole: Pat
         return reference_logits(ids) / 1.01
 
     with pytest.raises(CheckFailed):
-        check_bundle(whole, warmer, encode, tolerance=1e-3)
-    assert 1e-3 < check_bundle(whole, warmer, encode, tolerance=0.5).worst < 0.5
+        check_bundle(whole, warmer, source(), tolerance=1e-3)
+    assert 1e-3 < check_bundle(whole, warmer, source(), tolerance=0.5).worst < 0.5
 
 
 def test_a_lost_start_token_fails(tmp_path: Path) -> None:
     spec = dataclasses.replace(read_tokenizer(tiny_folder()), start=None)
-    with pytest.raises(CheckFailed, match="tokenizer") as caught:
-        check_bundle(bundle(tmp_path / "model.litertlm", spec), reference_logits, encode, tolerance=1e-3)
+    with pytest.raises(CheckFailed, match="starts a text with token None") as caught:
+        check_bundle(bundle(tmp_path / "model.litertlm", spec), reference_logits, source(), tolerance=1e-3)
     assert "start token" in caught.value.hint
 
 
-def test_another_chat_template_fails(whole: Path) -> None:
-    other = byte_level_tokenizer(prepends_start=True, chat_template="{{ messages[0].content }}")
+def test_another_chat_template_fails(tmp_path: Path) -> None:
+    chat = ChatTemplate("{{ messages | length }}", None, None, False)
+    other = bundle(tmp_path / "model.litertlm", dataclasses.replace(source(), chat=chat))
+    with pytest.raises(CheckFailed, match="renders question 1 of a chat of plain turns as '1'"):
+        check_bundle(other, reference_logits, source(), tolerance=1e-3)
 
-    def other_turn(text: str) -> list[int]:
-        ids: list[int] = other.apply_chat_template([{"role": "user", "content": text}], return_dict=False)
-        return ids
 
-    with pytest.raises(CheckFailed, match="renders a user's turn"):
-        check_bundle(whole, reference_logits, encode, tolerance=1e-3, encode_turn=other_turn)
+def test_another_tokenizer_fails(tmp_path: Path) -> None:
+    parts = json.loads(source().section.content)
+    vocabulary = parts["model"]["vocab"]
+    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+    section = dataclasses.replace(source().section, content=json.dumps(parts).encode())
+    other = bundle(tmp_path / "model.litertlm", dataclasses.replace(source(), section=section))
+    with pytest.raises(CheckFailed, match="the runtime reads"):
+        check_bundle(other, reference_logits, source(), tolerance=1e-3)
+
+
+@pytest.mark.parametrize(("stops", "says"), [((5,), "does not stop at"), ((1, 6, 5), "end no answer")])
+def test_other_stop_tokens_fail(tmp_path: Path, stops: tuple[int, ...], says: str) -> None:
+    other = bundle(tmp_path / "model.litertlm", dataclasses.replace(source(), stops=stops))
+    with pytest.raises(CheckFailed, match=says):
+        check_bundle(other, reference_logits, source(), tolerance=1e-3)
 
 
 @pytest.mark.parametrize("written", ["", "<s>", "{{ bos_token }}"])
 def test_a_turn_starts_with_one_start_token_whatever_its_template_writes(tmp_path: Path, written: str) -> None:
     template = written + CHAT_TEMPLATE.removeprefix("{{ bos_token }}")
     tokenizer = byte_level_tokenizer(prepends_start=True, chat_template=template)
-    chat, notes = read_chat_template(tokenizer, 0)
-    spec = dataclasses.replace(read_tokenizer(tiny_folder()), chat=chat)
-
-    def turn(text: str) -> list[int]:
-        ids: list[int] = tokenizer.apply_chat_template(
-            [{"role": "user", "content": text}], add_generation_prompt=True, return_dict=False
-        )
-        return ids
-
-    file = bundle(tmp_path / "model.litertlm", spec)
-    check_bundle(file, reference_logits, encode, tolerance=1e-3, encode_turn=turn)
-    assert any("template writes none" in note for note in notes) == (written == "")
+    tokenizer.save_pretrained(tmp_path)
+    spec = read_tokenizer(tmp_path, render_in=render_in_stub)
+    check_bundle(bundle(tmp_path / "model.litertlm", spec), reference_logits, spec, tolerance=1e-3)
+    assert any("template writes none" in note for note in spec.notes) == (written == "")
 
 
 def test_a_prompt_beyond_the_context_is_an_input_error(whole: Path) -> None:

@@ -1,11 +1,15 @@
 import dataclasses
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from autoconvert.packaging.chat_template import Affixes, ChatTemplate, derive_affixes, read_chat_template
+from autoconvert.packaging.affixes import Affixes, derive_affixes
+from autoconvert.packaging.chat_template import ChatTemplate, read_chat_template
+from autoconvert.packaging.dialogues import Dialogue
 from autoconvert.packaging.tokenizer import read_tokenizer
 from autoconvert.runtime.engine import open_engine
+from autoconvert.runtime.stub import render_in_stub
 from tests.packaging.tiny_bundle import bundle, byte_level_tokenizer, tiny_folder
 
 TURNS = (
@@ -41,9 +45,16 @@ HISTORY = [
 ]
 
 
-def chat(template: str, *, prepends_start: bool) -> ChatTemplate:
+def read(
+    template: str, *, prepends_start: bool = False
+) -> tuple[ChatTemplate | None, tuple[Dialogue, ...], tuple[str, ...]]:
     tokenizer = byte_level_tokenizer(prepends_start=prepends_start, chat_template=template)
-    found, _ = read_chat_template(tokenizer, 0 if prepends_start else None)
+    section = read_tokenizer(tiny_folder()).section
+    return read_chat_template(tokenizer, 0 if prepends_start else None, partial(render_in_stub, section))
+
+
+def chat(template: str, *, prepends_start: bool) -> ChatTemplate:
+    found, _, _ = read(template, prepends_start=prepends_start)
     assert found is not None
     return found
 
@@ -68,8 +79,8 @@ def test_the_runtime_renders_what_the_tokenizer_renders(tmp_path: Path, template
     assert dialogue.endswith(later)
 
 
-def test_a_template_that_takes_parts_is_kept_verbatim() -> None:
-    template = TEMPLATES["parts or string"]
+def test_a_template_that_needs_nothing_is_kept_verbatim() -> None:
+    template = TEMPLATES["parts or string"].replace("<|end|>\n", "<|end|>")
     assert chat(template, prepends_start=False).jinja == template
 
 
@@ -85,8 +96,7 @@ def test_thinking_is_supported_where_the_template_asks_for_it() -> None:
 
 
 def test_a_template_that_fails_is_left_out_with_the_reason() -> None:
-    tokenizer = byte_level_tokenizer(prepends_start=False, chat_template="{{ raise_exception('tools needed') }}")
-    found, notes = read_chat_template(tokenizer, None)
+    found, _, notes = read("{{ raise_exception('tools needed') }}")
     assert found is None
     assert "tools needed" in notes[0]
 
@@ -94,7 +104,7 @@ def test_a_template_that_fails_is_left_out_with_the_reason() -> None:
 @pytest.mark.parametrize("name", ["string content", "start token by name"])
 def test_affixes_render_like_the_template_in_the_runtime(tmp_path: Path, name: str) -> None:
     tokenizer = byte_level_tokenizer(prepends_start=True, chat_template=TEMPLATES[name])
-    affixes = derive_affixes(tokenizer, TEMPLATES[name], 0)
+    affixes = derive_affixes(tokenizer, TEMPLATES[name], "<s>")
     assert affixes == Affixes(
         ("<|user|>\n", "<|end|>\n"), ("<|assistant|>\n", "<|end|>\n"), ("<|system|>\n", "<|end|>\n")
     )
@@ -119,4 +129,4 @@ def test_a_template_beyond_the_runtime_becomes_affixes() -> None:
 def test_turns_that_depend_on_their_number_have_no_affixes() -> None:
     template = "{% for message in messages %}{{ loop.index }}: {{ message['content'] }}\n{% endfor %}"
     tokenizer = byte_level_tokenizer(prepends_start=False, chat_template=template)
-    assert derive_affixes(tokenizer, template, None) is None
+    assert derive_affixes(tokenizer, template, "") is None

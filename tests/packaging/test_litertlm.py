@@ -11,7 +11,8 @@ from autoconvert.errors import InputError, MachineError
 from autoconvert.lowering.cpu import CPU
 from autoconvert.packaging import litertlm
 from autoconvert.packaging.metadata import build_executor_metadata, build_llm_metadata
-from autoconvert.packaging.tokenizer import TokenizerSection, TokenizerSpec
+from autoconvert.packaging.tokenizer import TokenizerSpec
+from autoconvert.packaging.tokenizer_section import TokenizerSection
 
 SECTION = TokenizerSection("huggingface", b'{"version": "1.0"}', "")
 SPEC = TokenizerSpec(SECTION, None, (1,), None, None)

@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 from autoconvert.errors import InputError
 from autoconvert.packaging import tokenizer as lowered
+from autoconvert.packaging import tokenizer_section as sections
 from autoconvert.runtime.engine import open_engine
 from tests.packaging.tiny_bundle import CHAT_TEMPLATE, CORPUS, bundle, byte_level_tokenizer
 
@@ -68,11 +69,8 @@ def test_sentencepiece_is_taken_where_it_is_exact_and_the_runtime_reads_it(tmp_p
     file = sentencepiece_model(tmp_path)
     processor = SentencePieceProcessor(model_file=str(file))
 
-    def encode(text: str, *, add_special_tokens: bool) -> list[int]:
-        return list(processor.encode(text))
-
-    pieces = SimpleNamespace(encode=encode, all_special_tokens=["</s>"])
-    section = lowered.choose_section(tmp_path, pieces)
+    wanted = [sections.Reading(text, tuple(processor.encode(text))) for text in (*CORPUS, "a</s>b")]
+    section = sections.choose_section(tmp_path, SimpleNamespace(added_tokens_decoder={}), wanted)
     assert (section.kind, section.content) == ("sentencepiece", file.read_bytes())
     spec = lowered.TokenizerSpec(section, None, (2,), None, None)
     with open_engine(bundle(tmp_path / "model.litertlm", spec)) as engine:
@@ -83,10 +81,10 @@ def test_sentencepiece_that_lacks_what_the_tokenizer_adds_is_not_taken(tmp_path:
     sentencepiece_model(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
     tokenizer = lowered.load_tokenizer(tmp_path)
-    section = lowered.choose_section(tmp_path, tokenizer)
+    section = sections.choose_section(tmp_path, tokenizer, sections.readings(tokenizer, None))
     assert section.kind == "huggingface"
     text = "a</s>b"
-    ids = lowered.huggingface_encoder(section.content)(text)
+    ids = section.encoder()(text)
     assert ids == tokenizer.encode(text, add_special_tokens=False)
     assert tokenizer.eos_token_id in ids
 
@@ -95,9 +93,9 @@ def test_a_tokenizer_that_differs_from_its_file_is_written_anew(tmp_path: Path) 
     tokenizer = byte_level_tokenizer(prepends_start=False)
     folder = saved(tmp_path, tokenizer)
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|new|>"]})
-    section = lowered.choose_section(folder, tokenizer)
+    section = sections.choose_section(folder, tokenizer, sections.readings(tokenizer, None))
     assert section.content != (folder / "tokenizer.json").read_bytes()
-    ids = lowered.huggingface_encoder(section.content)("a<|new|>")
+    ids = section.encoder()("a<|new|>")
     assert ids == tokenizer.encode("a<|new|>", add_special_tokens=False)
     assert len(ids) == 2
 
