@@ -9,14 +9,14 @@ import litert_lm
 import torch
 
 from autoconvert.check.chat import ask_in_turn, check_answered, check_dialogues
-from autoconvert.check.tokenizer import check_framing, check_readings, read_framing, read_texts
+from autoconvert.check.tokenizer import check_framing, check_readings, read_framing
 from autoconvert.errors import CheckFailed, InputError
 from autoconvert.packaging.dialogues import Dialogue
 from autoconvert.packaging.litertlm import read_llm_metadata, read_signatures
 from autoconvert.packaging.passage import ENGLISH, Texts
 from autoconvert.packaging.tokenizer import TokenizerSpec
 from autoconvert.packaging.tokenizer_section import Encode
-from autoconvert.runtime.conversations import render_dialogues
+from autoconvert.runtime.conversations import read_texts, render_dialogues
 from autoconvert.runtime.engine import GREEDY, RuntimeFailed, open_engine
 
 ReferenceLogits = Callable[[list[int]], torch.Tensor]

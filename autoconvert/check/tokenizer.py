@@ -9,11 +9,6 @@ from autoconvert.packaging.tokenizer import TokenizerSpec
 from autoconvert.packaging.tokenizer_section import Reading
 
 
-def read_texts(engine: litert_lm.Engine, texts: Sequence[str]) -> list[list[int]]:
-    """The tokens of each text in the runtime, without a start token."""
-    return [list(engine.tokenize(text)) for text in texts]
-
-
 def check_readings(wanted: Sequence[Reading], found: Sequence[Sequence[int]]) -> None:
     """Compares what the runtime has `found` in each text. Raises CheckFailed at the first token that differs."""
     for reading, ids in zip(wanted, found, strict=True):

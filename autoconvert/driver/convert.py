@@ -34,7 +34,7 @@ from autoconvert.report.progress import Display, Silent, Stage, Timeline
 from autoconvert.report.readable import readable_size
 from autoconvert.report.report import Report, make_report, write_report
 from autoconvert.rewrite.pattern import Pattern
-from autoconvert.runtime.stub import render_in_stub
+from autoconvert.runtime.stub import STUB
 from autoconvert.source.accounting import account
 from autoconvert.source.read_ahead import read_ahead
 from autoconvert.source.source import Source, embedding_rows, load_source
@@ -179,7 +179,7 @@ def _tokenizer(source: Source, trust_remote_code: bool) -> TokenizerSpec:
         source.folder,
         trust_remote_code=trust_remote_code,
         rows=embedding_rows(source.module),
-        render_in=render_in_stub,
+        trial=STUB,
     )
 
 

@@ -119,13 +119,19 @@ def _literal(text: str) -> str:
 
 def _takes_parts(tokenizer: "PreTrainedTokenizerBase", source: str) -> bool:
     """Whether content given as a list of one text part renders as the text itself."""
-    conversations = [[user(_CONTENT)], [user(_CONTENT), assistant(_CONTENT), user(_CONTENT)]]
-    try:
-        return all(
-            render(tokenizer, source, as_parts(turns)) == render(tokenizer, source, turns) for turns in conversations
-        )
-    except Exception:
-        return False
+    chat = [user(_CONTENT), assistant(_CONTENT), user(_CONTENT)]
+    for turns in (chat[:1], chat, [{"role": "system", "content": _CONTENT}, *chat]):
+        # A template is a foreign program: whatever it raises, it does not take such turns.
+        try:
+            wanted = render(tokenizer, source, turns)
+        except Exception:
+            continue
+        try:
+            if render(tokenizer, source, as_parts(turns)) != wanted:
+                return False
+        except Exception:
+            return False
+    return True
 
 
 def as_parts(turns: list[Message]) -> list[Message]:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from autoconvert.packaging.adapted_template import adapt, find_seam, resumed, without_tools
 from autoconvert.packaging.affixes import Affixes, derive_affixes
-from autoconvert.packaging.dialogues import Dialogue, assistant, dialogues, render, user, variables
+from autoconvert.packaging.dialogues import ODD, Dialogue, assistant, dialogues, render, user, variables
+from autoconvert.packaging.template_syntax import for_minijinja
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -116,10 +117,12 @@ def _forms(tokenizer: "PreTrainedTokenizerBase", source: str, start: str) -> lis
     affixes = derive_affixes(tokenizer, source, start)
     adapted, notes = adapt(tokenizer, source, start)
     texts = [(adapted, notes)]
+    if (rewritten := for_minijinja(adapted)) != adapted:
+        texts.append((rewritten, (*notes, "chat template: Python methods and tests written as the runtime knows them")))
     seam = find_seam(tokenizer, source, _end_text(tokenizer, end_of_turn))
     if seam is not None:
         resumes = "chat template: continues a chat right behind the last answer, where the runtime goes on"
-        texts.append((resumed(adapted, seam), (*notes, resumes)))
+        texts += [(resumed(text, seam), (*notes, resumes)) for text, notes in texts]
     if "tools" in variables(source):
         fails = "chat template: fails where tools are given, which the runtime cannot render as the tokenizer does"
         texts += [(without_tools(text), (*notes, fails)) for text, notes in texts]
@@ -163,14 +166,18 @@ def _diverges(dialogue: Dialogue, turns: Sequence[Turn], ends_answer: str) -> bo
 
 
 def _shortcomings(verdict: _Verdict) -> tuple[str, ...]:
-    wrong = (f"a chat {d.name} is not rendered as the tokenizer does: keep to plain turns" for d in verdict.wrong)
-    failed = (f"a chat {d.name} fails in the runtime" for d in verdict.failed if not d.tools)
-    diverging = (
-        f"in a chat {d.name}, earlier answers stay before the model as it wrote them; the tokenizer's template would "
-        "write them anew"
-        for d in verdict.diverging
+    wrong = [dialogue.name for dialogue in verdict.wrong]
+    failed = [dialogue.name for dialogue in verdict.failed if not dialogue.tools]
+    # Where earlier turns are written anew in a plain chat, they are in each.
+    diverging = [dialogue.name for dialogue in verdict.diverging if dialogue.name != ODD]
+    if verdict.diverging and verdict.diverging[0].telling:
+        diverging = ["of several turns"]
+    found = (
+        (wrong, "is not rendered as the tokenizer does: keep to plain turns"),
+        (failed, "fails in the runtime"),
+        (diverging, "keeps earlier answers as the model wrote them, where the tokenizer's template writes them anew"),
     )
-    return (*wrong, *failed, *diverging)
+    return tuple(f"a chat {' or '.join(names)} {what}" for names, what in found if names)
 
 
 def _first_line(error: Exception) -> str:

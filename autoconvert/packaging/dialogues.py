@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 Message = dict[str, Any]
 
 GENERATION_TAG = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
+_DATE = re.compile(r"""\bstrftime_now\(\s*("[^"]*"|'[^']*')\s*\)""")
 # A closing tag that a template spells out: what a template does to an answer often depends on one.
 _CLOSING_TAG = re.compile(r"</([A-Za-z_]\w*)>")
+ODD, _TAGGED = "of odd texts", "whose answers have"
 _QUESTIONS = ("Where is the nearest river?", "And the nearest hill?", "Thank you. How far is it?")
 _ANSWERS = ("Behind the mill.", "Two miles to the north.")
 _ODD_QUESTIONS = ("  two lines,\nthen {{ none }} \n", 'He said "no" & \\n isn\'t <b>one</b>.', " Grüße, 世界 🙂\n\n")
@@ -81,6 +83,8 @@ def dialogues(tokenizer: "PreTrainedTokenizerBase", source: str, start: str) -> 
         renderings = tuple(_renderings(tokenizer, source, dialogue, start))
         # A template may take a single question, or no system message: that is as far as the model goes.
         asked = len(renderings)
+        if dialogue.name.startswith(_TAGGED) and _as_they_are(dialogue, renderings):
+            continue
         if asked == len(dialogue.questions) or (asked and not found):
             questions, answers = dialogue.questions[:asked], dialogue.answers[: asked - 1]
             found.append(replace(dialogue, questions=questions, answers=answers, renderings=renderings))
@@ -89,15 +93,20 @@ def dialogues(tokenizer: "PreTrainedTokenizerBase", source: str, start: str) -> 
     return tuple(found)
 
 
+def _as_they_are(dialogue: Dialogue, renderings: Sequence[str]) -> bool:
+    """Whether the last rendering has all answers as they are: their tags tell nothing more than plain ones."""
+    return bool(renderings) and all(answer in renderings[-1] for answer in dialogue.answers)
+
+
 def _unrendered(source: str) -> Iterator[Dialogue]:
     read = variables(source)
     yield Dialogue("of plain turns", (), _QUESTIONS, _ANSWERS, telling=True)
     system = ({"role": "system", "content": "Answer in few words."},)
     yield Dialogue("with a system message", system, _QUESTIONS, _ANSWERS, telling=True)
-    yield Dialogue("of odd texts", (), _ODD_QUESTIONS, _ODD_ANSWERS)
+    yield Dialogue(ODD, (), _ODD_QUESTIONS, _ODD_ANSWERS)
     for tag in dict.fromkeys(_CLOSING_TAG.findall(source)):
         answers = tuple(f"<{tag}>\nLet me see.\n</{tag}>\n\n{answer}" for answer in _ANSWERS)
-        yield Dialogue(f"whose answers have {tag} tags", (), _QUESTIONS, answers)
+        yield Dialogue(f"{_TAGGED} {tag} tags", (), _QUESTIONS, answers)
     if "enable_thinking" in read:
         for value in (False, True):
             context = {"enable_thinking": value}
@@ -130,17 +139,20 @@ def render(
     context: Mapping[str, Any] | None = None,
 ) -> str:
     """`messages` as transformers renders them; `context` replaces variables of the template by name."""
-    # The runtime's day begins at Greenwich.
-    given = {"strftime_now": lambda form: datetime.datetime.now(datetime.UTC).strftime(form), **(context or {})}
     text = tokenizer.apply_chat_template(
         list(messages),
         tools=[dict(tool) for tool in tools] or None,
-        chat_template=source,
+        chat_template=_DATE.sub(_at_greenwich, source),
         tokenize=False,
         add_generation_prompt=generate,
-        **given,
+        **(context or {}),
     )
     return str(text)
+
+
+def _at_greenwich(found: re.Match[str]) -> str:
+    """Where the runtime's day begins, unlike that of transformers."""
+    return repr(datetime.datetime.now(datetime.UTC).strftime(found[1][1:-1]))
 
 
 def variables(source: str) -> set[str]:

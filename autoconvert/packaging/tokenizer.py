@@ -2,25 +2,29 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoconvert.errors import InputError
-from autoconvert.packaging.chat_template import ChatTemplate, Turn, read_chat_template
+from autoconvert.packaging.chat_template import ChatTemplate, Renderer, read_chat_template
 from autoconvert.packaging.dialogues import Dialogue
 from autoconvert.packaging.passage import ENGLISH, Texts, choose_texts
 from autoconvert.packaging.special_tokens import read_json, refuse_tokens_without_row, start_token, stop_tokens
-from autoconvert.packaging.tokenizer_section import Encode, Reading, TokenizerSection, choose_section, readings
+from autoconvert.packaging.tokenizer_section import Encode, Read, Reading, TokenizerSection, choose_section, readings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# What the runtime renders of dialogues with a tokenizer and a form of the template.
-RenderIn = Callable[[TokenizerSection, ChatTemplate, Sequence[Dialogue]], list[list[Turn]]]
-
 _FILES = ("tokenizer.json", "*.model", "vocab.json", "vocab.txt", "*.tiktoken", "tekken.json")
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """The runtime, to choose by: how it reads texts with a tokenizer and renders dialogues with a template."""
+
+    read: Read
+    render: Renderer
 
 
 @dataclass(frozen=True)
@@ -49,12 +53,12 @@ class TokenizerSpec:
 
 
 def read_tokenizer(
-    folder: Path, *, trust_remote_code: bool = False, rows: int | None = None, render_in: RenderIn | None = None
+    folder: Path, *, trust_remote_code: bool = False, rows: int | None = None, trial: Trial | None = None
 ) -> TokenizerSpec:
     """Reads tokenizer files, `generation_config.json` and the chat template of a model folder.
 
-    `rows` are those of the model's embedding, as far as known. `render_in` renders chats in the runtime, to choose a
-    form of the template that works there; without it the first form is taken.
+    `rows` are those of the model's embedding, as far as known. By `trial` forms of the tokenizer and of the template
+    are chosen that work in the runtime; without it the first ones are taken that should.
     Raises InputError if the folder has no tokenizer or it cannot be loaded, Refused if the runtime has no
     form of it that gives the same token ids, or if the model has no row for a token that texts need.
     """
@@ -62,9 +66,8 @@ def read_tokenizer(
     read = readings(tokenizer, rows)
     _refuse_what_reads_nothing(folder, tokenizer, read)
     start, start_notes = start_token(tokenizer, ["a", *(reading.text for reading in read)])
-    section = choose_section(folder, tokenizer, read, rows)
-    render = None if render_in is None else partial(render_in, section)
-    chat, dialogues, chat_notes = read_chat_template(tokenizer, start, render)
+    section = choose_section(folder, tokenizer, read, rows, trial.read if trial else None)
+    chat, dialogues, chat_notes = read_chat_template(tokenizer, start, trial.render if trial else None)
     row_notes = refuse_tokens_without_row(tokenizer, start, dialogues, rows)
     stops, stop_notes = stop_tokens(folder, tokenizer, chat.end_of_turn if chat else None, rows)
     pad = tokenizer.pad_token_id

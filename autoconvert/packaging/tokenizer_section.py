@@ -1,6 +1,8 @@
 """The form of a tokenizer that a bundle holds: the first that reads texts of many kinds as the tokenizer does."""
 
 import json
+import shutil
+import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Encode = Callable[[str], list[int]]
+Read = Callable[["TokenizerSection", Sequence[str]], list[list[int]]]
 
 _PROBES = (
     "The quick brown fox jumps over the lazy dog.",
@@ -33,16 +36,19 @@ class TokenizerSection:
     """A tokenizer as a `.litertlm` holds it.
 
     `kind` is "huggingface" for the text of a `tokenizer.json` and "sentencepiece" for a serialized model;
-    `reason` says in a line why this form was chosen.
+    `reason` says in a line why this form was chosen. `here` reads with the libraries of Python as `content` does in the
+    runtime, where they are not the same.
     """
 
     kind: Literal["huggingface", "sentencepiece"]
     content: bytes
     reason: str
+    here: bytes | None = None
 
     def encoder(self) -> Encode:
         """What reads a text as the runtime does, without a start token."""
-        return (huggingface_encoder if self.kind == "huggingface" else sentencepiece_encoder)(self.content)
+        encoder = huggingface_encoder if self.kind == "huggingface" else sentencepiece_encoder
+        return encoder(self.content if self.here is None else self.here)
 
 
 @dataclass(frozen=True)
@@ -69,26 +75,46 @@ def readings(tokenizer: "PreTrainedTokenizerBase", rows: int | None) -> tuple[Re
 
 
 def choose_section(
-    folder: Path, tokenizer: "PreTrainedTokenizerBase", wanted: Sequence[Reading], rows: int | None = None
+    folder: Path,
+    tokenizer: "PreTrainedTokenizerBase",
+    wanted: Sequence[Reading],
+    rows: int | None = None,
+    read_there: Read | None = None,
 ) -> TokenizerSection:
     """The first form that gives the tokenizer's own ids for `wanted`, and none of `rows` or more.
 
     `tokenizer.json` comes first because it also holds normalisation and added tokens, which a SentencePiece
-    model does not; a tokenizer that differs from its files is written out anew. Raises Refused if none fits.
+    model does not; a tokenizer that differs from its files is written out anew. Where `read_there` reads texts in the
+    runtime, the form must do there too. Raises Refused if none fits.
     """
+    texts, ids = [reading.text for reading in wanted], [list(reading.ids) for reading in wanted]
+    exact_here = False
     for kind, reason, make in _forms(folder, tokenizer, rows):
         # Foreign files and foreign libraries: what cannot be made or read is no form of this tokenizer.
         try:
             section = TokenizerSection(kind, make(), reason)
             encode = section.encoder()
-            if all(tuple(encode(reading.text)) == reading.ids for reading in wanted):
-                return section
+            if [encode(text) for text in texts] != ids:
+                continue
+            exact_here = True
+            for form in (section, *_with_other_flags(section)):
+                if read_there is None or read_there(form, texts) == ids:
+                    return form
         except Exception:
             continue
+    which = "reads it in another way than its library here" if exact_here else "has no form of it with its token ids"
     raise Refused(
-        f"no form of the tokenizer in {folder} that the runtime reads gives its token ids",
-        hint="Save a fast tokenizer (tokenizer.json) for the model, or ask for --format tflite.",
+        f"the tokenizer in {folder} cannot go into a bundle: the runtime {which}",
+        hint="Save a fast tokenizer (tokenizer.json) of usual parts for the model, or ask for --format tflite.",
     )
+
+
+def _with_other_flags(section: TokenizerSection) -> Iterator[TokenizerSection]:
+    """The same with its patterns for the runtime's library, where a dot meets a new line by another flag."""
+    content = section.content.replace(b'"Regex":"(?m', b'"Regex":"(?s').replace(b'"Regex": "(?m', b'"Regex": "(?s')
+    if section.kind == "huggingface" and content != section.content:
+        reason = f"{section.reason}; its patterns with the runtime's flags"
+        yield TokenizerSection(section.kind, content, reason, here=section.content)
 
 
 def _forms(
@@ -110,6 +136,8 @@ def _forms(
     for file in models:
         yield "sentencepiece", f"{file.name}: with added tokens as its symbols", partial(_pieces, file, added, rows)
     if core is None:
+        for file in models:
+            yield "huggingface", f"{file.name} as a tokenizer.json", partial(_pieces_as_json, file, added, rows)
         yield "huggingface", written, lambda: plain_json(convert_slow_tokenizer(tokenizer).to_str().encode(), rows)
 
 
@@ -169,6 +197,23 @@ def _pieces(file: Path, added: dict[int, str], rows: int | None) -> bytes:
     if rows is not None and size > rows:
         raise ValueError(f"{size} pieces, {rows} rows")
     return content
+
+
+def _pieces_as_json(file: Path, added: dict[int, str], rows: int | None) -> bytes:
+    """A SentencePiece model as a `tokenizer.json` that reads each stretch between added tokens by itself."""
+    from transformers import LlamaTokenizer
+
+    # Any reader of such models does: what it sets up around the vocabulary is replaced.
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copy(file, Path(folder, "tokenizer.model"))
+        parts = json.loads(LlamaTokenizer.from_pretrained(folder, local_files_only=True).backend_tokenizer.to_str())
+    blank = "\u2581"
+    spaced = {"type": "Replace", "pattern": {"String": " "}, "content": blank}
+    parts["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": blank}, spaced]}
+    parts["pre_tokenizer"] = parts["post_processor"] = None
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    parts["added_tokens"] = [{"id": token, "content": text, **flags, "special": True} for token, text in added.items()]
+    return plain_json(json.dumps(parts).encode(), rows)
 
 
 def huggingface_encoder(content: bytes) -> Encode:

@@ -1,4 +1,4 @@
-"""What the runtime makes of chats: each question of a dialogue rendered as a conversation would render it."""
+"""What the runtime makes of texts and chats: tokens, and each question of a dialogue as a conversation renders it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,6 +21,11 @@ class _Described(litert_lm.Tool):  # type: ignore[misc]
 
     def execute(self, param: Mapping[str, Any]) -> Any:
         raise NotImplementedError
+
+
+def read_texts(engine: litert_lm.Engine, texts: Sequence[str]) -> list[list[int]]:
+    """The tokens of each text, without a start token."""
+    return [list(engine.tokenize(text)) for text in texts]
 
 
 def render_dialogues(engine: litert_lm.Engine, dialogues: Sequence[Dialogue]) -> list[list[Turn]]:

@@ -16,18 +16,28 @@ from autoconvert.packaging.chat_template import ChatTemplate, Turn
 from autoconvert.packaging.dialogues import Dialogue
 from autoconvert.packaging.litertlm import write_bundle
 from autoconvert.packaging.metadata import build_executor_metadata, build_llm_metadata
-from autoconvert.packaging.tokenizer import TokenizerSpec
+from autoconvert.packaging.tokenizer import TokenizerSpec, Trial
 from autoconvert.packaging.tokenizer_section import TokenizerSection
-from autoconvert.runtime.conversations import render_dialogues
+from autoconvert.runtime.conversations import read_texts, render_dialogues
 from autoconvert.runtime.engine import open_engine
 
+# Rendering needs none, and the engine needs one.
+_NO_TOKENIZER = TokenizerSection(
+    "huggingface", b'{"version": "1.0", "model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}}', ""
+)
 _CONTEXT, _PREFILL, _WIDTH, _VOCABULARY = 32, 8, 4, 4
 
 
-def render_in_stub(section: TokenizerSection, chat: ChatTemplate, dialogues: Sequence[Dialogue]) -> list[list[Turn]]:
+def render_in_stub(chat: ChatTemplate, dialogues: Sequence[Dialogue]) -> list[list[Turn]]:
     """What the runtime renders of `dialogues` with `chat` as a bundle's template."""
-    with open_stub(TokenizerSpec(section, None, (), None, chat)) as engine:
+    with open_stub(TokenizerSpec(_NO_TOKENIZER, None, (), None, chat)) as engine:
         return render_dialogues(engine, dialogues)
+
+
+def read_in_stub(section: TokenizerSection, texts: Sequence[str]) -> list[list[int]]:
+    """The tokens that the runtime reads in `texts` with `section` as a bundle's tokenizer, without a start token."""
+    with open_stub(TokenizerSpec(section, None, (), None, None)) as engine:
+        return read_texts(engine, texts)
 
 
 @contextmanager
@@ -115,3 +125,6 @@ def _add_signature(model: schema.ModelT, name: str, length: int) -> None:
 
 def _ports(tensors: Mapping[str, int]) -> list[schema.TensorMapT]:
     return [schema.TensorMapT(name=name, tensorIndex=index) for name, index in tensors.items()]
+
+
+STUB = Trial(read_in_stub, render_in_stub)

@@ -10,7 +10,7 @@ from autoconvert.check.bundle import check_bundle, score
 from autoconvert.errors import CheckFailed, InputError
 from autoconvert.packaging.chat_template import ChatTemplate
 from autoconvert.packaging.tokenizer import TokenizerSpec, load_tokenizer, read_tokenizer
-from autoconvert.runtime.stub import render_in_stub
+from autoconvert.runtime.stub import STUB
 from tests.packaging.tiny_bundle import (
     CHAT_TEMPLATE,
     PREFILL,
@@ -108,7 +108,7 @@ def test_a_turn_starts_with_one_start_token_whatever_its_template_writes(tmp_pat
     template = written + CHAT_TEMPLATE.removeprefix("{{ bos_token }}")
     tokenizer = byte_level_tokenizer(prepends_start=True, chat_template=template)
     tokenizer.save_pretrained(tmp_path)
-    spec = read_tokenizer(tmp_path, render_in=render_in_stub)
+    spec = read_tokenizer(tmp_path, trial=STUB)
     check_bundle(bundle(tmp_path / "model.litertlm", spec), reference_logits, spec, tolerance=1e-3)
     assert any("template writes none" in note for note in spec.notes) == (written == "")
 

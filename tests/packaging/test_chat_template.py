@@ -1,5 +1,4 @@
 import dataclasses
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -49,8 +48,7 @@ def read(
     template: str, *, prepends_start: bool = False
 ) -> tuple[ChatTemplate | None, tuple[Dialogue, ...], tuple[str, ...]]:
     tokenizer = byte_level_tokenizer(prepends_start=prepends_start, chat_template=template)
-    section = read_tokenizer(tiny_folder()).section
-    return read_chat_template(tokenizer, 0 if prepends_start else None, partial(render_in_stub, section))
+    return read_chat_template(tokenizer, 0 if prepends_start else None, render_in_stub)
 
 
 def chat(template: str, *, prepends_start: bool) -> ChatTemplate:
