@@ -124,8 +124,7 @@ def _forms(tokenizer: "PreTrainedTokenizerBase", source: str, start: str) -> lis
         resumes = "chat template: continues a chat right behind the last answer, where the runtime goes on"
         texts += [(resumed(text, seam), (*notes, resumes)) for text, notes in texts]
     if "tools" in variables(source):
-        fails = "chat template: fails where tools are given, which the runtime cannot render as the tokenizer does"
-        texts += [(without_tools(text), (*notes, fails)) for text, notes in texts]
+        texts += [(without_tools(text), notes) for text, notes in texts]
     forms = [_Form(ChatTemplate(text, affixes, end_of_turn, thinks), notes) for text, notes in texts]
     if affixes is not None:
         reduced = "chat template reduced to the text before and after each turn: the runtime cannot render it"
@@ -167,7 +166,7 @@ def _diverges(dialogue: Dialogue, turns: Sequence[Turn], ends_answer: str) -> bo
 
 def _shortcomings(verdict: _Verdict) -> tuple[str, ...]:
     wrong = [dialogue.name for dialogue in verdict.wrong]
-    failed = [dialogue.name for dialogue in verdict.failed if not dialogue.tools]
+    failed = [dialogue.name for dialogue in verdict.failed]
     # Where earlier turns are written anew in a plain chat, they are in each.
     diverging = [dialogue.name for dialogue in verdict.diverging if dialogue.name != ODD]
     if verdict.diverging and verdict.diverging[0].telling:

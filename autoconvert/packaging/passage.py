@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 # Tokens of the vocabulary that are looked at, and pairs that are tried.
-_PIECES, _TRIALS = 400, 4000
+_PIECES, _NEIGHBOURS, _TRIALS = 400, 24, 4000
 _WORDS = 120
 _ENOUGH = 4
 
@@ -70,7 +70,7 @@ def _twins(encode: Encode, pieces: Sequence[str]) -> Iterator[tuple[str, str]]:
     shuffled = random.Random(1).sample(list(pieces), len(pieces))
     own = (
         (f"{last}{a}{last}", f"{last}{b}{last}")
-        for last, (a, b) in product(shuffled[:8], combinations(shuffled[8:], 2))
+        for last, (a, b) in product(shuffled[:8], combinations(shuffled[-_NEIGHBOURS:], 2))
     )
     for first, second in (*english, *islice(own, _TRIALS)):
         a, b = encode(first), encode(second)

@@ -118,6 +118,7 @@ def _load(folder: Path, trust_remote_code: bool) -> tuple["PreTrainedTokenizerBa
         # A foreign library reads foreign files: it may raise anything.
         try:
             tokenizer = load()
+            tokenizer.encode("what it is asked for later")
         except Exception as error:
             errors.append(error)
             continue

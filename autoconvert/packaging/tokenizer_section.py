@@ -64,14 +64,21 @@ def readings(tokenizer: "PreTrainedTokenizerBase", rows: int | None) -> tuple[Re
 
     Left out are those that need more than the model's `rows` of embedding, which the model cannot read.
     """
-    added = [str(token) for _, token in sorted(tokenizer.added_tokens_decoder.items())]
-    added = [token for token in dict.fromkeys([*added, *tokenizer.all_special_tokens]) if "\0" not in token]
-    if rows is not None:
-        added = [token for token in added if tokenizer.convert_tokens_to_ids(token) < rows]
+    named = [str(token) for _, token in sorted(tokenizer.added_tokens_decoder.items())]
+    added = [
+        token
+        for token in dict.fromkeys([*named, *tokenizer.all_special_tokens])
+        # A special token may be named that the vocabulary lacks; the runtime ends a text at a NUL.
+        if token and "\0" not in token and _has_row(tokenizer.convert_tokens_to_ids(token), rows)
+    ]
     groups = [added[i : i + _TOKENS_A_TEXT] for i in range(0, len(added), _TOKENS_A_TEXT)]
     texts = (*_PROBES, *("".join(f"{token}a {token} b\n" for token in group) for group in groups))
     read = [Reading(text, tuple(tokenizer.encode(text, add_special_tokens=False))) for text in texts]
     return tuple(reading for reading in read if rows is None or all(token < rows for token in reading.ids))
+
+
+def _has_row(token: int | None, rows: int | None) -> bool:
+    return token is not None and (rows is None or token < rows)
 
 
 def choose_section(

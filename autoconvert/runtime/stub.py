@@ -47,10 +47,19 @@ def open_stub(spec: TokenizerSpec) -> Iterator[litert_lm.Engine]:
     Raises RuntimeFailed if the runtime cannot load them.
     """
     with tempfile.TemporaryDirectory(prefix="autoconvert-") as folder:
-        tflite, bundle = Path(folder, "stub.tflite"), Path(folder, "stub.litertlm")
-        content = _model()
+        bundle = Path(folder, "stub.litertlm")
+        write_stub(spec, bundle)
+        with open_engine(bundle) as engine:
+            yield engine
+
+
+def write_stub(spec: TokenizerSpec, bundle: Path) -> None:
+    """Writes a bundle that has all that `spec` says, and a model of a few additions."""
+    content = _model()
+    states = (CPU.key_cache(0, 1, _CONTEXT, _WIDTH), CPU.value_cache(0, 1, _CONTEXT, _WIDTH))
+    with tempfile.TemporaryDirectory(prefix="autoconvert-") as folder:
+        tflite = Path(folder, "stub.tflite")
         tflite.write_bytes(content)
-        states = (CPU.key_cache(0, 1, _CONTEXT, _WIDTH), CPU.value_cache(0, 1, _CONTEXT, _WIDTH))
         write_bundle(
             tflite,
             hashlib.sha256(content).hexdigest(),
@@ -60,8 +69,6 @@ def open_stub(spec: TokenizerSpec) -> Iterator[litert_lm.Engine]:
             bundle,
             CPU.section,
         )
-        with open_engine(bundle) as engine:
-            yield engine
 
 
 def _model() -> bytes:

@@ -68,6 +68,12 @@ def test_it_says_what_was_written_found_and_spent(bundle: Path) -> None:
     assert "took        1.5 s, at most 1.2 GB of memory" in said
 
 
+def test_notes_are_said_one_a_line(bundle: Path) -> None:
+    said = lines(dataclasses.replace(REPORT, notes=["one token left out", "the template was changed"]), bundle)
+    assert said[said.index("notes       one token left out") + 1] == "            the template was changed"
+    assert not any(line.startswith("notes") for line in lines(dataclasses.replace(REPORT, notes=[]), bundle))
+
+
 def test_the_next_command_can_be_pasted(bundle: Path) -> None:
     assert lines(REPORT, bundle)[-1].startswith(f"Next: autoconvert run '{bundle}' --prompt ")
 
