@@ -35,33 +35,31 @@ _WITHOUT_TOOLS = "{%- if tools is defined and tools %}{{ raise_exception('this b
 
 
 def adapt(tokenizer: "PreTrainedTokenizerBase", source: str, start: str) -> tuple[str, tuple[str, ...]]:
-    """`source` with what the runtime lacks written before it; unchanged where it lacks nothing.
+    """`source` with what the runtime lacks written before it, and what was changed; as it is where it lacks nothing.
 
     `start` is the text of the token that the runtime writes before a chat. Raises what the template raises.
     """
-    notes = []
+    changes = []
     plain = _CASE_METHOD.sub(r" | \1", _GET_METHOD.sub(_item_lookup, GENERATION_TAG.sub("", source)))
     if plain != source:
-        notes.append("chat template: generation tags and Python methods replaced, which the runtime lacks")
+        changes.append("generation tags and Python methods replaced")
     # Jinja drops a new line at the end of a template, the runtime keeps it.
     body = plain.removesuffix("\n")
     preamble = ""
     if not _takes_parts(tokenizer, body):
         preamble += _TEXT_OF_PARTS
-        notes.append("chat template: joins text parts first, since the runtime passes content as a list")
+        changes.append("parts of a message joined")
     read = variables(body)
     for name, token in tokenizer.special_tokens_map.items():
         if name in read and isinstance(token, str) and not (start and name == "bos_token"):
             preamble += f"{{%- set {name} = {_literal(token)} %}}"
-            notes.append(f"chat template: {name} defined in it, which the runtime leaves empty")
+            changes.append(f"{name} defined")
     first = [user(_CONTENT)]
     if start and render(tokenizer, body, first, context={"bos_token": ""}).startswith(start):
         body = f"{{%- set spoken %}}\n{body}{{% endset %}}{{{{ spoken[{len(start)}:] }}}}"
-        notes.append("chat template: its literal start token removed, which the runtime writes")
-    elif start and not render(tokenizer, body, first).startswith(start):
-        notes.append(f"a chat starts with {start}, as the tokenizer starts a text; its template writes none")
+        changes.append("its literal start token removed")
     # Both engines drop a new line after a tag: this one leaves the body at the start of a line, as it was.
-    return f"{preamble}\n{body}" if preamble else body, tuple(notes)
+    return f"{preamble}\n{body}" if preamble else body, tuple(changes)
 
 
 def resumed(adapted: str, seam: str) -> str:

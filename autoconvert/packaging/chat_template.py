@@ -4,7 +4,7 @@ Several forms may do: the template as it is or adapted, the same resumed behind 
 turn. Each is tried in the runtime itself on the same dialogues; the best one is taken.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -50,10 +50,17 @@ Renderer = Callable[[ChatTemplate, Sequence[Dialogue]], list[list[Turn]]]
 
 @dataclass(frozen=True)
 class _Form:
-    """A form of the template, and what was done to make it."""
+    """A form of the template, and what was changed to make it."""
 
     chat: ChatTemplate
-    notes: tuple[str, ...]
+    changes: tuple[str, ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        if self.chat.jinja is None:
+            return ("chat template reduced to the text before and after each turn: the runtime cannot render it",)
+        changed = f"chat template rewritten for the runtime, to render there as here: {', '.join(self.changes)}"
+        return (changed,) if self.changes else ()
 
 
 @dataclass(frozen=True)
@@ -96,9 +103,9 @@ def read_chat_template(
         return None, (), (f"chat template left out: it cannot render a user turn ({_first_line(error)})",)
     if not spoken:
         return None, (), ("chat template left out: it renders no question up to where its answer begins",)
-    short = ("the chat template takes one question, and none after its answer",) if len(spoken[0].questions) < 2 else ()
+    notes = tuple(_peculiarities(spoken, start, render(tokenizer, source, [user(_CONTENT)])))
     if render_there is None:
-        return forms[0].chat, spoken, short + forms[0].notes
+        return forms[0].chat, spoken, notes + forms[0].notes
     ends_answer = _end_text(tokenizer, forms[0].chat.end_of_turn)
     verdicts = [_judge(form, spoken, ends_answer, render_there(form.chat, spoken)) for form in forms]
     usable = [verdict for verdict in verdicts if verdict.usable]
@@ -107,7 +114,7 @@ def read_chat_template(
     best = min(usable, key=lambda verdict: verdict.faults)
     left_out = {dialogue.name for dialogue in (*best.wrong, *best.failed)}
     right = tuple(dialogue for dialogue in spoken if dialogue.name not in left_out)
-    return best.form.chat, right, short + best.form.notes + _shortcomings(best)
+    return best.form.chat, right, notes + best.form.notes + _shortcomings(best)
 
 
 def _forms(tokenizer: "PreTrainedTokenizerBase", source: str, start: str) -> list[_Form]:
@@ -115,20 +122,19 @@ def _forms(tokenizer: "PreTrainedTokenizerBase", source: str, start: str) -> lis
     end_of_turn = end_of_turn_token(tokenizer, source)
     thinks = "enable_thinking" in variables(source)
     affixes = derive_affixes(tokenizer, source, start)
-    adapted, notes = adapt(tokenizer, source, start)
-    texts = [(adapted, notes)]
+    adapted, changes = adapt(tokenizer, source, start)
+    texts = [(adapted, changes)]
     if (rewritten := for_minijinja(adapted)) != adapted:
-        texts.append((rewritten, (*notes, "chat template: Python methods and tests written as the runtime knows them")))
+        texts.append((rewritten, (*changes, "methods and tests written as the runtime knows them")))
     seam = find_seam(tokenizer, source, _end_text(tokenizer, end_of_turn))
     if seam is not None:
-        resumes = "chat template: continues a chat right behind the last answer, where the runtime goes on"
-        texts += [(resumed(text, seam), (*notes, resumes)) for text, notes in texts]
+        resumes = "a chat resumed right behind the last answer"
+        texts += [(resumed(text, seam), (*changes, resumes)) for text, changes in texts]
     if "tools" in variables(source):
-        texts += [(without_tools(text), notes) for text, notes in texts]
-    forms = [_Form(ChatTemplate(text, affixes, end_of_turn, thinks), notes) for text, notes in texts]
+        texts += [(without_tools(text), changes) for text, changes in texts]
+    forms = [_Form(ChatTemplate(text, affixes, end_of_turn, thinks), changes) for text, changes in texts]
     if affixes is not None:
-        reduced = "chat template reduced to the text before and after each turn: the runtime cannot render it"
-        forms.append(_Form(ChatTemplate(None, affixes, end_of_turn, False), (reduced,)))
+        forms.append(_Form(ChatTemplate(None, affixes, end_of_turn, False)))
     return forms
 
 
@@ -162,6 +168,14 @@ def _diverges(dialogue: Dialogue, turns: Sequence[Turn], ends_answer: str) -> bo
             return True
         fed += dialogue.answers[number] + ends_answer if number < len(dialogue.answers) else ""
     return False
+
+
+def _peculiarities(spoken: Sequence[Dialogue], start: str, rendered: str) -> Iterator[str]:
+    """What an app should know of a template, whatever its form."""
+    if len(spoken[0].questions) < 2:
+        yield "the chat template takes one question, and none after its answer"
+    if not rendered.startswith(start):
+        yield f"a chat starts with {start}, as the tokenizer starts a text; its template writes none"
 
 
 def _shortcomings(verdict: _Verdict) -> tuple[str, ...]:

@@ -123,7 +123,7 @@ def _load(folder: Path, trust_remote_code: bool) -> tuple["PreTrainedTokenizerBa
             errors.append(error)
             continue
         notes = (f"the tokenizer was read {how}: {_line(errors[0])}",) if errors else ()
-        return tokenizer, notes + _take_template(folder, tokenizer)
+        return tokenizer, notes + _lost_template(folder, tokenizer)
     if own_code and not trust_remote_code:
         raise InputError(
             f"the tokenizer in {folder} needs Python code of its own: {own_code}",
@@ -155,13 +155,14 @@ def _from_json(whole: Path, config: dict[str, Any]) -> "PreTrainedTokenizerBase"
     return tokenizer
 
 
-def _take_template(folder: Path, tokenizer: "PreTrainedTokenizerBase") -> tuple[str, ...]:
-    """Gives `tokenizer` the template of the folder's processor, where it has none."""
-    template = read_json(folder / "chat_template.json").get("chat_template")
-    if tokenizer.chat_template or not isinstance(template, str):
+def _lost_template(folder: Path, tokenizer: "PreTrainedTokenizerBase") -> tuple[str, ...]:
+    """Says where a template lies that the tokenizer did not load."""
+    if tokenizer.chat_template or "chat_template" not in read_json(folder / "chat_template.json"):
         return ()
-    tokenizer.chat_template = template
-    return ("chat template taken from chat_template.json, since the tokenizer has none",)
+    return (
+        "no chat template: the tokenizer has none, and chat_template.json belongs to a processor; save it as "
+        "chat_template.jinja to have it in the bundle",
+    )
 
 
 def _refuse_what_reads_nothing(folder: Path, tokenizer: "PreTrainedTokenizerBase", read: Sequence[Reading]) -> None:

@@ -3,6 +3,7 @@ import json
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -26,7 +27,7 @@ def saved(folder: Path, tokenizer: PreTrainedTokenizerFast, **generation: object
     return folder
 
 
-def sentencepiece_model(folder: Path, **options: object) -> Path:
+def sentencepiece_model(folder: Path, **options: Any) -> Path:
     text = folder / "corpus.txt"
     text.write_text("\n".join(CORPUS))
     SentencePieceTrainer.train(
@@ -160,12 +161,12 @@ def test_a_tokenizer_that_loads_only_in_part_keeps_its_template_and_says_so(tmp_
     assert any("was read from tokenizer.json, special tokens and chat template alone" in note for note in spec.notes)
 
 
-def test_the_template_of_a_processor_is_taken_where_there_is_no_other(tmp_path: Path) -> None:
+def test_a_template_that_only_a_processor_has_is_not_lost_without_a_word(tmp_path: Path) -> None:
     folder = saved(tmp_path, byte_level_tokenizer(prepends_start=True))
     (folder / "chat_template.json").write_text(json.dumps({"chat_template": CHAT_TEMPLATE}))
     spec = lowered.read_tokenizer(folder)
-    assert spec.chat is not None
-    assert any("chat_template.json" in note for note in spec.notes)
+    assert spec.chat is None
+    assert any("chat_template.json belongs to a processor" in note for note in spec.notes)
 
 
 @pytest.mark.parametrize("file", ["tokenizer_config.json", "chat_template.json", "generation_config.json"])
