@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from autoconvert.errors import MachineError
 from autoconvert.packaging.adapted_template import adapt, find_seam, resumed, without_tools
 from autoconvert.packaging.affixes import Affixes, derive_affixes
 from autoconvert.packaging.dialogues import ODD, Dialogue, assistant, dialogues, render, user, variables
@@ -107,7 +108,7 @@ def read_chat_template(
     if render_there is None:
         return forms[0].chat, spoken, notes + forms[0].notes
     ends_answer = _end_text(tokenizer, forms[0].chat.end_of_turn)
-    verdicts = [_judge(form, spoken, ends_answer, render_there(form.chat, spoken)) for form in forms]
+    verdicts = [_judge(form, spoken, ends_answer, _tried(render_there, form, spoken)) for form in forms]
     usable = [verdict for verdict in verdicts if verdict.usable]
     if not usable:
         return None, (), ("chat template left out: the runtime cannot render it as the tokenizer does",)
@@ -136,6 +137,16 @@ def _forms(tokenizer: "PreTrainedTokenizerBase", source: str, start: str) -> lis
     if affixes is not None:
         forms.append(_Form(ChatTemplate(None, affixes, end_of_turn, False)))
     return forms
+
+
+def _tried(render_there: Renderer, form: _Form, spoken: Sequence[Dialogue]) -> list[list[Turn]]:
+    """What the runtime renders with `form`; nothing where it does not even take it."""
+    try:
+        return render_there(form.chat, spoken)
+    except MachineError:
+        raise
+    except Exception:
+        return [[Turn(None, None)] * len(dialogue.questions) for dialogue in spoken]
 
 
 def _judge(form: _Form, spoken: Sequence[Dialogue], ends_answer: str, rendered: Sequence[Sequence[Turn]]) -> _Verdict:

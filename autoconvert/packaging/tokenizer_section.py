@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from autoconvert.errors import Refused
+from autoconvert.errors import MachineError, Refused
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -107,6 +107,8 @@ def choose_section(
             for form in (section, *_with_other_flags(section)):
                 if read_there is None or read_there(form, texts) == ids:
                     return form
+        except MachineError:
+            raise
         except Exception:
             continue
     which = "reads it in another way than its library here" if exact_here else "has no form of it with its token ids"

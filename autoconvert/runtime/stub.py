@@ -14,7 +14,7 @@ from ai_edge_litert import schema_py_generated as schema
 from autoconvert.lowering.cpu import CPU
 from autoconvert.packaging.chat_template import ChatTemplate, Turn
 from autoconvert.packaging.dialogues import Dialogue
-from autoconvert.packaging.litertlm import write_bundle
+from autoconvert.packaging.litertlm import system_errors, write_bundle
 from autoconvert.packaging.metadata import build_executor_metadata, build_llm_metadata
 from autoconvert.packaging.tokenizer import TokenizerSpec, Trial
 from autoconvert.packaging.tokenizer_section import TokenizerSection
@@ -44,9 +44,9 @@ def read_in_stub(section: TokenizerSection, texts: Sequence[str]) -> list[list[i
 def open_stub(spec: TokenizerSpec) -> Iterator[litert_lm.Engine]:
     """An engine with the tokenizer, tokens and template of `spec` whose answers mean nothing.
 
-    Raises RuntimeFailed if the runtime cannot load them.
+    Raises RuntimeFailed if the runtime cannot load them, MachineError without a temporary folder.
     """
-    with tempfile.TemporaryDirectory(prefix="autoconvert-") as folder:
+    with system_errors(Path("a temporary folder")), tempfile.TemporaryDirectory(prefix="autoconvert-") as folder:
         bundle = Path(folder, "stub.litertlm")
         write_stub(spec, bundle)
         with open_engine(bundle) as engine:

@@ -1,5 +1,6 @@
 import contextlib
 import json
+import tempfile
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from autoconvert.errors import AutoconvertError, InputError, Refused
+from autoconvert.errors import AutoconvertError, InputError, MachineError, Refused
 from autoconvert.packaging import tokenizer as lowered
 from autoconvert.packaging import tokenizer_section as sections
 from autoconvert.runtime.engine import open_engine
@@ -332,6 +333,15 @@ def test_a_form_that_the_runtime_reads_otherwise_is_refused(tmp_path: Path) -> N
     read = sections.readings(tokenizer, None)
     with pytest.raises(Refused, match="the runtime reads it in another way"):
         sections.choose_section(folder, tokenizer, read, None, lambda section, texts: [[] for _ in texts])
+
+
+def test_a_machine_without_a_temporary_folder_is_not_taken_for_a_tokenizer_without_a_form(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = saved(tmp_path, byte_level_tokenizer(prepends_start=True))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
+    with pytest.raises(MachineError, match="a temporary folder"):
+        lowered.read_tokenizer(folder, trial=STUB)
 
 
 VALUES = st.recursive(
