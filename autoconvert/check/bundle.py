@@ -7,19 +7,20 @@ from pathlib import Path
 
 import torch
 
+from autoconvert.check.chat import ask_in_turn, check_answered, check_dialogues
+from autoconvert.check.tokenizer import check_framing, check_readings, read_framing
 from autoconvert.errors import CheckFailed, InputError
+from autoconvert.packaging.dialogues import Dialogue
+from autoconvert.packaging.tokenizer import TokenizerSpec
+from autoconvert.packaging.tokenizer_section import Encode
 from autoconvert.runtime import scoring
+from autoconvert.runtime.conversations import read_texts, render_dialogues
 from autoconvert.runtime.engine import Asked, open_remote_engine
-from autoconvert.runtime.scoring import TARGET, Score
+from autoconvert.runtime.scoring import Score
 
-Encode = Callable[[str], list[int]]
 # Of token ids, the logits float32 [count, vocabulary] at the last `count` positions.
 LastLogits = Callable[[list[int], int], torch.Tensor]
 
-PASSAGE = (
-    "The small house at the end of the road was empty when we came back in the evening, and nobody knew "
-    "why the door stood open. A dog slept on the step; 2 chairs, 3 cups and an old radio were all we saw. "
-)
 DO_NOT_USE = "Do not use the bundle: convert with --quantize none --verify full to see where it breaks."
 
 
@@ -40,13 +41,13 @@ class EngineCheck:
         return f"log-probabilities within {self.worst:.1e} at prompts of {lengths} tokens"
 
 
-def score(bundle: Path, prompts: Sequence[str], targets: Sequence[str]) -> list[Score]:
-    """Scores each target after its prompt, without any chat template; prompts need two tokens or more.
+def score(bundle: Path, prompts: Sequence[str], target: str) -> list[Score]:
+    """Scores `target` after each prompt, without any chat template; prompts need two tokens or more.
 
     Raises InputError if there is no bundle or the runtime refuses it or a prompt.
     """
     with open_remote_engine(bundle) as engine:
-        scores: list[Score] = engine.ask(scoring.score_all, prompts, targets)
+        scores: list[Score] = engine.ask(scoring.score_all, prompts, target)
         return scores
 
 
@@ -54,9 +55,9 @@ def score(bundle: Path, prompts: Sequence[str], targets: Sequence[str]) -> list[
 class Spoken:
     """A prompt and what is expected of it.
 
-    `ids` are its tokens, `target` those of TARGET, both by the source's tokenizer. `logits` float32
-    [target, vocabulary] precede each token of the target; `logits_after_rewind` are the same where the last token but
-    one of the prompt is left out.
+    `ids` are its tokens, `target` those of the text that is scored after it, both by the source's tokenizer. `logits`
+    float32 [target, vocabulary] precede each token of the target; `logits_after_rewind` are the same where the last
+    token but one of the prompt is left out.
     """
 
     prompt: str
@@ -66,17 +67,13 @@ class Spoken:
     logits_after_rewind: torch.Tensor
 
 
-def spoken(
-    prefill: Sequence[int], context: int, encode: Encode, encode_plain: Encode, last_logits: LastLogits
-) -> list[Spoken]:
-    """Prompts that cover part-filled chunks, full ones and several in a row, with what `last_logits` says of them.
-
-    `encode` is the source tokenizer with the tokens that it puts around a text, `encode_plain` without them.
-    """
-    target = encode_plain(TARGET)
+def spoken(prefill: Sequence[int], context: int, tokenizer: TokenizerSpec, last_logits: LastLogits) -> list[Spoken]:
+    """Prompts that cover part-filled chunks, full ones and several in a row, with what `last_logits` says of them."""
+    encode, texts = tokenizer.encoder(), tokenizer.texts
+    target = tokenizer.section.encoder()(texts.target)
     lengths = prompt_lengths(prefill, context, len(target))
     found = []
-    for prompt in dict.fromkeys(text_of_length(encode, length) for length in lengths):
+    for prompt in dict.fromkeys(text_of_length(encode, texts.passage, length) for length in lengths):
         ids = encode(prompt)
         whole, rewound = ([*kept, *target[:-1]] for kept in (ids, [*ids[:-2], *ids[-1:]]))
         logits, after_rewind = (last_logits(text, len(target)) for text in (whole, rewound))
@@ -85,32 +82,42 @@ def spoken(
 
 
 def check_bundle(
-    bundle: Path, prompts: Sequence[Spoken], *, tolerance: float, encode_turn: Encode | None = None
+    bundle: Path, tokenizer: TokenizerSpec, prompts: Sequence[Spoken], *, room: int, tolerance: float
 ) -> EngineCheck:
-    """Compares `bundle` in the runtime with what is expected of `prompts`.
+    """Compares `bundle` in the runtime with what is expected of `prompts`, and with the source's `tokenizer`.
 
-    `encode_turn` encodes one user turn up to where the answer begins, for a bundle with a chat template. `tolerance`
-    bounds the difference of a token's natural log-probability: 1e-3 suits float32.
-    Raises CheckFailed on other token ids, a larger difference or another answer, or if the runtime refuses the bundle
-    or dies of it.
+    `room` is how many tokens a chat may have. `tolerance` bounds the difference of a token's natural log-probability:
+    1e-3 suits float32. Raises CheckFailed on other token ids, another chat, a larger difference or another answer,
+    RuntimeFailed if the runtime refuses the bundle or dies of it.
     """
+    texts, readings, dialogues = tokenizer.texts, tokenizer.readings, tokenizer.dialogues
     with open_remote_engine(bundle) as engine:
-        if encode_turn is not None:
-            check_turn(engine, encode_turn)
+        check_framing(tokenizer, *engine.ask(read_framing))
+        check_readings(readings, engine.ask(read_texts, [reading.text for reading in readings]))
+        check_dialogues(dialogues, engine.ask(render_dialogues, dialogues))
+        check_messages(engine, tokenizer.encoder(), dialogues, room)
         check_tokens(engine, prompts)
-        texts = [said.prompt for said in prompts]
-        scores: list[Score] = engine.ask(scoring.score_all, texts, [TARGET] * len(texts))
+        asked = [said.prompt for said in prompts]
+        scores: list[Score] = engine.ask(scoring.score_all, asked, texts.target, texts.twins)
         worst = max(compare_score(found, said, tolerance) for found, said in zip(scores, prompts, strict=True))
         ends = {said.ids: said for said in (prompts[0], prompts[-1])}
         answers = sum(check_answer(engine, said, tolerance) for said in ends.values())
     return EngineCheck(worst, tuple(len(said.ids) for said in prompts), answers)
 
 
+def check_messages(engine: Asked, encode: Encode, dialogues: Sequence[Dialogue], room: int) -> None:
+    """Sends the questions of the first dialogue in turn, as many as `room` in tokens is enough for."""
+    for dialogue in dialogues[:1]:
+        lengths = [len(encode(rendering)) + 1 for rendering in dialogue.renderings]
+        questions = [question for question, length in zip(dialogue.questions, lengths, strict=True) if length <= room]
+        check_answered(questions, engine.ask(ask_in_turn, dialogue.opening, questions))
+
+
 def compare_score(found: Score, expected: Spoken, tolerance: float) -> float:
     """The largest difference of a token's log-probability. Raises CheckFailed if it is over `tolerance`."""
     if found.target != expected.target:
         raise CheckFailed(
-            f"the runtime reads {TARGET!r} as {found.target}, the source's tokenizer as {expected.target}",
+            f"the runtime reads a text to score as {found.target}, the source's tokenizer as {expected.target}",
             hint="The bundle's tokenizer is not the model's: convert it again.",
         )
     logits = expected.logits if found.context == expected.ids else expected.logits_after_rewind
@@ -158,24 +165,6 @@ def check_tokens(engine: Asked, prompts: Sequence[Spoken]) -> None:
             )
 
 
-def check_turn(engine: Asked, encode_turn: Encode) -> None:
-    """Compares the token ids of a user's turn.
-
-    A template without a start token gets the tokenizer's all the same: the runtime writes it before any text.
-    """
-    message = "Where is the nearest river?"
-    rendered, ids, start = engine.ask(scoring.user_turn, message)
-    wanted = encode_turn(message)
-    if wanted[:1] != ids[:1] and start is not None:
-        wanted = [start, *wanted]
-    if ids != wanted:
-        raise CheckFailed(
-            f"the runtime renders a user's turn as {rendered!r}, {len(ids)} tokens; the source's chat "
-            f"template gives {len(wanted)} other ones",
-            hint="The chat template does not work in the runtime: report it, and prompt with whole texts.",
-        )
-
-
 def prompt_lengths(prefill: Sequence[int], context: int, target: int) -> list[int]:
     """Prompt lengths, ascending, that part-fill, fill and chain the prefill lengths and fit the context.
 
@@ -194,9 +183,9 @@ def prompt_lengths(prefill: Sequence[int], context: int, target: int) -> list[in
     return lengths
 
 
-def text_of_length(encode: Encode, length: int) -> str:
-    """The shortest beginning of an endless text that has `length` tokens, rarely more."""
-    endless = PASSAGE
+def text_of_length(encode: Encode, passage: str, length: int) -> str:
+    """The shortest beginning of `passage`, repeated without end, that has `length` tokens, rarely more."""
+    endless = passage
     while len(encode(endless)) < length:
         endless += endless
     return endless[: bisect_left(range(len(endless)), length, key=lambda end: len(encode(endless[:end])))]

@@ -1,11 +1,11 @@
 """A conversion from end to end: a source is compiled, or was, then linked and bundled, each step checked."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -28,7 +28,7 @@ from autoconvert.lowering.cpu import CPU
 from autoconvert.lowering.link import Linked, link
 from autoconvert.packaging.litertlm import write_bundle
 from autoconvert.packaging.metadata import build_executor_metadata, build_llm_metadata
-from autoconvert.packaging.tokenizer import TokenizerSpec, load_tokenizer, read_tokenizer
+from autoconvert.packaging.tokenizer import TokenizerSpec, read_tokenizer
 from autoconvert.quantization.choices import DEFAULT
 from autoconvert.quantization.recipe import Recipe
 from autoconvert.report.check_result import CheckResult
@@ -36,10 +36,11 @@ from autoconvert.report.progress import Display, Silent, Stage, Timeline
 from autoconvert.report.readable import readable_size
 from autoconvert.report.report import Report, make_report, write_report
 from autoconvert.rewrite.pattern import Pattern
-from autoconvert.runtime.runner import Runner, open_file
+from autoconvert.runtime.runner import open_file
+from autoconvert.runtime.stub import STUB
 from autoconvert.source.accounting import account
 from autoconvert.source.read_ahead import read_ahead
-from autoconvert.source.source import Source, load_source
+from autoconvert.source.source import Source, embedding_rows, load_source
 from autoconvert.system.memory import give_back
 from autoconvert.system.output import output_folder
 
@@ -98,7 +99,7 @@ def convert(
         settings = choose(
             source.config, context=context, prefill=prefill, quantize=quantize, formats=formats, verify=verify
         )
-        tokenizer = _tokenizer(source) if "litertlm" in settings.formats else None
+        tokenizer = _tokenizer(source, trust_remote_code) if "litertlm" in settings.formats else None
         # Reading a tokenizer takes many times what stays of it.
         give_back()
     target = Path(output) if output is not None else Path(source.name)
@@ -111,10 +112,9 @@ def convert(
         settings = dataclasses.replace(
             settings, context=min(settings.context, compiled.capacity), prefill=compiled.prefill
         )
-        if tokenizer is not None and stages is not None:
-            tokenizer = stages.before_bundle(tokenizer)
+        bundled = stages.before_bundle(tokenizer) if tokenizer is not None and stages is not None else tokenizer
         conversion = _Conversion(
-            source, settings, tokenizer, timeline, folder, stages or Stages(), in_order(outside), dumped
+            source, settings, tokenizer, bundled, timeline, folder, stages or Stages(), in_order(outside), dumped
         )
         files, report = conversion.run(compilation)
         return Bundle(publish.folder, publish(files), report)
@@ -177,22 +177,31 @@ def _compilation(
     return compilation
 
 
-def _tokenizer(source: Source) -> TokenizerSpec:
+def _tokenizer(source: Source, trust_remote_code: bool) -> TokenizerSpec:
     if source.folder is None:
         raise InputError(
             "A .litertlm bundle needs a tokenizer, and a module in memory has none.",
             hint="Choose --format tflite (formats=('tflite',)), or convert a folder that holds the tokenizer.",
         )
-    return read_tokenizer(source.folder)
+    return read_tokenizer(
+        source.folder,
+        trust_remote_code=trust_remote_code,
+        rows=embedding_rows(source.module),
+        trial=STUB,
+    )
 
 
 @dataclass
 class _Conversion:
-    """One conversion under way; each method is a stage and writes into `folder`."""
+    """One conversion under way; each method is a stage and writes into `folder`.
+
+    `tokenizer` is the source's, `bundled` is written: the same one, but for a test.
+    """
 
     source: Source
     settings: Settings
     tokenizer: TokenizerSpec | None
+    bundled: TokenizerSpec | None
     timeline: Timeline
     folder: Path
     stages: Stages
@@ -213,10 +222,10 @@ class _Conversion:
             self.checks.extend(compilation.checks)
             self._check_constants(linked, compiled)
             prompts = self._check_file(linked, compiled)
-        if self.tokenizer is not None:
-            files["litertlm"] = self._bundle(linked, compiled, self.tokenizer)
+        if self.tokenizer is not None and self.bundled is not None:
+            files["litertlm"] = self._bundle(linked, compiled, self.bundled)
             if self.settings.verify != "off":
-                self._check_bundle(files["litertlm"], prompts)
+                self._check_bundle(files["litertlm"], self.tokenizer, prompts)
         files = {name: file for name, file in files.items() if name in self.settings.formats}
         report = make_report(
             self.source.name,
@@ -228,6 +237,7 @@ class _Conversion:
             files,
             self.timeline.stages,
             self.checks,
+            self.tokenizer.notes if self.tokenizer is not None else (),
         )
         files["report"] = write_report(report, self.folder / "report.json")
         return files, report
@@ -279,18 +289,9 @@ class _Conversion:
             )
             stage.note = str(found)
             self.checks.append(CheckResult("file in the interpreter", True, stage.note))
-            return [] if self.tokenizer is None else self._spoken(runner)
-
-    def _spoken(self, runner: Runner) -> list[Spoken]:
-        assert self.source.folder is not None
-        tokenizer = load_tokenizer(self.source.folder)
-        return spoken(
-            runner.prefill_lengths,
-            self.settings.context,
-            lambda text: list(tokenizer.encode(text)),
-            lambda text: list(tokenizer.encode(text, add_special_tokens=False)),
-            runner.last_logits,
-        )
+            if self.tokenizer is None:
+                return []
+            return spoken(runner.prefill_lengths, self.settings.context, self.tokenizer, runner.last_logits)
 
     def _bundle(self, linked: Linked, compiled: Compiled, tokenizer: TokenizerSpec) -> Path:
         with self.timeline.stage("bundle") as stage:
@@ -308,20 +309,9 @@ class _Conversion:
             stage.note = readable_size(path.stat().st_size)
         return path
 
-    def _check_bundle(self, bundle: Path, prompts: Sequence[Spoken]) -> None:
-        assert self.tokenizer is not None and self.source.folder is not None
+    def _check_bundle(self, bundle: Path, tokenizer: TokenizerSpec, prompts: Sequence[Spoken]) -> None:
         with self.timeline.stage("check bundle") as stage:
             tolerance = _SAME_NUMBERS if self.settings.quantize.exact else _SAME_CONSTANTS
-            turn = None if self.tokenizer.chat is None else turn_of(load_tokenizer(self.source.folder))
-            stage.note = str(check_bundle(bundle, prompts, tolerance=tolerance, encode_turn=turn))
+            room = self.settings.context - 2 * min(self.settings.prefill)
+            stage.note = str(check_bundle(bundle, tokenizer, prompts, room=room, tolerance=tolerance))
             self.checks.append(CheckResult("bundle in the runtime", True, stage.note))
-
-
-def turn_of(tokenizer: Any) -> Callable[[str], list[int]]:
-    """A user's turn up to where the answer begins, in tokens, by the source's chat template."""
-
-    def encode(text: str) -> list[int]:
-        turn = [{"role": "user", "content": text}]
-        return list(tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=False))
-
-    return encode

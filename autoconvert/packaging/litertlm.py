@@ -22,6 +22,7 @@ from typing import BinaryIO
 
 import flatbuffers
 from ai_edge_litert import schema_py_generated as tflite_schema
+from google.protobuf.message import DecodeError
 from litert_lm_builder import DType, LitertLmFileBuilder, Metadata, TfLiteModelType
 from litert_lm_builder import litertlm_header_schema_py_generated as schema
 from litert_lm_builder.litertlm_peek import kvp_to_dict, read_litertlm_header
@@ -29,7 +30,7 @@ from litert_lm_builder.runtime.proto.executor_metadata_pb2 import ExecutorMetada
 from litert_lm_builder.runtime.proto.llm_metadata_pb2 import LlmMetadata
 
 from autoconvert.errors import InputError, MachineError
-from autoconvert.packaging.tokenizer import TokenizerSection
+from autoconvert.packaging.tokenizer_section import TokenizerSection
 from autoconvert.system.insert_range import insert_at_front
 from autoconvert.system.output import whole_file
 
@@ -177,26 +178,22 @@ def string_entry(key: str, value: str, value_type: str = "String") -> schema.Key
 
 def read_sections(bundle: Path) -> tuple[Section, ...]:
     """The sections of a bundle in file order. Raises InputError if `bundle` is missing or is none."""
-    try:
+    with _readable(bundle):
         with bundle.open("rb") as stream:
             if stream.read(len(MAGIC)) != MAGIC:
                 raise InputError(
                     f"{bundle} is not a .litertlm file",
                     hint="Give the model.litertlm that a conversion wrote.",
                 )
+        size = bundle.stat().st_size
         objects = read_litertlm_header(str(bundle), io.StringIO()).SectionMetadata()
         names = {value: name for name, value in vars(schema.AnySectionDataType).items()}
         sections = [objects.Objects(i) for i in range(objects.ObjectsLength())]
         found = tuple(Section(names[s.DataType()], s.BeginOffset(), s.EndOffset()) for s in sections)
-        size = bundle.stat().st_size
-    except OSError as error:
-        raise InputError(
-            f"cannot read {bundle}: {error.strerror}", hint="Give the path of a .litertlm file."
-        ) from error
-    except (struct.error, IndexError, AttributeError, KeyError) as error:
-        raise InputError(f"{bundle} has a broken header", hint="Convert or fetch the file again.") from error
-    if not found or found[-1].end > size:
+    if not found or any(section.end > size for section in found):
         raise InputError(f"{bundle} is cut short at {size} bytes", hint="Convert or fetch the file again.")
+    if any(section.begin > section.end for section in found):
+        raise InputError(f"{bundle} has a broken header", hint="Convert or fetch the file again.")
     return found
 
 
@@ -204,7 +201,7 @@ def read_llm_metadata(bundle: Path) -> LlmMetadata:
     """The LlmMetadata of a bundle. Raises InputError if `bundle` is no bundle or has none."""
     for section in read_sections(bundle):
         if section.kind == "LlmMetadataProto":
-            with bundle.open("rb") as stream:
+            with _readable(bundle), bundle.open("rb") as stream:
                 stream.seek(section.begin)
                 return LlmMetadata.FromString(stream.read(section.end - section.begin))
     raise InputError(f"{bundle} holds no language model", hint="Give a bundle with an LlmMetadata section.")
@@ -214,11 +211,38 @@ def read_signatures(bundle: Path) -> tuple[str, ...]:
     """The signatures of a bundle's model. Raises InputError if `bundle` is no bundle or has no model."""
     for section in read_sections(bundle):
         if section.kind == "TFLiteModel":
-            with bundle.open("rb") as stream, mmap.mmap(stream.fileno(), 0, prot=mmap.PROT_READ) as content:
+            with (
+                _readable(bundle),
+                bundle.open("rb") as stream,
+                mmap.mmap(stream.fileno(), 0, prot=mmap.PROT_READ) as content,
+            ):
                 model = tflite_schema.Model.GetRootAs(content, section.begin)
                 names = [model.SignatureDefs(i).SignatureKey() for i in range(model.SignatureDefsLength())]
                 return tuple(name.decode() for name in names)
     raise InputError(f"{bundle} holds no model", hint="Give a bundle with a TFLiteModel section.")
+
+
+@contextmanager
+def _readable(bundle: Path) -> Iterator[None]:
+    """Says of a file that readers stumble over that it is broken: InputError, whatever they raise."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"cannot read {bundle}: {error.strerror}", hint="Give the path of a .litertlm file."
+        ) from error
+    # Offsets that lead anywhere, text that is none, sizes beyond any file; messages that are none.
+    except (
+        struct.error,
+        LookupError,
+        AttributeError,
+        TypeError,
+        ValueError,
+        OverflowError,
+        MemoryError,
+        DecodeError,
+    ) as error:
+        raise InputError(f"{bundle} is broken: {error}", hint="Convert or fetch the file again.") from error
 
 
 def require_room(path: Path, size: int) -> None:

@@ -1,48 +1,39 @@
-"""The tokenizer of a model folder: the section that the runtime reads, and the tokens that frame a text."""
+"""The tokenizer of a model folder: the section that the runtime reads, and what else a bundle says about text."""
 
-import json
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from autoconvert.errors import InputError, Refused
-from autoconvert.packaging.chat_template import ChatTemplate, read_chat_template
+from autoconvert.errors import InputError
+from autoconvert.packaging.chat_template import ChatTemplate, Renderer, read_chat_template
+from autoconvert.packaging.dialogues import Dialogue
+from autoconvert.packaging.passage import ENGLISH, Texts, choose_texts
+from autoconvert.packaging.special_tokens import read_json, refuse_tokens_without_row, start_token, stop_tokens
+from autoconvert.packaging.tokenizer_section import Encode, Read, Reading, TokenizerSection, choose_section, readings
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerBase
 
-Encode = Callable[[str], list[int]]
-
-PROBES = (
-    "The quick brown fox jumps over the lazy dog.",
-    "  two spaces,\ta tab\n\nand new lines  ",
-    "Grüße, señor! 你好世界。 Привет. 🙂👩‍💻 e\u0301",
-    "x = [1, 22, 333, 4096]; print(f'{x!r}')  # 3.14e-10",
-    "don't I'LL we've <b>bold</b> http://example.org/?q=1&r=2",
-)
+_FILES = ("tokenizer.json", "*.model", "vocab.json", "vocab.txt", "*.tiktoken", "tekken.json")
+_SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
 @dataclass(frozen=True)
-class TokenizerSection:
-    """A tokenizer as a `.litertlm` holds it.
+class Trial:
+    """The runtime, to choose by: how it reads texts with a tokenizer and renders dialogues with a template."""
 
-    `kind` is "huggingface" for the text of a `tokenizer.json` and "sentencepiece" for a serialized model;
-    `reason` says in a line why this form was chosen.
-    """
-
-    kind: Literal["huggingface", "sentencepiece"]
-    content: bytes
-    reason: str
+    read: Read
+    render: Renderer
 
 
 @dataclass(frozen=True)
 class TokenizerSpec:
-    """What a bundle says about text.
+    """What a bundle says about text, and what that is checked by.
 
     `start` is the token that the tokenizer itself puts before a text, None if it puts none; `stops` are the
-    tokens that end an answer; `notes` are sentences for the report about what could not be kept as it was.
+    tokens that end an answer; `notes` are sentences for the report about what could not be kept as it was. The rest is
+    what the source's tokenizer makes of texts and chats: `readings`, `dialogues`, and texts to run the model on.
     """
 
     section: TokenizerSection
@@ -51,148 +42,139 @@ class TokenizerSpec:
     pad: int | None
     chat: ChatTemplate | None
     notes: tuple[str, ...] = ()
+    readings: tuple[Reading, ...] = ()
+    dialogues: tuple[Dialogue, ...] = ()
+    texts: Texts = ENGLISH
+
+    def encoder(self) -> Encode:
+        """What reads a text as the runtime does at the beginning of a session: with the start token."""
+        encode, first = self.section.encoder(), [] if self.start is None else [self.start]
+        return lambda text: [*first, *encode(text)]
 
 
-def read_tokenizer(folder: Path) -> TokenizerSpec:
+def read_tokenizer(
+    folder: Path, *, trust_remote_code: bool = False, rows: int | None = None, trial: Trial | None = None
+) -> TokenizerSpec:
     """Reads tokenizer files, `generation_config.json` and the chat template of a model folder.
 
+    `rows` are those of the model's embedding, as far as known. By `trial` forms of the tokenizer and of the template
+    are chosen that work in the runtime; without it the first ones are taken that should.
     Raises InputError if the folder has no tokenizer or it cannot be loaded, Refused if the runtime has no
-    form of it that gives the same token ids.
+    form of it that gives the same token ids, or if the model has no row for a token that texts need.
     """
-    tokenizer = load_tokenizer(folder)
-    start, notes = start_token(tokenizer)
-    chat, chat_notes = read_chat_template(tokenizer, start)
+    tokenizer, notes = _load(folder, trust_remote_code)
+    read = readings(tokenizer, rows)
+    _refuse_what_reads_nothing(folder, tokenizer, read)
+    start, start_notes = start_token(tokenizer, ["a", *(reading.text for reading in read)])
+    section = choose_section(folder, tokenizer, read, rows, trial.read if trial else None)
+    chat, dialogues, chat_notes = read_chat_template(tokenizer, start, trial.render if trial else None)
+    row_notes = refuse_tokens_without_row(tokenizer, start, dialogues, rows)
+    stops, stop_notes = stop_tokens(folder, tokenizer, chat.end_of_turn if chat else None, rows)
+    pad = tokenizer.pad_token_id
     return TokenizerSpec(
-        section=choose_section(folder, tokenizer),
+        section=section,
         start=start,
-        stops=stop_tokens(folder, tokenizer, chat),
-        pad=tokenizer.pad_token_id,
+        stops=stops,
+        pad=pad if pad is not None and (rows is None or pad < rows) else None,
         chat=chat,
-        notes=notes + chat_notes,
+        notes=(*notes, *start_notes, *row_notes, *stop_notes, *chat_notes),
+        readings=read,
+        dialogues=dialogues,
+        texts=choose_texts(section.encoder(), tokenizer, rows),
     )
 
 
-def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
+def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> "PreTrainedTokenizerBase":
     """The tokenizer as transformers users get it. Raises InputError that says what is missing or broken."""
+    return _load(folder, trust_remote_code)[0]
+
+
+def _load(folder: Path, trust_remote_code: bool) -> tuple["PreTrainedTokenizerBase", tuple[str, ...]]:
+    """The tokenizer, and notes on what of it could not be loaded."""
     # A module in memory converts without transformers; only a tokenizer's folder needs it.
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    files = [folder / name for name in ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")]
-    if not any(file.is_file() for file in files):
+    config = read_json(folder / "tokenizer_config.json")
+    auto_map = config.get("auto_map")
+    own_code = auto_map.get("AutoTokenizer") if isinstance(auto_map, dict) else None
+    if not own_code and not any(next(folder.glob(name), None) for name in _FILES):
         raise InputError(
             f"{folder} has no tokenizer: neither tokenizer.json nor tokenizer.model",
             hint="Put the model's tokenizer.json beside its config.json, or ask for --format tflite, "
             "which needs no tokenizer.",
         )
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as first:
-        error = first
-        if files[0].is_file():
-            try:
-                return PreTrainedTokenizerFast(tokenizer_file=str(files[0]))
-            except Exception as second:
-                error = second
+    whole = folder / "tokenizer.json"
+    loads: list[tuple[Callable[[], Any], str]] = [
+        # Without an answer transformers would ask on the terminal whether to run a folder's code.
+        (lambda: AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code), "")
+    ]
+    if whole.is_file() and not own_code:
+        loads += [
+            (lambda: PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True), "without its own class"),
+            (lambda: _from_json(whole, config), "from tokenizer.json, special tokens and chat template alone"),
+        ]
+    errors: list[Exception] = []
+    for load, how in loads:
+        # A foreign library reads foreign files: it may raise anything.
+        try:
+            tokenizer = load()
+            tokenizer.encode("what it is asked for later")
+        except Exception as error:
+            errors.append(error)
+            continue
+        notes = (f"the tokenizer was read {how}: {_line(errors[0])}",) if errors else ()
+        return tokenizer, notes + _lost_template(folder, tokenizer)
+    if own_code and not trust_remote_code:
         raise InputError(
-            f"the tokenizer in {folder} cannot be loaded: {error}",
-            hint="Check the tokenizer files; a tokenizer that needs its own Python code must be saved as "
-            "tokenizer.json first.",
-        ) from error
+            f"the tokenizer in {folder} needs Python code of its own: {own_code}",
+            hint="Read that code and, if you trust it, convert with --trust-remote-code; --format tflite needs no "
+            "tokenizer.",
+        )
+    raise InputError(
+        f"the tokenizer in {folder} cannot be loaded: {_line(errors[-1])}",
+        hint="Check the tokenizer files; one that this version of transformers cannot load can be saved as "
+        "tokenizer.json first.",
+    ) from errors[-1]
 
 
-def choose_section(folder: Path, tokenizer: "PreTrainedTokenizerBase") -> TokenizerSection:
-    """The first form that gives the tokenizer's own ids for texts of many kinds and its special tokens.
-
-    `tokenizer.json` comes first because it also holds normalisation and added tokens, which a SentencePiece
-    model does not; a tokenizer that differs from its files is written out anew. Raises Refused if none fits.
-    """
+def _from_json(whole: Path, config: dict[str, Any]) -> "PreTrainedTokenizerBase":
     from transformers import PreTrainedTokenizerFast
 
-    wanted = [tokenizer.encode(text, add_special_tokens=False) for text in probes(tokenizer)]
+    special = {}
+    for name in _SPECIAL:
+        token = config.get(name)
+        token = token.get("content") if isinstance(token, dict) else token
+        if isinstance(token, str):
+            special[name] = token
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(whole), **special)
+    template, file = config.get("chat_template"), whole.parent / "chat_template.jinja"
+    if file.is_file():
+        template = file.read_text("utf-8")
+    if isinstance(template, str):
+        tokenizer.chat_template = template
+    return tokenizer
 
-    def exact(encode: Encode) -> bool:
-        return all(encode(text) == ids for text, ids in zip(probes(tokenizer), wanted, strict=True))
 
-    whole, pieces = folder / "tokenizer.json", folder / "tokenizer.model"
-    if whole.is_file() and exact(huggingface_encoder(whole.read_bytes())):
-        return TokenizerSection("huggingface", whole.read_bytes(), "tokenizer.json: exact, with added tokens")
-    if pieces.is_file() and exact(sentencepiece_encoder(pieces.read_bytes())):
-        return TokenizerSection("sentencepiece", pieces.read_bytes(), "tokenizer.model: exact by itself")
-    if isinstance(tokenizer, PreTrainedTokenizerFast):
-        content = serialize(tokenizer)
-        if exact(huggingface_encoder(content)):
-            reason = "written from the loaded tokenizer: no file of the folder alone gives its token ids"
-            return TokenizerSection("huggingface", content, reason)
-    raise Refused(
-        f"no form of the tokenizer in {folder} that the runtime reads gives its token ids",
-        hint="Save a fast tokenizer (tokenizer.json) for the model, or ask for --format tflite.",
+def _lost_template(folder: Path, tokenizer: "PreTrainedTokenizerBase") -> tuple[str, ...]:
+    """Says where a template lies that the tokenizer did not load."""
+    if tokenizer.chat_template or "chat_template" not in read_json(folder / "chat_template.json"):
+        return ()
+    return (
+        "no chat template: the tokenizer has none, and chat_template.json belongs to a processor; save it as "
+        "chat_template.jinja to have it in the bundle",
     )
 
 
-def probes(tokenizer: "PreTrainedTokenizerBase") -> tuple[str, ...]:
-    """Texts of many kinds, and the special tokens inside a text as a chat template writes them."""
-    return (*PROBES, "".join(f"{token}a\n" for token in tokenizer.all_special_tokens))
-
-
-def huggingface_encoder(content: bytes) -> Encode:
-    from tokenizers import Tokenizer
-
-    core = Tokenizer.from_str(content.decode("utf-8"))
-    core.no_truncation()
-    core.no_padding()
-    return lambda text: list(core.encode(text, add_special_tokens=False).ids)
-
-
-def sentencepiece_encoder(content: bytes) -> Encode:
-    from sentencepiece import SentencePieceProcessor
-
-    processor = SentencePieceProcessor(model_proto=content)
-    return lambda text: list(processor.encode(text))
-
-
-def serialize(tokenizer: "PreTrainedTokenizerFast") -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "tokenizer.json")
-        tokenizer.backend_tokenizer.save(str(file))
-        return file.read_bytes()
-
-
-def start_token(tokenizer: "PreTrainedTokenizerBase") -> tuple[int | None, tuple[str, ...]]:
-    """The token that encoding puts before a text, found by encoding one; None if it puts none.
-
-    A declared `bos_token` says nothing about that. Raises Refused if several tokens are put before a text.
-    """
-    bare = tokenizer.encode("a", add_special_tokens=False)
-    framed = tokenizer.encode("a", add_special_tokens=True)
-    at = next((i for i in range(len(framed)) if framed[i : i + len(bare)] == bare), None)
-    if at is None or at > 1:
-        raise Refused(
-            f"the tokenizer frames a text as {framed}: the runtime puts one token before it, not several",
-            hint="Convert with --format tflite and put the tokens there yourself.",
+def _refuse_what_reads_nothing(folder: Path, tokenizer: "PreTrainedTokenizerBase", read: Sequence[Reading]) -> None:
+    """A library that misses a tokenizer's vocabulary makes one that knows no text."""
+    added = tokenizer.added_tokens_decoder.keys()
+    if all(token == tokenizer.unk_token_id or token in added for reading in read for token in reading.ids):
+        raise InputError(
+            f"the tokenizer in {folder} knows no text: {len(tokenizer)} tokens were loaded as "
+            f"{type(tokenizer).__name__}",
+            hint="Check tokenizer_class in tokenizer_config.json, and that all files of the tokenizer are there.",
         )
-    after = framed[at + len(bare) :]
-    notes = (f"the tokenizer ends a text with {after}, which the runtime does not write",) if after else ()
-    return (framed[0] if at else None), notes
 
 
-def stop_tokens(folder: Path, tokenizer: "PreTrainedTokenizerBase", chat: ChatTemplate | None) -> tuple[int, ...]:
-    """Tokens that end an answer: of generation config, tokenizer and chat template, each once."""
-    declared = read_json(folder / "generation_config.json").get("eos_token_id")
-    if declared is None:
-        declared = read_json(folder / "config.json").get("eos_token_id")
-    listed = declared if isinstance(declared, list) else [declared]
-    candidates = [*listed, tokenizer.eos_token_id, chat.end_of_turn if chat else None]
-    return tuple(dict.fromkeys(token for token in candidates if token is not None))
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """The object in `file`, empty if there is no such file. Raises InputError if it is not a JSON object."""
-    if not file.is_file():
-        return {}
-    try:
-        content = json.loads(file.read_text("utf-8"))
-    except ValueError as error:
-        raise InputError(f"{file} is not JSON: {error}", hint="Fetch the file again.") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{file} holds no JSON object", hint="Fetch the file again.")
-    return content
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -35,6 +35,7 @@ class Report:
     bytes_by_dtype: dict[str, int]
     checkpoint: list[dict[str, Any]]
     checks: list[CheckResult]
+    notes: list[str]
     stages: list[StageTime]
     seconds: float
     peak_memory: int
@@ -51,8 +52,9 @@ def make_report(
     files: Mapping[str, Path],
     stages: Sequence[StageTime],
     checks: Sequence[CheckResult],
+    notes: Sequence[str],
 ) -> Report:
-    """Gathers a finished conversion."""
+    """Gathers a finished conversion; `notes` are sentences on what could not be kept as it was."""
     return Report(
         model=model,
         settings=settings,
@@ -66,6 +68,7 @@ def make_report(
         bytes_by_dtype=linked.bytes_by_dtype,
         checkpoint=[dataclasses.asdict(row) for row in rows],
         checks=list(checks),
+        notes=list(notes),
         stages=list(stages),
         seconds=sum(stage.seconds for stage in stages),
         peak_memory=_peak_memory(),

@@ -32,6 +32,8 @@ def summary(report: Report, files: Mapping[str, Path], *, verbose: bool = False)
         yield labelled("checked", ", ".join(check.name for check in report.checks))
     if missing := _not_checked(report.settings["verify"], report.checks):
         yield labelled("unchecked", missing)
+    for number, note in enumerate(report.notes):
+        yield labelled("" if number else "notes", note)
     yield labelled("took", f"{report.seconds:.1f} s, at most {readable_size(report.peak_memory)} of memory")
     if verbose:
         yield from _details(report)

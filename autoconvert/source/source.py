@@ -46,6 +46,15 @@ class Source:
     unmatched: Mapping[str, str] = field(default_factory=dict)
 
 
+def embedding_rows(module: nn.Module) -> int | None:
+    """How many tokens a module has an embedding for; None where it does not say which its embedding is."""
+    try:
+        weight = module.get_input_embeddings().weight  # type: ignore[operator]
+    except (AttributeError, NotImplementedError):
+        return None
+    return int(weight.shape[0]) if getattr(weight, "ndim", 0) == 2 else None
+
+
 def load_source(
     model: str | Path | nn.Module,
     *,

@@ -50,6 +50,6 @@ def test_a_wrong_start_token_is_caught_by_the_bundle_check(prepends_start: bool,
     tokenizer = byte_level_tokenizer(prepends_start=prepends_start)
     tiny_llama(len(tokenizer)).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
-    with pytest.raises(autoconvert.CheckFailed, match="the source's tokenizer as"):
+    with pytest.raises(autoconvert.CheckFailed, match="the runtime starts a text with token"):
         convert(tmp_path / "model", tmp_path / "out", prefill=(8,), stages=Stages(before_bundle=wrong_start_token))
     assert not (tmp_path / "out").exists()

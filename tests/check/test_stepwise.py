@@ -1,11 +1,10 @@
-"""A linked file run step by step: its numbers are the interpreter's where nothing is quantized, the source's otherwise."""
+"""A linked file run step by step: its numbers are the runtime's of an unquantized file, whatever it stores."""
 
 from pathlib import Path
 
 import pytest
 import torch
 
-import autoconvert
 from autoconvert.check.deployment import calls_of, read
 from autoconvert.check.parity import distance
 from autoconvert.check.readings import Reading, at_the_end, from_the_start

@@ -1,3 +1,4 @@
+import contextlib
 import hashlib
 import subprocess
 import sys
@@ -6,12 +7,16 @@ import zlib
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from autoconvert.errors import InputError, MachineError
 from autoconvert.lowering.cpu import CPU
 from autoconvert.packaging import litertlm
 from autoconvert.packaging.metadata import build_executor_metadata, build_llm_metadata
-from autoconvert.packaging.tokenizer import TokenizerSection, TokenizerSpec
+from autoconvert.packaging.tokenizer import TokenizerSpec
+from autoconvert.packaging.tokenizer_section import TokenizerSection
+from autoconvert.runtime.stub import write_stub
 
 SECTION = TokenizerSection("huggingface", b'{"version": "1.0"}', "")
 SPEC = TokenizerSpec(SECTION, None, (1,), None, None)
@@ -110,6 +115,40 @@ def test_a_file_that_is_no_whole_bundle_is_an_input_error(tflite: Path, tmp_path
     bundle.write_bytes(damaged)
     with pytest.raises(InputError):
         litertlm.read_sections(bundle)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    file = tmp_path_factory.mktemp("stub") / "model.litertlm"
+    write_stub(SPEC, file)
+    return file.read_bytes()
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    places=st.lists(st.tuples(st.integers(0, 40_000), st.integers(0, 255)), min_size=1, max_size=12), cut=st.integers()
+)
+def test_whatever_bytes_a_bundle_has_it_is_read_or_an_input_error(
+    whole: bytes, tmp_path: Path, places: list[tuple[int, int]], cut: int
+) -> None:
+    content = bytearray(whole)
+    for at, value in places:
+        # Most of a bundle is padding: the header and the beginnings of sections tell.
+        content[(at % 400 + 16384 * (at // 400 % 4)) % len(content)] = value
+    bundle = tmp_path / "model.litertlm"
+    bundle.write_bytes(content[: cut % len(content)] if cut % 4 == 0 else content)
+    for read in (litertlm.read_sections, litertlm.read_llm_metadata, litertlm.read_signatures):
+        with contextlib.suppress(InputError):
+            read(bundle)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rest=st.binary(max_size=400))
+def test_a_file_that_begins_as_a_bundle_and_goes_on_anyhow_is_an_input_error(tmp_path: Path, rest: bytes) -> None:
+    bundle = tmp_path / "model.litertlm"
+    bundle.write_bytes(litertlm.MAGIC + rest)
+    with pytest.raises(InputError):
+        litertlm.read_llm_metadata(bundle)
 
 
 def test_a_large_model_is_not_read_into_memory(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 from autoconvert.lowering.cpu import CPU
-from autoconvert.packaging.chat_template import Affixes, ChatTemplate
+from autoconvert.packaging.affixes import Affixes
+from autoconvert.packaging.chat_template import ChatTemplate
 from autoconvert.packaging.metadata import build_executor_metadata, build_llm_metadata
-from autoconvert.packaging.tokenizer import TokenizerSection, TokenizerSpec
+from autoconvert.packaging.tokenizer import TokenizerSpec
+from autoconvert.packaging.tokenizer_section import TokenizerSection
 
 SECTION = TokenizerSection("huggingface", b"{}", "")
 

@@ -37,6 +37,7 @@ REPORT = Report(
         CheckResult("rewrites", True, "2 regions"),
         CheckResult("bundle in the runtime", True, "within 1e-6"),
     ],
+    notes=["chat template left out: it cannot render"],
     stages=[StageTime("link", 1.5, "")],
     seconds=1.5,
     peak_memory=1_250_000_000,
@@ -65,6 +66,12 @@ def test_it_says_what_was_written_found_and_spent(bundle: Path) -> None:
     assert "checkpoint  1 tensors used, 1 left out (4.0 kB)" in said
     assert "checked     rewrites, bundle in the runtime" in said
     assert "took        1.5 s, at most 1.2 GB of memory" in said
+
+
+def test_notes_are_said_one_a_line(bundle: Path) -> None:
+    said = lines(dataclasses.replace(REPORT, notes=["one token left out", "the template was changed"]), bundle)
+    assert said[said.index("notes       one token left out") + 1] == "            the template was changed"
+    assert not any(line.startswith("notes") for line in lines(dataclasses.replace(REPORT, notes=[]), bundle))
 
 
 def test_the_next_command_can_be_pasted(bundle: Path) -> None:
