@@ -215,10 +215,10 @@ def test_a_template_that_the_runtime_cannot_run_and_that_is_no_affixes_is_left_o
     assert notes == ("chat template left out: the runtime cannot render it as the tokenizer does",)
 
 
-def test_a_template_that_no_bundle_can_hold_is_left_out() -> None:
+def test_a_template_whose_text_no_bundle_can_hold_becomes_affixes() -> None:
     form, _, notes = read(TEMPLATES["string content"] + "{# \ud800 #}")
-    assert form is None
-    assert "left out" in notes[0]
+    assert form is not None and form.jinja is None
+    assert "reduced to the text before and after each turn" in notes[0]
 
 
 PARTS = st.sampled_from(
