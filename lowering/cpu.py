@@ -13,7 +13,7 @@ from autoconvert.ir.interface import Role, Size
 from autoconvert.ir.model import Signature
 from autoconvert.ir.program import LENGTH
 from autoconvert.ir.state import State, Write
-from autoconvert.lowering.bodies import attention, experts, lookup, rotary, sorting
+from autoconvert.lowering.bodies import attention, division, experts, lookup, rotary, sorting
 from autoconvert.ops.semantic import Body
 
 
@@ -48,6 +48,7 @@ class _Cpu:
             ops.rotary: rotary.rotary,
             ops.expert_linear: experts.expert_linear,
             torch.ops.aten.embedding.default: lookup.embedding,
+            torch.ops.aten.div.Tensor_mode: division.div,
             torch.ops.aten.topk.default: sorting.topk,
             torch.ops.aten.sort.default: sorting.sort,
             torch.ops.aten.sort.stable: sorting.stable_sort,

@@ -5,9 +5,11 @@ from collections.abc import Collection
 import torch
 from torch import fx
 
+from autoconvert.ir.editing import finish
 from autoconvert.ir.graph_module import graph_module
 from autoconvert.ir.target import Target
 from autoconvert.lowering.bodies import repetition
+from autoconvert.lowering.constant_operands import constant_operands_last
 from autoconvert.passes.canonicalize import canonicalize
 from autoconvert.rewrite.decomposition import decompose_nodes
 
@@ -20,5 +22,8 @@ def legalize(graph: fx.GraphModule, target: Target, weights: Collection[str] = (
     decompose_nodes(copy.graph, target.bodies)
     # Bodies repeat too.
     canonicalize(copy, weights)
-    repeated = decompose_nodes(copy.graph, {torch.ops.aten.expand.default: repetition.expand})
-    return canonicalize(copy, weights) if repeated else copy
+    if decompose_nodes(copy.graph, {torch.ops.aten.expand.default: repetition.expand}):
+        canonicalize(copy, weights)
+    # Last, since the canonical form of a sum with a negative is a difference.
+    constant_operands_last(copy.graph)
+    return finish(copy)

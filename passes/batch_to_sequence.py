@@ -195,6 +195,8 @@ def _single(owner: fx.GraphModule, inputs: list[fx.Node], outputs: list[fx.Node]
     copies: dict[fx.Node, fx.Node | int] = {
         node: graph.placeholder(f"input_{index}") for index, node in enumerate(inputs)
     }
+    for node in inputs:
+        copies[node].meta = dict(node.meta)  # type: ignore[union-attr]
     needed = _between(inputs, outputs)
     for node in owner.graph.nodes:
         if node in copies or node not in needed:

@@ -13,6 +13,7 @@ from torch import Tensor, fx
 
 from autoconvert import ops
 from autoconvert.analysis.binding_times import Time, binding_times, frontier
+from autoconvert.analysis.constants import same_constant
 from autoconvert.analysis.invariants import POSITIONS_MATERIALIZED, WHOLE_TEXT
 from autoconvert.analysis.masks import Mask, classify_mask, same_mask
 from autoconvert.analysis.op_traits import FILLS
@@ -140,8 +141,9 @@ def _evaluate(program: Program, nodes: list[fx.Node], times: dict[fx.Node, Time]
     for shorter in _shorter_lengths(context):
         for node, table, part in zip(nodes, tables, _run(region, program.roles, shorter), strict=True):
             leading = table[tuple(slice(0, size) for size in part.shape)]
-            same = leading.shape == part.shape and torch.equal(leading, part)
-            if not same and not _same_for_attention(table, part, _later_users(node, times), node):
+            if not same_constant(leading, part) and not _same_for_attention(
+                table, part, _later_users(node, times), node
+            ):
                 raise Refused(
                     f"The value of {location(node)} at one position depends on how long the sequence is "
                     f"(it differs between lengths {shorter} and {context}).",
@@ -209,7 +211,7 @@ def _materialize_rows(graph: fx.GraphModule, node: fx.Node, table: Tensor, axis:
     order = graph.graph
     sizes = [-1 if is_symbolic(size) else size for size in shape(node)]
     with order.inserting_before(_first_user(node)):
-        if torch.equal(table.flatten(), torch.arange(table.numel())):
+        if same_constant(table.flatten(), torch.arange(table.numel())):
             rows = emit(order, aten.reshape.default, input_pos, sizes, like=node)
         else:
             rows = _rows(graph, f"table_{node.name}", table.movedim(axis, 0), input_pos, node)

@@ -2,6 +2,7 @@
 
 from autoconvert.passes import (
     batch_to_sequence,
+    bound_integers,
     canonicalize,
     cumsum_to_scan,
     decompose,
@@ -38,4 +39,6 @@ PASSES: tuple[Pass, ...] = (
     # What remains along the sequence is scans, so that everything else may be proven to be separate.
     insert_kv_cache.PASS,
     insert_scan_states.PASS,
+    # Last, so that it sees every number that a device is asked to compute.
+    bound_integers.PASS,
 )

@@ -46,6 +46,11 @@ def content(value: Tensor) -> memoryview:
     return value.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
+def same_constant(a: Tensor, b: Tensor) -> bool:
+    """Whether no operation could tell two constants apart: equal type, shape and bits, so that −0.0 is not 0.0."""
+    return a.dtype == b.dtype and a.shape == b.shape and content(a) == content(b)
+
+
 def digest(value: Tensor) -> str:
     """Short, and equal for equal numbers of one type and shape."""
     return hashlib.sha256(f"{value.dtype}{list(value.shape)}".encode() + content(value)).hexdigest()[:12]

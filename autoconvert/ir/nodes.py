@@ -42,12 +42,14 @@ def first_operand(node: fx.Node) -> fx.Node:
 
 
 def frozen(value: Any) -> Any:
-    """Arguments as something that can be hashed; equal numbers of different types stay apart."""
+    """Arguments as something that can be hashed; equal numbers of different types stay apart, as 0.0 and −0.0."""
     if isinstance(value, list | tuple):
         return tuple(frozen(v) for v in value)
     if isinstance(value, dict):
         return tuple((k, frozen(v)) for k, v in sorted(value.items()))
-    return (type(value), value) if isinstance(value, bool | int | float) else value
+    if isinstance(value, float):
+        return (float, value.hex())
+    return (type(value), value) if isinstance(value, bool | int) else value
 
 
 def overload(node: fx.Node) -> OpOverload:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
+from autoconvert.analysis.constants import same_constant
 from autoconvert.errors import InputError
 from autoconvert.ir.editing import traced
 from autoconvert.ops.semantic import Operation
@@ -138,7 +139,9 @@ class Pattern:
 def same(bound: Tensor, expected: Tensor) -> bool:
     """Whether what a guard got is a constant of the model, and has the numbers that are `expected`."""
     is_constant = not isinstance(bound, FakeTensor)
-    return is_constant and bound.shape == expected.shape and torch.equal(bound.to(expected.dtype), expected)
+    # A number may stand there in any type that holds it.
+    wide = torch.promote_types(bound.dtype, expected.dtype)
+    return is_constant and same_constant(bound.to(wide), expected.to(wide))
 
 
 def _place(function: Callable[..., Any]) -> str:

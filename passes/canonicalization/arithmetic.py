@@ -9,7 +9,7 @@ from torch import Tensor, fx
 
 from autoconvert.analysis.constants import held_value
 from autoconvert.ir.editing import emit
-from autoconvert.ir.nodes import arguments, first_operand, is_symbolic, overload, shape
+from autoconvert.ir.nodes import arguments, first_operand, is_symbolic, named_arguments, overload, shape
 from autoconvert.passes.canonicalization.copies import same_type
 from autoconvert.rewrite.rule import rule
 
@@ -21,6 +21,31 @@ _WITH_A_NUMBER = {
     aten.mul.Scalar: aten.mul.Tensor,
     aten.div.Scalar: aten.div.Tensor,
 }
+
+
+_SUMS = {
+    aten.add.Tensor: aten.add.Tensor,
+    aten.sub.Tensor: aten.sub.Tensor,
+    aten.add.Scalar: aten.add.Tensor,
+    aten.sub.Scalar: aten.sub.Tensor,
+}
+
+
+@rule(*_SUMS)
+def _factor_is_product(node: fx.Node) -> fx.Node | None:
+    """add(x, y, alpha=c) is x + c · y."""
+    given = named_arguments(node)
+    x, y, factor = given["self"], given["other"], given["alpha"]
+    if isinstance(factor, int) and factor == 1 and not isinstance(factor, bool):
+        return None
+    if isinstance(y, fx.Node):
+        scaled = emit(node.graph, aten.mul.Tensor, y, factor, like=node)
+        # What is no product of its own type, as of truths, PyTorch computes in the type of the sum.
+        if scaled.meta["val"].dtype not in (y.meta["val"].dtype, node.meta["val"].dtype):
+            return None
+    else:
+        scaled = y * factor
+    return emit(node.graph, _SUMS[overload(node)], x, scaled, like=node)
 
 
 @rule(*_WITH_A_NUMBER)
@@ -170,7 +195,7 @@ def _variance_is_mean_of_squares(node: fx.Node) -> fx.Node | None:
     axes: Any = rest[0] if rest else node.kwargs.get("dim")
     correction = node.kwargs.get("correction", 1)
     sizes = [shape(x)[axis] for axis in axes or ()]
-    if not sizes or any(map(is_symbolic, sizes)) or not isinstance(correction, int | float):
+    if not is_float(x) or not sizes or any(map(is_symbolic, sizes)) or not isinstance(correction, int | float):
         return None
     count = math.prod(map(int, sizes))
     if count <= correction:
@@ -190,6 +215,7 @@ def is_float(value: Any) -> bool:
 
 
 RULES = (
+    _factor_is_product,
     _number_is_operand,
     _constant_is_number,
     _square_is_product,

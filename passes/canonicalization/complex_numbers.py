@@ -92,7 +92,10 @@ class _Pairs:
             first, second = (emit(node.graph, aten.select.int, node.args[0], -1, i, like=node) for i in (0, 1))
             return first, second
         if node.target in _CASTS:
-            return self._parts(node.args[0]) if _is_complex(node.args[0]) else None
+            # Of another width its parts would be as well.
+            source = node.args[0]
+            same = _is_complex(source) and source.meta["val"].dtype == node.meta["val"].dtype  # type: ignore[union-attr]
+            return self._parts(source) if same else None
         return self._by_parts(node) if _is_by_parts(node) else None
 
     def _constant(self, node: fx.Node, part: str) -> fx.Node:
@@ -109,7 +112,8 @@ class _Pairs:
         indices = [operand for operand in operands if not _is_complex(operand)]
         wholes = [part for operand in operands if _is_complex(operand) for part in self._pairs[operand]]
         is_plain = all(isinstance(part, fx.Node) for part in wholes) and not _adds_a_number(node)
-        if not is_plain or any(index.meta["val"].is_floating_point() for index in indices):
+        # Of a lookup real operands are indices; in a sum they have no imaginary part to add.
+        if not is_plain or (indices and not is_lookup(node.target)):
             return None
         return self._on_part(node, 0), self._on_part(node, 1)
 

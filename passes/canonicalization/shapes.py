@@ -105,8 +105,12 @@ def _only(axis: int, count: int, rank: int) -> list[int]:
 
 @rule(aten.t.default, aten.numpy_T.default, aten.mT.default)
 def _transposed_is_transpose(node: fx.Node) -> fx.Node | None:
-    if len(shape(node)) < 2:
-        return None
+    """`.T` reverses all axes, which is a transpose of two, and `.mT` exchanges the last two of any number."""
+    rank = len(shape(node))
+    if rank < 2:
+        return first_operand(node) if node.target is not aten.mT.default else None
+    if rank > 2 and node.target is aten.numpy_T.default:
+        return emit(node.graph, aten.permute.default, first_operand(node), [*range(-1, -rank - 1, -1)], like=node)
     return emit(node.graph, aten.transpose.int, first_operand(node), -2, -1, like=node)
 
 

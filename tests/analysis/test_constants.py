@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import fx
 
-from autoconvert.analysis.constants import constant_value, content, digest, held_value
+from autoconvert.analysis.constants import constant_value, content, digest, held_value, same_constant
 from autoconvert.ir.graph_module import graph_module
 
 aten = torch.ops.aten
@@ -62,3 +62,11 @@ def test_digests_tell_numbers_types_and_shapes_apart() -> None:
 def test_content_is_in_the_order_of_the_axes() -> None:
     value = torch.arange(6, dtype=torch.uint8).reshape(2, 3)
     assert bytes(content(value.T)) == bytes([0, 3, 1, 4, 2, 5])
+
+
+def test_constants_are_the_same_in_type_shape_and_bits() -> None:
+    value = torch.tensor([0.0, 1.0, float("nan")])
+    minus = torch.tensor([-0.0, 1.0, float("nan")])
+    assert same_constant(value, value.clone())
+    assert not any(same_constant(value, other) for other in (minus, value.double(), value[None], value[:2]))
+    assert not same_constant(torch.arange(3), torch.arange(3.0))

@@ -282,3 +282,11 @@ def test_what_is_filled_for_activations_to_be_written_into_is_no_table() -> None
 def test_what_is_filled_keeps_the_type_of_activations() -> None:
     module = Decoder(lambda _, x: x * (torch.full_like(x, 0.3)[..., :1] * torch.arange(x.shape[1])[:, None]))
     models.assert_chunks_give_what_the_model_gives(models.rewrite(module), module)
+
+
+def test_positions_as_floating_point_numbers_stay_such() -> None:
+    def added(decoder: Decoder, x: Tensor) -> Tensor:
+        return x + torch.arange(x.shape[1]).to(x.dtype)[None, :, None]
+
+    module = Decoder(added)
+    models.assert_chunks_give_what_the_model_gives(models.rewrite(module), module)

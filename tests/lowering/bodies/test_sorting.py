@@ -37,3 +37,23 @@ def test_of_equal_entries_the_first_comes_first() -> None:
 
 def test_there_is_one_comparison() -> None:
     assert operations(lowered(lambda x: x.topk(4), torch.randn(3, 4)))["TOPK_V2"] == 1
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64])
+def test_whole_numbers_of_any_type_are_ordered_up_to_the_least_and_the_largest(dtype: torch.dtype, order: str) -> None:
+    most = torch.iinfo(torch.int32 if dtype == torch.int64 else dtype)
+    row = [3, most.min, 1, most.max, 5, 7]
+    x = torch.tensor([row[turn:] + row[:turn] for turn in range(4)], dtype=dtype)
+    for actual, expected in zip(run(lowered(ORDERS[order], x), x), results(ORDERS[order], x), strict=True):
+        assert torch.equal(actual.to(expected.dtype), expected)
+
+
+@pytest.mark.parametrize("descending", [False, True])
+def test_truth_is_ordered(descending: bool) -> None:
+    def order(x: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.sort(x, stable=True, descending=descending)
+
+    x = torch.tensor([[True, False, True, False, False]])
+    for actual, expected in zip(run(lowered(order, x), x), results(order, x), strict=True):
+        assert torch.equal(actual.to(expected.dtype), expected)

@@ -78,3 +78,11 @@ def test_a_complex_product_is_the_rotation_that_it_is() -> None:
 )
 def test_what_is_not_known_stays_complex_and_right(function: Function) -> None:
     assert any(map(is_complex, canonicalized(function)[0].graph.nodes))
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float32, torch.bool])
+def test_what_is_real_is_added_to_the_real_part_alone_or_left(dtype: torch.dtype) -> None:
+    def summed(x: Tensor, m: Tensor) -> Tensor:
+        return torch.view_as_real(paired(x) + (x[..., ::2] > 0).to(dtype)).flatten(2)
+
+    canonicalized(summed)
