@@ -11,7 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from autoconvert.errors import MachineError
+from autoconvert.errors import InputError, MachineError
+
+
+def expanded(path: str | Path) -> Path:
+    """The path with `~` as the home folder that it stands for. Raises InputError where there is no such home."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{path}: {error}", hint="write the path out") from error
 
 
 @dataclass(frozen=True)
