@@ -98,12 +98,13 @@ def check_bundle_file(
     recipe: Recipe,
     reference: Reference,
     tokenizer: TokenizerSpec,
+    trust_remote_code: bool = False,
 ) -> str:
     """The runtime's tokens and scores against the source's tokenizer and logits; raises CheckFailed.
 
     For a quantized bundle the logits are those of the linked file, whose distance to the source is checked apart.
     """
-    source_tokenizer = load_tokenizer(folder)
+    source_tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
     encode_turn = None
     if tokenizer.chat is not None:
 

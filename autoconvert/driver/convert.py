@@ -18,15 +18,15 @@ from autoconvert.driver.cache import store as store_compiled
 from autoconvert.driver.compilation import Compilation
 from autoconvert.driver.compile import Stages, compile_model
 from autoconvert.driver.library import Library, in_order, libraries
-from autoconvert.driver.needs import needs_of, refuse_what_cannot_fit
+from autoconvert.driver.needs import needs_of
+from autoconvert.driver.ready import REPORT, refuse_what_cannot_be_written, target_folder, tokenizer_of
 from autoconvert.driver.settings import Settings, as_data, choose
-from autoconvert.errors import InputError
 from autoconvert.lowering.compiled import Compiled
 from autoconvert.lowering.cpu import CPU
 from autoconvert.lowering.link import Linked, link
 from autoconvert.packaging.litertlm import write_bundle
 from autoconvert.packaging.metadata import build_executor_metadata, build_llm_metadata
-from autoconvert.packaging.tokenizer import TokenizerSpec, read_tokenizer
+from autoconvert.packaging.tokenizer import TokenizerSpec
 from autoconvert.quantization.choices import DEFAULT
 from autoconvert.quantization.recipe import Recipe
 from autoconvert.report.check_result import CheckResult
@@ -35,10 +35,11 @@ from autoconvert.report.readable import readable_size
 from autoconvert.report.report import Report, make_report, write_report
 from autoconvert.rewrite.pattern import Pattern
 from autoconvert.source.accounting import account
+from autoconvert.source.file_state import identity_of, require_unchanged
 from autoconvert.source.read_ahead import read_ahead
 from autoconvert.source.source import Source, load_source
 from autoconvert.system.memory import give_back
-from autoconvert.system.output import output_folder
+from autoconvert.system.output import expanded, output_folder
 
 if TYPE_CHECKING:
     from autoconvert.dump.dump import Dump
@@ -95,11 +96,11 @@ def convert(
         settings = choose(
             source.config, context=context, prefill=prefill, quantize=quantize, formats=formats, verify=verify
         )
-        tokenizer = _tokenizer(source) if "litertlm" in settings.formats else None
+        tokenizer = tokenizer_of(source, settings)
         # Reading a tokenizer takes many times what stays of it.
         give_back()
-    target = Path(output) if output is not None else Path(source.name)
-    refuse_what_cannot_fit(needs_of(source, settings), target)
+    target = target_folder(source, output)
+    refuse_what_cannot_be_written(needs_of(source, settings), settings, target)
     with dump_of(source, dump, outside) as dumped, output_folder(target) as (folder, publish):
         # What a test has changed must neither be kept nor replaced by what was kept.
         key = key_of(source, settings, outside) if cache and stages is None else None
@@ -109,6 +110,7 @@ def convert(
         if tokenizer is not None and stages is not None:
             tokenizer = stages.before_bundle(tokenizer)
         files, report = _Conversion(source, settings, tokenizer, timeline, folder, dumped).run(compilation)
+        require_unchanged(source.files)
         return Bundle(publish.folder, publish(files), report)
 
 
@@ -121,8 +123,8 @@ def read_source(
     allow_pickle: bool,
 ) -> Source:
     """The source that `model` names, read while `stage` tells how far."""
-    if not isinstance(model, nn.Module) and Path(model).is_dir():
-        read_ahead(Path(model))
+    if not isinstance(model, nn.Module) and (folder := expanded(model)).is_dir():
+        read_ahead(folder)
     source = load_source(
         model,
         revision=revision,
@@ -145,7 +147,7 @@ def dump_of(
     from autoconvert.dump.dump import dump_to
 
     sizes = {name: tensor.nbytes for name, tensor in source.module.state_dict().items()}
-    return dump_to(Path(folder), source.name, sizes, {pattern.name: pattern for pattern in in_order(outside)})
+    return dump_to(expanded(folder), source.name, sizes, {pattern.name: pattern for pattern in in_order(outside)})
 
 
 def _compilation(
@@ -161,21 +163,12 @@ def _compilation(
     if key is not None and dump is None and (kept := load_compiled(key)) is not None:
         with timeline.stage("reuse") as stage:
             stage.note = f"compiled before: {', '.join(kept.compiled.graphs)}"
-        return kept
+        return kept.reused(identity_of(source.files))
     compilation = compile_model(source, settings, timeline, stages, in_order(outside), dump)
     # Only what was checked is kept.
     if key is not None and settings.verify != "off":
-        store_compiled(key, compilation)
+        store_compiled(key, dataclasses.replace(compilation, weights=identity_of(source.files)))
     return compilation
-
-
-def _tokenizer(source: Source) -> TokenizerSpec:
-    if source.folder is None:
-        raise InputError(
-            "A .litertlm bundle needs a tokenizer, and a module in memory has none.",
-            hint="Choose --format tflite (formats=('tflite',)), or convert a folder that holds the tokenizer.",
-        )
-    return read_tokenizer(source.folder)
 
 
 @dataclass
@@ -219,8 +212,9 @@ class _Conversion:
             files,
             self.timeline.stages,
             self.checks,
+            (*self.source.notes, *(self.tokenizer.notes if self.tokenizer else ())),
         )
-        files["report"] = write_report(report, self.folder / "report.json")
+        files["report"] = write_report(report, self.folder / REPORT)
         return files, report
 
     def _runs_file(self, linked: Linked) -> bool:
@@ -286,5 +280,6 @@ class _Conversion:
                 self.settings.quantize,
                 reference,
                 tokenizer,
+                trust_remote_code=self.source.trusts_code,
             )
             self.checks.append(CheckResult("bundle in the runtime", True, stage.note))

@@ -16,6 +16,7 @@ from autoconvert.driver.fingerprint import fingerprint
 from autoconvert.errors import InputError
 from autoconvert.patterns import PATTERNS
 from autoconvert.rewrite.pattern import Pattern
+from autoconvert.system.output import expanded
 
 GROUP = "autoconvert.patterns"
 
@@ -37,7 +38,7 @@ def libraries(given: Sequence[str | Path | Pattern] = ()) -> tuple[Library, ...]
     Raises:
         InputError: a file or a pattern is wrong, with the file and the line; or two patterns have one name.
     """
-    files = [load_file(Path(each)) for each in given if not isinstance(each, Pattern)]
+    files = [load_file(expanded(each)) for each in given if not isinstance(each, Pattern)]
     patterns = tuple(each for each in given if isinstance(each, Pattern))
     by_hand = [Library("this program", patterns, None)] if patterns else []
     installed = [_installed(entry) for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name)]

@@ -1,6 +1,7 @@
 """What a conversion needs of the machine, from the shapes of a model alone, and whether the machine has it."""
 
 import shutil
+import tempfile
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -26,10 +27,14 @@ _LARGEST_WHOLE = 256 << 20
 
 @dataclass(frozen=True)
 class Needs:
-    """What converting takes: bytes of disk while it runs, and of memory at most."""
+    """What converting takes: bytes of disk while it runs, and of memory at most.
+
+    `scratch` are bytes of the disk for temporary files: the runtime that checks a bundle keeps its weights there again.
+    """
 
     disk: int
     memory: int
+    scratch: int = 0
 
 
 def needs_of(source: Source, settings: Settings) -> Needs:
@@ -41,7 +46,8 @@ def needs_of(source: Source, settings: Settings) -> Needs:
     whole = [shape for shape in shapes.values() if not _is_read_in_tiles(shape)]
     sizes = [min(_NUMBER_BYTES * prod(shape), _LARGEST_WHOLE) for shape in whole]
     graphs = _GRAPHS_PER_TENSOR * len(shapes)
-    return Needs(disk=copies * file, memory=_LIBRARIES + graphs + _COPIES * max(sizes, default=0))
+    scratch = file if "litertlm" in settings.formats and settings.verify != "off" else 0
+    return Needs(disk=copies * file, scratch=scratch, memory=_LIBRARIES + graphs + _COPIES * max(sizes, default=0))
 
 
 def _is_read_in_tiles(shape: tuple[int, ...]) -> bool:
@@ -51,11 +57,20 @@ def _is_read_in_tiles(shape: tuple[int, ...]) -> bool:
 def refuse_what_cannot_fit(needs: Needs, folder: Path) -> None:
     """Raise MachineError where the disk of `folder`, or the memory, has less than a conversion needs."""
     place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    temporary = Path(tempfile.gettempdir())
     disk, memory = shutil.disk_usage(place).free, psutil.virtual_memory().available
+    is_same = place.stat().st_dev == temporary.stat().st_dev
     if disk < needs.disk:
         raise MachineError(
             f"Converting needs about {readable_size(needs.disk)} of disk, and {place} has {readable_size(disk)} left.",
             hint="Free some space, choose another -o, or a smaller --quantize.",
+        )
+    room = disk - needs.disk if is_same else shutil.disk_usage(temporary).free
+    if room < needs.scratch:
+        raise MachineError(
+            f"Checking the bundle needs about {readable_size(needs.scratch)} of disk for temporary files, and "
+            f"{temporary} has {readable_size(room)} left{' beside the bundle' if is_same else ''}.",
+            hint="Free some space, set TMPDIR to a folder on another disk, or pass --verify off.",
         )
     if memory < needs.memory:
         raise MachineError(

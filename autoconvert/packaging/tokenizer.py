@@ -53,13 +53,13 @@ class TokenizerSpec:
     notes: tuple[str, ...] = ()
 
 
-def read_tokenizer(folder: Path) -> TokenizerSpec:
+def read_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> TokenizerSpec:
     """Reads tokenizer files, `generation_config.json` and the chat template of a model folder.
 
     Raises InputError if the folder has no tokenizer or it cannot be loaded, Refused if the runtime has no
     form of it that gives the same token ids.
     """
-    tokenizer = load_tokenizer(folder)
+    tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
     start, notes = start_token(tokenizer)
     chat, chat_notes = read_chat_template(tokenizer, start)
     return TokenizerSpec(
@@ -72,7 +72,7 @@ def read_tokenizer(folder: Path) -> TokenizerSpec:
     )
 
 
-def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
+def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> "PreTrainedTokenizerBase":
     """The tokenizer as transformers users get it. Raises InputError that says what is missing or broken."""
     # A module in memory converts without transformers; only a tokenizer's folder needs it.
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -85,7 +85,7 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
             "which needs no tokenizer.",
         )
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
     except Exception as first:
         error = first
         if files[0].is_file():

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import resource
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ _PACKAGES = ("torch", "transformers", "litert-torch", "ai-edge-litert", "ai-edge
 
 @dataclass(frozen=True)
 class Report:
-    """What `report.json` holds; sizes in bytes, times in seconds."""
+    """What `report.json` holds; sizes in bytes, times in seconds; `notes` are sentences for the summary."""
 
     model: str
     settings: dict[str, Any]
@@ -39,6 +39,7 @@ class Report:
     seconds: float
     peak_memory: int
     versions: dict[str, str]
+    notes: list[str] = field(default_factory=list)
 
 
 def make_report(
@@ -51,6 +52,7 @@ def make_report(
     files: Mapping[str, Path],
     stages: Sequence[StageTime],
     checks: Sequence[CheckResult],
+    notes: Sequence[str] = (),
 ) -> Report:
     """Gathers a finished conversion."""
     return Report(
@@ -70,6 +72,7 @@ def make_report(
         seconds=sum(stage.seconds for stage in stages),
         peak_memory=_peak_memory(),
         versions={package: version(package) for package in _PACKAGES},
+        notes=list(notes),
     )
 
 

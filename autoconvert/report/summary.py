@@ -33,6 +33,8 @@ def summary(report: Report, files: Mapping[str, Path], *, verbose: bool = False)
     if missing := _not_checked(report.settings["verify"], report.checks):
         yield labelled("unchecked", missing)
     yield labelled("took", f"{report.seconds:.1f} s, at most {readable_size(report.peak_memory)} of memory")
+    for note in report.notes:
+        yield labelled("note", note)
     if verbose:
         yield from _details(report)
     if "litertlm" in files:

@@ -1,4 +1,4 @@
-"""Which files of a folder hold its checkpoint: those that `from_pretrained` reads, or those that can be nothing else."""
+"""Which files of a folder hold its checkpoint: as `from_pretrained` decides, or the only ones that can."""
 
 import json
 import re

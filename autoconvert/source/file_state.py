@@ -22,6 +22,12 @@ def state_of(status: os.stat_result) -> FileState:
     return FileState(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
+def identity_of(files: Mapping[Path, FileState]) -> str:
+    """What no other content of these files has, on this machine: it counts also when their entries were changed."""
+    states = [path.stat() for path in files]
+    return str([(state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns) for state in states])
+
+
 def require_unchanged(files: Mapping[Path, FileState]) -> None:
     """Raise InputError for a file that is another one now, MachineError for one that cannot be found."""
     for path, before in files.items():

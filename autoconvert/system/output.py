@@ -5,7 +5,7 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,16 @@ class Publish:
 
     def __call__(self, files: Mapping[str, Path]) -> dict[str, Path]:
         return {name: file.replace(self.folder / file.name) for name, file in files.items()}
+
+
+def refuse_folders_in_the_way(folder: Path, names: Iterable[str], option: str = "-o") -> None:
+    """Raise MachineError where a folder lies at one of the `names` of files that will go to `folder`."""
+    for name in names:
+        if (folder / name).is_dir():
+            raise MachineError(
+                f"Cannot write to {folder / name}: a folder of that name is in the way.",
+                hint=f"Remove it, or choose another {option}.",
+            )
 
 
 @contextmanager
@@ -69,6 +79,10 @@ _REASONS = {
     errno.EDQUOT: "the disk quota is used up",
     errno.ENOTDIR: "a part of the path is not a folder",
     errno.EEXIST: "a file of that name is in the way",
+    errno.EISDIR: "a folder of that name is in the way",
+    errno.EIO: "the disk cannot be written to",
+    errno.ENAMETOOLONG: "the name is too long",
+    errno.ELOOP: "its links lead in a circle",
 }
 
 
