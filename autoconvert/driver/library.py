@@ -83,7 +83,9 @@ def load_file(path: Path) -> Library:
     except (Exception, SystemExit) as error:
         frames = traceback.extract_tb(error.__traceback__)
         line = next((frame.lineno for frame in reversed(frames) if frame.filename == str(path)), 1)
-        raise InputError(f"{path}:{line}: {type(error).__name__}: {error}") from error
+        raise InputError(
+            f"{path}:{line}: {type(error).__name__}: {error}", hint="A pattern file is Python that runs by itself."
+        ) from error
     return Library(str(path), _patterns_of(vars(module), path), fingerprint([module]))
 
 
