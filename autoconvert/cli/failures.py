@@ -27,6 +27,7 @@ _MACHINE = {
     errno.EPERM: "Choose a place that you may read and write.",
     errno.EROFS: "Choose a disk that can be written to.",
     errno.EIO: "The disk may be damaged; try another one.",
+    errno.EFBIG: "Raise the limit of a file's size (`ulimit -f`), or choose a disk that holds larger files.",
     errno.EMFILE: "Raise the limit of open files (`ulimit -n`).",
     errno.ENOMEM: "Close other programs, or use a machine with more memory.",
 }

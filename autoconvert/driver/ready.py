@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+from torch import Tensor, nn
+
 from autoconvert.driver.needs import Needs, refuse_what_cannot_fit
 from autoconvert.driver.settings import Settings
 from autoconvert.errors import InputError
+from autoconvert.packaging.rows import within_rows
 from autoconvert.packaging.tokenizer import TokenizerSpec, read_tokenizer
 from autoconvert.source.source import Source
 from autoconvert.source.token_ids import check_token_ids
@@ -30,7 +33,19 @@ def tokenizer_of(source: Source, settings: Settings) -> TokenizerSpec | None:
             hint="Choose --format tflite (formats=('tflite',)), or convert a folder that holds the tokenizer.",
         )
     check_token_ids(source.folder)
-    return read_tokenizer(source.folder, trust_remote_code=source.trusts_code)
+    tokenizer = read_tokenizer(source.folder, trust_remote_code=source.trusts_code)
+    rows = _embedding_rows(source.module)
+    return tokenizer if rows is None else within_rows(tokenizer, rows)
+
+
+def _embedding_rows(module: nn.Module) -> int | None:
+    """How many tokens the model knows; None for a module that does not say which part embeds them."""
+    try:
+        embedding = module.get_input_embeddings() if hasattr(module, "get_input_embeddings") else None  # type: ignore[operator]
+    except NotImplementedError:
+        return None
+    weight = getattr(embedding, "weight", None)
+    return int(weight.shape[0]) if isinstance(weight, Tensor) else None
 
 
 def target_folder(source: Source, output: str | Path | None) -> Path:

@@ -81,6 +81,7 @@ _REASONS = {
     errno.EEXIST: "a file of that name is in the way",
     errno.EISDIR: "a folder of that name is in the way",
     errno.EIO: "the disk cannot be written to",
+    errno.EFBIG: "a file would be larger than is allowed (`ulimit -f`)",
     errno.ENAMETOOLONG: "the name is too long",
     errno.ELOOP: "its links lead in a circle",
 }
