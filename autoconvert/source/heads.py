@@ -1,6 +1,7 @@
 """Whether a checkpoint holds a language model at all: another head on the same body converts into nonsense."""
 
 from pathlib import Path
+from typing import Any
 
 import transformers
 from torch import nn
@@ -39,7 +40,6 @@ def refuse_without_head(path: Path, config: PreTrainedConfig, module: nn.Module,
 
 
 def _may_have_head(name: str) -> bool:
-    kind = getattr(transformers, name, None)
-    if not (isinstance(kind, type) and issubclass(kind, PreTrainedModel)):
-        return True
-    return kind.can_generate() or name in _WITH_HEAD
+    kind: Any = getattr(transformers, name, None)
+    is_known = isinstance(kind, type) and issubclass(kind, PreTrainedModel)
+    return not is_known or name in _WITH_HEAD or bool(kind.can_generate())

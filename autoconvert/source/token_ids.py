@@ -17,8 +17,9 @@ def check_token_ids(folder: Path) -> None:
         file = folder / name
         content = _object_in(file) if file.is_file() else {}
         for scope, fields in (("", content), ("text_config.", content.get("text_config"))):
-            for field in _FIELDS if isinstance(fields, dict) else ():
-                value = fields.get(field)
+            known: dict[str, Any] = fields if isinstance(fields, dict) else {}
+            for field in _FIELDS:
+                value = known.get(field)
                 if value is not None and not all(_is_id(each) for each in _listed(value)):
                     raise InputError(
                         f"{file}: {scope}{field} is {json.dumps(value)[:80]}, not a whole number or a list of them",
