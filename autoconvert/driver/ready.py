@@ -8,7 +8,7 @@ from autoconvert.driver.needs import Needs, refuse_what_cannot_fit
 from autoconvert.driver.settings import Settings
 from autoconvert.errors import InputError
 from autoconvert.packaging.rows import within_rows
-from autoconvert.packaging.tokenizer import TokenizerSpec, read_tokenizer
+from autoconvert.packaging.tokenizer import TokenizerSpec, read_json, read_tokenizer
 from autoconvert.source.source import Source
 from autoconvert.source.token_ids import check_token_ids
 from autoconvert.system.output import expanded, refuse_folders_in_the_way
@@ -33,9 +33,25 @@ def tokenizer_of(source: Source, settings: Settings) -> TokenizerSpec | None:
             hint="Choose --format tflite (formats=('tflite',)), or convert a folder that holds the tokenizer.",
         )
     check_token_ids(source.folder)
-    tokenizer = read_tokenizer(source.folder, trust_remote_code=source.trusts_code)
+    try:
+        tokenizer = read_tokenizer(source.folder, trust_remote_code=source.trusts_code)
+    except InputError as error:
+        if source.trusts_code or not _tokenizer_has_code(source.folder):
+            raise
+        raise InputError(
+            f"the tokenizer in {source.folder} comes with code of its own",
+            hint="read that code, then pass --trust-remote-code to run it, or ask for --format tflite",
+        ) from error
     rows = _embedding_rows(source.module)
     return tokenizer if rows is None else within_rows(tokenizer, rows)
+
+
+def _tokenizer_has_code(folder: Path) -> bool:
+    try:
+        auto_map = read_json(folder / "tokenizer_config.json").get("auto_map")
+    except InputError:
+        return False
+    return isinstance(auto_map, dict) and "AutoTokenizer" in auto_map
 
 
 def _embedding_rows(module: nn.Module) -> int | None:
