@@ -58,3 +58,31 @@ def test_what_cannot_fit_is_refused_before_it_starts(
 def test_room_is_asked_of_the_disk_where_the_folder_will_be(tmp_path: Path) -> None:
     settings = choose(None, context=16, prefill=(4,), quantize="int8", formats=("tflite",), verify="quick")
     refuse_what_cannot_fit(needs_of(source(), settings), tmp_path / "not" / "yet" / "there")
+
+
+@pytest.mark.parametrize(
+    ("formats", "verify", "enough"),
+    [(("litertlm",), "quick", False), (("litertlm",), "off", True), (("tflite",), "quick", True)],
+)
+@pytest.mark.parametrize("is_same", [True, False])
+def test_the_disk_for_temporary_files_must_hold_what_checking_a_bundle_writes(
+    is_same: bool,
+    formats: tuple[str, ...],
+    verify: str,
+    enough: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = choose(None, context=16, prefill=(4,), quantize="int8", formats=formats, verify=verify)
+    needs = needs_of(source(), settings)
+    # The output's disk has just enough; the temporary one is that disk, or another that is full.
+    other = tmp_path if is_same else Path("/dev/shm")
+    monkeypatch.setattr("autoconvert.driver.needs.tempfile.gettempdir", lambda: str(other))
+    free = {tmp_path: needs.disk, Path("/dev/shm"): 0}
+    monkeypatch.setattr("autoconvert.driver.needs.shutil.disk_usage", lambda place: Disk(free[Path(place)]))
+    if enough:
+        refuse_what_cannot_fit(needs, tmp_path)
+        return
+    with pytest.raises(MachineError, match=r"Checking the bundle needs about .* for temporary files") as caught:
+        refuse_what_cannot_fit(needs, tmp_path)
+    assert "TMPDIR" in caught.value.hint
