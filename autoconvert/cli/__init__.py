@@ -12,6 +12,7 @@ import typer
 from autoconvert.cli.convert import app as convert_app
 from autoconvert.cli.explain import app as explain_app
 from autoconvert.cli.inspect import app as inspect_app
+from autoconvert.cli.output import open_what_is_closed
 from autoconvert.cli.patterns import app as patterns_app
 from autoconvert.cli.plan import app as plan_app
 from autoconvert.cli.run import app as run_app
@@ -33,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if arguments is None:
         collect_seldom()
+    open_what_is_closed()
     raise_interrupts()
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show a character gets a question mark instead of an exception.

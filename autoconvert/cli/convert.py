@@ -11,6 +11,7 @@ from rich.console import Console
 
 from autoconvert.cli.asked import asked
 from autoconvert.cli.failures import explained
+from autoconvert.cli.output import stdout_console
 from autoconvert.cli.quiet import silence_python, stderr_as_note
 from autoconvert.quantization.choices import DEFAULT, SUMMARIES, Choice
 
@@ -38,7 +39,12 @@ def convert(
     ],
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", metavar="DIR", help="Where the files go. Default: ./ and the model's name."),
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="DIR",
+            help="Where the files go. Default: ./NAME of the model, or ./NAME-litert where its own folder is that.",
+        ),
     ] = None,
     quantize: Annotated[
         Choice,
@@ -182,6 +188,7 @@ def convert(
       4    a check found other numbers than the model's
       5    disk, memory, access or network
       130  interrupted
+      141  nobody reads the output any more
     """
     lengths = None if prefill is None else lengths_in(prefill)
     names = formats_in(formats)
@@ -203,7 +210,7 @@ def convert(
         "patterns": patterns or (),
         "dump": dump,
     }
-    console = Console(highlight=False)
+    console = stdout_console()
     with explained(verbose=verbose, model=again):
         silence_python()
         if stop_after is not None:

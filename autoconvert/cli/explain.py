@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from autoconvert.cli.asked import asked
 from autoconvert.cli.failures import explained
+from autoconvert.cli.output import stdout_console
 from autoconvert.cli.quiet import silence_python, stderr_as_note
 from autoconvert.quantization.choices import DEFAULT
 
@@ -73,7 +73,7 @@ def explain(
                 source.config, context=context, prefill=None, quantize=DEFAULT, formats=("litertlm",), verify="quick"
             )
             explanation = explain_model(source, settings, known)
-        console = Console(highlight=False)
+        console = stdout_console()
         again = asked(model, revision=revision, trust_remote_code=trust_remote_code, patterns=patterns)
         for line in explained_model(explanation, again, shlex.quote(str(scaffold or _unused_name()))):
             console.print(line, soft_wrap=True)

@@ -11,10 +11,13 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from autoconvert.cli.output import is_unread, write_to_nobody
 from autoconvert.errors import AutoconvertError, BrokenPass, MachineError, Refused
 
 INTERRUPTED = 130
 BUG = 1
+# As of a process that ends by SIGPIPE.
+UNREAD = 141
 
 _PACKAGES = ("autoconvert", "torch", "transformers", "litert-torch", "ai-edge-litert", "litert-lm-api")
 _MACHINE = {
@@ -24,6 +27,7 @@ _MACHINE = {
     errno.EPERM: "Choose a place that you may read and write.",
     errno.EROFS: "Choose a disk that can be written to.",
     errno.EIO: "The disk may be damaged; try another one.",
+    errno.EFBIG: "Raise the limit of a file's size (`ulimit -f`), or choose a disk that holds larger files.",
     errno.EMFILE: "Raise the limit of open files (`ulimit -n`).",
     errno.ENOMEM: "Close other programs, or use a machine with more memory.",
 }
@@ -38,12 +42,15 @@ def explained(*, verbose: bool, model: str = "") -> Iterator[None]:
     """
     try:
         yield
-    except (typer.Exit, typer.Abort, BrokenPipeError):
+    except (typer.Exit, typer.Abort):
         raise
     except KeyboardInterrupt:
         _say("interrupted", "everything unfinished was removed", style="yellow")
         raise typer.Exit(INTERRUPTED) from None
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and is_unread():
+            write_to_nobody()
+            raise typer.Exit(UNREAD) from None
         failure = error if isinstance(error, AutoconvertError) else _machine_error(error)
         if failure is None or verbose:
             traceback.print_exception(error)

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from autoconvert.cli.asked import asked
-from autoconvert.cli.convert import formats_in, lengths_in
+from autoconvert.cli.convert import Verify, formats_in, lengths_in
 from autoconvert.cli.failures import explained
+from autoconvert.cli.output import stdout_console
 from autoconvert.cli.quiet import silence_python, stderr_as_note
 from autoconvert.quantization.choices import DEFAULT, Choice
 
@@ -19,8 +19,9 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 def plan(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A folder, an id of the Hugging Face hub, or demo.")],
     output: Annotated[
-        Path, typer.Option("-o", "--output", metavar="DIR", help="Whose disk is asked for room.")
-    ] = Path(),
+        Path | None,
+        typer.Option("-o", "--output", metavar="DIR", help="As for converting: its disk is asked for room."),
+    ] = None,
     quantize: Annotated[Choice, typer.Option(help="As for converting.")] = DEFAULT,
     context: Annotated[int | None, typer.Option(metavar="N", help="As for converting.")] = None,
     prefill: Annotated[str | None, typer.Option(metavar="N,N,…", help="As for converting.")] = None,
@@ -32,6 +33,8 @@ def plan(
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")
     ] = False,
+    allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="As for converting.")] = False,
+    verify: Annotated[Verify, typer.Option(help="As for converting.")] = "quick",
     patterns: Annotated[
         list[Path] | None, typer.Option("--patterns", metavar="FILE.py", help="As for converting.")
     ] = None,
@@ -55,21 +58,27 @@ def plan(
         silence_python()
         with stderr_as_note():
             from autoconvert.driver.library import in_order, libraries
-            from autoconvert.driver.needs import refuse_what_cannot_fit
             from autoconvert.driver.plan import plan as plan_conversion
             from autoconvert.driver.planned import planned
+            from autoconvert.driver.ready import refuse_what_cannot_be_written, target_folder
             from autoconvert.driver.settings import choose
             from autoconvert.source.source import plan_source
 
             outside = libraries(patterns or ())
-            source = plan_source(model, revision=revision, token=token, trust_remote_code=trust_remote_code)
+            source = plan_source(
+                model,
+                revision=revision,
+                token=token,
+                trust_remote_code=trust_remote_code,
+                allow_pickle=allow_pickle,
+            )
             settings = choose(
-                source.config, context=context, prefill=lengths, quantize=quantize, formats=names, verify="quick"
+                source.config, context=context, prefill=lengths, quantize=quantize, formats=names, verify=verify
             )
             found = plan_conversion(source, settings, in_order(outside))
-        console = Console(highlight=False)
+        console = stdout_console()
         for line in planned(found):
             console.print(line, soft_wrap=True)
+        refuse_what_cannot_be_written(found.needs, settings, target_folder(source, output))
         if found.wall is not None:
             raise found.wall
-        refuse_what_cannot_fit(found.needs, output)

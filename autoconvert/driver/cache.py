@@ -1,9 +1,9 @@
 """The compile cache: weightless graphs by everything that decides them, so that other weights only need to be linked.
 
-An entry is addressed by the configuration and the shapes of the module, the values of its buffers, the source files of
-its classes, of patterns from outside and of this compiler, the lengths asked for, and the versions of what compiles.
-Nothing in a key says when or where, so a stale entry is never found: it is only no longer asked for, and goes when the
-cache is full.
+An entry is addressed by the configuration and the shapes of the module, the values of its buffers and of whatever else
+its parts hold, all code that it rests on (`driver/fingerprint.py`), that of patterns from outside and of this compiler,
+the lengths asked for, and the versions of what compiles. Nothing in a key says when or where, so a stale entry is never
+found: it is only no longer asked for, and goes when the cache is full.
 """
 
 import hashlib
@@ -14,12 +14,14 @@ import sys
 from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 
 import platformdirs
 from torch import nn
 
 from autoconvert.analysis.constants import content
 from autoconvert.driver.compilation import Compilation
+from autoconvert.driver.fingerprint import ORIGIN, fingerprint
 from autoconvert.driver.library import Library, digests
 from autoconvert.driver.settings import Settings
 from autoconvert.source.source import Source
@@ -30,8 +32,6 @@ _LARGEST_CACHE = 1 << 30
 _SUFFIX = ".compiled"
 _DIGEST_SIZE = hashlib.sha256().digest_size
 _COMPILERS = ("torch", "transformers", "litert-torch", "litert-converter", "ai-edge-litert")
-# What a configuration says about where it came from.
-_ORIGIN = ("_name_or_path", "_commit_hash", "transformers_version")
 
 
 def cache_folder() -> Path:
@@ -40,22 +40,26 @@ def cache_folder() -> Path:
 
 
 def key_of(source: Source, settings: Settings, outside: Iterable[Library] = ()) -> str | None:
-    """The hex digest of all that decides what `source` compiles to; None for what was made by a person's hands.
+    """The hex digest of all that decides what `source` compiles to; None where nobody can say what that is.
 
-    A module in memory may hold anything; one that was built from a configuration holds what that says. So may a
-    pattern; one from a file does what the file says.
+    A module in memory is made by a person's hands, and so may a pattern be; one from a file does what the file says.
+    Code that is in no file, or that runs what it computes, may do anything.
     """
     patterns = digests(outside)
     if not source.is_built or source.config is None or patterns is None:
         return None
+    classes = _modules_of_classes(source.module)
+    made_of = fingerprint([source.module, source.config, *classes], source.folder)
+    if made_of is None:
+        return None
     config = source.config.to_dict()
     facts = {
-        "config": {name: value for name, value in config.items() if name not in _ORIGIN},
+        "config": {name: value for name, value in config.items() if name not in ORIGIN},
         "lengths": (settings.context, settings.chose_context, settings.prefill, settings.chose_prefill),
         "parameters": _parameters(source.module),
         "buffers": _buffers(source.module),
-        "classes": sorted({type(module).__qualname__ for module in source.module.modules()}),
-        "code": _digest_of_files([*_own_files(), *_files_of_classes(source.module)]),
+        "made of": made_of,
+        "code": _digest_of_files([*_own_files(), *(Path(str(each.__file__)) for each in classes if each.__file__)]),
         "patterns": patterns,
         "versions": [sys.version, *(version(package) for package in _COMPILERS)],
     }
@@ -123,11 +127,9 @@ def _buffers(module: nn.Module) -> list[tuple[object, ...]]:
     ]
 
 
-def _files_of_classes(module: nn.Module) -> Iterator[Path]:
-    for name in sorted({type(part).__module__ for part in module.modules()}):
-        file = getattr(sys.modules.get(name), "__file__", None)
-        if file is not None:
-            yield Path(file)
+def _modules_of_classes(module: nn.Module) -> list[ModuleType]:
+    names = sorted({type(part).__module__ for part in module.modules()})
+    return [sys.modules[name] for name in names if name in sys.modules]
 
 
 def _own_files() -> Iterator[Path]:

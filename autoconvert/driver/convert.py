@@ -20,15 +20,16 @@ from autoconvert.driver.compilation import Compilation
 from autoconvert.driver.compile import Stages, compile_model
 from autoconvert.driver.library import Library, in_order, libraries
 from autoconvert.driver.localize import localized
-from autoconvert.driver.needs import needs_of, refuse_what_cannot_fit
+from autoconvert.driver.needs import needs_of, why_not_run
+from autoconvert.driver.ready import REPORT, refuse_what_cannot_be_written, target_folder, tokenizer_of
 from autoconvert.driver.settings import Settings, as_data, choose
-from autoconvert.errors import CheckFailed, InputError
+from autoconvert.errors import CheckFailed
 from autoconvert.lowering.compiled import Compiled
 from autoconvert.lowering.cpu import CPU
 from autoconvert.lowering.link import Linked, link
 from autoconvert.packaging.litertlm import write_bundle
 from autoconvert.packaging.metadata import build_executor_metadata, build_llm_metadata
-from autoconvert.packaging.tokenizer import TokenizerSpec, read_tokenizer
+from autoconvert.packaging.tokenizer import TokenizerSpec
 from autoconvert.quantization.choices import DEFAULT
 from autoconvert.quantization.recipe import Recipe
 from autoconvert.report.check_result import CheckResult
@@ -37,18 +38,19 @@ from autoconvert.report.readable import readable_size
 from autoconvert.report.report import Report, make_report, write_report
 from autoconvert.rewrite.pattern import Pattern
 from autoconvert.runtime.runner import open_file
-from autoconvert.runtime.stub import STUB
 from autoconvert.source.accounting import account
+from autoconvert.source.file_state import identity_of, require_unchanged
 from autoconvert.source.read_ahead import read_ahead
-from autoconvert.source.source import Source, embedding_rows, load_source
+from autoconvert.source.source import Source, load_source
 from autoconvert.system.memory import give_back
-from autoconvert.system.output import output_folder
+from autoconvert.system.output import expanded, output_folder
 
 if TYPE_CHECKING:
     from autoconvert.dump.dump import Dump
 
 # Natural log-probability of a token, in the engine against the same constants in the interpreter.
 _SAME_NUMBERS, _SAME_CONSTANTS = 1e-3, 2e-2
+_FILE_CHECK = "file in the interpreter"
 
 
 @dataclass(frozen=True)
@@ -99,11 +101,11 @@ def convert(
         settings = choose(
             source.config, context=context, prefill=prefill, quantize=quantize, formats=formats, verify=verify
         )
-        tokenizer = _tokenizer(source, trust_remote_code) if "litertlm" in settings.formats else None
+        tokenizer = tokenizer_of(source, settings)
         # Reading a tokenizer takes many times what stays of it.
         give_back()
-    target = Path(output) if output is not None else Path(source.name)
-    refuse_what_cannot_fit(needs_of(source, settings), target)
+    target = target_folder(source, output)
+    refuse_what_cannot_be_written(needs_of(source, settings), settings, target)
     with dump_of(source, dump, outside) as dumped, output_folder(target) as (folder, publish):
         # What a test has changed must neither be kept nor replaced by what was kept.
         key = key_of(source, settings, outside) if cache and stages is None else None
@@ -117,6 +119,7 @@ def convert(
             source, settings, tokenizer, bundled, timeline, folder, stages or Stages(), in_order(outside), dumped
         )
         files, report = conversion.run(compilation)
+        require_unchanged(source.files)
         return Bundle(publish.folder, publish(files), report)
 
 
@@ -129,8 +132,8 @@ def read_source(
     allow_pickle: bool,
 ) -> Source:
     """The source that `model` names, read while `stage` tells how far."""
-    if not isinstance(model, nn.Module) and Path(model).is_dir():
-        read_ahead(Path(model))
+    if not isinstance(model, nn.Module) and (folder := expanded(model)).is_dir():
+        read_ahead(folder)
     source = load_source(
         model,
         revision=revision,
@@ -153,7 +156,7 @@ def dump_of(
     from autoconvert.dump.dump import dump_to
 
     sizes = {name: tensor.nbytes for name, tensor in source.module.state_dict().items()}
-    return dump_to(Path(folder), source.name, sizes, {pattern.name: pattern for pattern in in_order(outside)})
+    return dump_to(expanded(folder), source.name, sizes, {pattern.name: pattern for pattern in in_order(outside)})
 
 
 def _compilation(
@@ -169,26 +172,12 @@ def _compilation(
     if key is not None and dump is None and (kept := load_compiled(key)) is not None:
         with timeline.stage("reuse") as stage:
             stage.note = f"compiled before: {', '.join(kept.compiled.graphs)}"
-        return kept
+        return kept.reused(identity_of(source.files))
     compilation = compile_model(source, settings, timeline, stages, in_order(outside), dump)
     # Only what was checked is kept.
     if key is not None and settings.verify != "off":
-        store_compiled(key, compilation)
+        store_compiled(key, dataclasses.replace(compilation, weights=identity_of(source.files)))
     return compilation
-
-
-def _tokenizer(source: Source, trust_remote_code: bool) -> TokenizerSpec:
-    if source.folder is None:
-        raise InputError(
-            "A .litertlm bundle needs a tokenizer, and a module in memory has none.",
-            hint="Choose --format tflite (formats=('tflite',)), or convert a folder that holds the tokenizer.",
-        )
-    return read_tokenizer(
-        source.folder,
-        trust_remote_code=trust_remote_code,
-        rows=embedding_rows(source.module),
-        trial=STUB,
-    )
 
 
 @dataclass
@@ -218,13 +207,18 @@ class _Conversion:
         rows = account(self.source, compiled.sources)
         linked = self._link(compiled)
         files = {"tflite": linked.path}
+        prompts: list[Spoken] = []
         if self.settings.verify != "off":
             self.checks.extend(compilation.checks)
             self._check_constants(linked, compiled)
-            prompts = self._check_file(linked, compiled)
+            reason = why_not_run(needs_of(self.source, self.settings))
+            if reason:
+                self.checks.append(CheckResult(_FILE_CHECK, False, reason))
+            else:
+                prompts = self._check_file(linked, compiled)
         if self.tokenizer is not None and self.bundled is not None:
             files["litertlm"] = self._bundle(linked, compiled, self.bundled)
-            if self.settings.verify != "off":
+            if prompts:
                 self._check_bundle(files["litertlm"], self.tokenizer, prompts)
         files = {name: file for name, file in files.items() if name in self.settings.formats}
         report = make_report(
@@ -237,9 +231,9 @@ class _Conversion:
             files,
             self.timeline.stages,
             self.checks,
-            self.tokenizer.notes if self.tokenizer is not None else (),
+            (*self.source.notes, *(self.tokenizer.notes if self.tokenizer else ())),
         )
-        files["report"] = write_report(report, self.folder / "report.json")
+        files["report"] = write_report(report, self.folder / REPORT)
         return files, report
 
     def _link(self, compiled: Compiled) -> Linked:
@@ -288,7 +282,7 @@ class _Conversion:
                 thorough=self.settings.verify == "full",
             )
             stage.note = str(found)
-            self.checks.append(CheckResult("file in the interpreter", True, stage.note))
+            self.checks.append(CheckResult(_FILE_CHECK, True, stage.note))
             if self.tokenizer is None:
                 return []
             return spoken(runner.prefill_lengths, self.settings.context, self.tokenizer, runner.last_logits)

@@ -12,14 +12,14 @@ from types import ModuleType
 from typing import Any
 
 from autoconvert.check.pattern import check_pattern
+from autoconvert.driver.fingerprint import fingerprint
 from autoconvert.errors import InputError
 from autoconvert.patterns import PATTERNS
 from autoconvert.rewrite.pattern import Pattern
+from autoconvert.system.output import expanded
 
 GROUP = "autoconvert.patterns"
 
-# Whose code a version names, or Python itself.
-_VERSIONED = {"autoconvert", "torch", *sys.stdlib_module_names}
 _FORM = "A pattern file ends in PATTERNS = (Pattern(…), …)."
 
 
@@ -38,7 +38,7 @@ def libraries(given: Sequence[str | Path | Pattern] = ()) -> tuple[Library, ...]
     Raises:
         InputError: a file or a pattern is wrong, with the file and the line; or two patterns have one name.
     """
-    files = [load_file(Path(each)) for each in given if not isinstance(each, Pattern)]
+    files = [load_file(expanded(each)) for each in given if not isinstance(each, Pattern)]
     patterns = tuple(each for each in given if isinstance(each, Pattern))
     by_hand = [Library("this program", patterns, None)] if patterns else []
     installed = [_installed(entry) for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name)]
@@ -83,8 +83,10 @@ def load_file(path: Path) -> Library:
     except (Exception, SystemExit) as error:
         frames = traceback.extract_tb(error.__traceback__)
         line = next((frame.lineno for frame in reversed(frames) if frame.filename == str(path)), 1)
-        raise InputError(f"{path}:{line}: {type(error).__name__}: {error}") from error
-    return Library(str(path), _patterns_of(vars(module), path), _digest(module))
+        raise InputError(
+            f"{path}:{line}: {type(error).__name__}: {error}", hint="A pattern file is Python that runs by itself."
+        ) from error
+    return Library(str(path), _patterns_of(vars(module), path), fingerprint([module]))
 
 
 def _installed(entry: EntryPoint) -> Library:
@@ -99,7 +101,7 @@ def _installed(entry: EntryPoint) -> Library:
             hint=f"Update or remove {origin}.",
         ) from error
     names = {"PATTERNS": loaded} if entry.attr else vars(module)
-    return Library(origin, _patterns_of(names, Path(str(module.__file__))), _digest(module))
+    return Library(origin, _patterns_of(names, Path(str(module.__file__))), fingerprint([module]))
 
 
 def _patterns_of(names: dict[str, Any], file: Path) -> tuple[Pattern, ...]:
@@ -138,24 +140,3 @@ def _check_names(patterns: Iterable[Pattern]) -> None:
             raise pattern.fault(
                 f"there is another one of this name at {other.source}.", hint="Each has a name of its own."
             )
-
-
-def _digest(module: ModuleType) -> str:
-    """Of the files of `module`, of the modules that it names, and so on: all code that no version stands for."""
-    files: set[Path] = set()
-    seen: set[str] = set()
-    pending = [module.__name__]
-    while pending:
-        name = pending.pop()
-        current = sys.modules.get(name)
-        file = getattr(current, "__file__", None)
-        if name in seen or name.partition(".")[0] in _VERSIONED or current is None or file is None:
-            continue
-        seen.add(name)
-        files.add(Path(file))
-        named = [value.__name__ if isinstance(value, ModuleType) else value for value in list(vars(current).values())]
-        pending.extend(each if isinstance(each, str) else str(getattr(each, "__module__", "")) for each in named)
-    digest = hashlib.sha256()
-    for path in sorted(files):
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()

@@ -1,6 +1,7 @@
 """What a conversion needs of the machine, from the shapes of a model alone, and whether the machine has it."""
 
 import shutil
+import tempfile
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -26,10 +27,14 @@ _LARGEST_WHOLE = 256 << 20
 
 @dataclass(frozen=True)
 class Needs:
-    """What converting takes: bytes of disk while it runs, and of memory at most."""
+    """What converting takes: bytes of disk while it runs, and of memory at most.
+
+    `scratch` are bytes of the disk for temporary files: the runtime that checks a bundle keeps its weights there again.
+    """
 
     disk: int
     memory: int
+    scratch: int = 0
 
 
 def needs_of(source: Source, settings: Settings) -> Needs:
@@ -41,7 +46,8 @@ def needs_of(source: Source, settings: Settings) -> Needs:
     whole = [shape for shape in shapes.values() if not _is_read_in_tiles(shape)]
     sizes = [min(_NUMBER_BYTES * prod(shape), _LARGEST_WHOLE) for shape in whole]
     graphs = _GRAPHS_PER_TENSOR * len(shapes)
-    return Needs(disk=copies * file, memory=_LIBRARIES + graphs + _COPIES * max(sizes, default=0))
+    scratch = file if settings.verify != "off" else 0
+    return Needs(disk=copies * file, scratch=scratch, memory=_LIBRARIES + graphs + _COPIES * max(sizes, default=0))
 
 
 def _is_read_in_tiles(shape: tuple[int, ...]) -> bool:
@@ -62,6 +68,18 @@ def refuse_what_cannot_fit(needs: Needs, folder: Path) -> None:
             f"Converting needs about {readable_size(needs.memory)} of memory, and {readable_size(memory)} are free.",
             hint="Close other programs, or use a machine with more memory.",
         )
+
+
+def why_not_run(needs: Needs) -> str:
+    """Why a file that is written cannot be run: what that needs, and what the machine has; empty where it can."""
+    temporary = Path(tempfile.gettempdir())
+    room = shutil.disk_usage(temporary).free
+    if room >= needs.scratch:
+        return ""
+    return (
+        f"not run: needs {readable_size(needs.scratch)} of disk for temporary files, {temporary} has "
+        f"{readable_size(room)}"
+    )
 
 
 def parameter_shapes(source: Source, names: Collection[str]) -> dict[str, tuple[int, ...]]:

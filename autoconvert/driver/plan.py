@@ -5,13 +5,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
-from autoconvert.driver.compile import rewrite_within
+from autoconvert.driver.compile import rewrite_within, text_model
 from autoconvert.driver.needs import Needs, file_size, needs_of, parameter_shapes
+from autoconvert.driver.ready import tokenizer_of
 from autoconvert.driver.settings import Settings
 from autoconvert.errors import Refused
+from autoconvert.lowering.cpu import CPU
+from autoconvert.passes.specialize_shapes import signature_programs
 from autoconvert.patterns import PATTERNS
 from autoconvert.quantization.recipes import RECIPES
 from autoconvert.rewrite.pattern import Pattern
+from autoconvert.source.accounting import require
 from autoconvert.source.source import Source
 
 # Measured with `python benchmarks/convert.py` on two cores. Compiling is measured in the plan itself; lowering adds
@@ -42,8 +46,14 @@ class Plan:
 
 
 def plan(source: Source, settings: Settings, patterns: Sequence[Pattern] = PATTERNS) -> Plan:
-    """Traces and rewrites the module of `source`, which needs no weight, and estimates the rest from shapes."""
+    """Traces and rewrites the module of `source`, which needs no weight, and estimates the rest from shapes.
+
+    Raises:
+        InputError: the tokenizer cannot be used, or the checkpoint lacks a tensor that the graph reaches.
+        Refused: the runtime has no form of the tokenizer.
+    """
     begun = time.perf_counter()
+    tokenizer_of(source, settings)
     blocks: Mapping[str, int] = {}
     wall = None
     reached = [name for name, _ in source.module.named_parameters()]
@@ -51,6 +61,8 @@ def plan(source: Source, settings: Settings, patterns: Sequence[Pattern] = PATTE
         program, settings = rewrite_within(source, settings, patterns=patterns)
         blocks = program.fusion.blocks
         reached = [name for weight in program.weights.values() for name in weight.sources]
+        require(source, reached)
+        signature_programs(text_model(program, settings), CPU.port_names)
     except Refused as refusal:
         wall = refusal
     compiling = time.perf_counter() - begun

@@ -21,6 +21,7 @@ def planned(plan: Plan) -> Iterator[Text]:
     files = (f"{readable_size(size)} {recipe}" for recipe, size in plan.files.items())
     yield labelled("file", ", ".join(files))
     memory, disk = readable_size(plan.needs.memory), readable_size(plan.needs.disk)
-    yield labelled("needs", f"about {memory} of memory and {disk} of disk as {settings.quantize.name}")
+    scratch = f", and {readable_size(plan.needs.scratch)} for temporary files" if plan.needs.scratch else ""
+    yield labelled("needs", f"about {memory} of memory and {disk} of disk{scratch}, as {settings.quantize.name}")
     if plan.wall is None:
         yield labelled("takes", f"about {plan.seconds:.0f} s on two cores")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class CheckResult:
-    """A check that ran: what it compared, and the figure that it found."""
+    """A check: what it compared and the figure that it found, or that it did not pass, or was not run, and why."""
 
     name: str
     passed: bool

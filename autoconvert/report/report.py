@@ -21,7 +21,7 @@ _PACKAGES = ("torch", "transformers", "litert-torch", "ai-edge-litert", "ai-edge
 
 @dataclass(frozen=True)
 class Report:
-    """What `report.json` holds; sizes in bytes, times in seconds."""
+    """What `report.json` holds; sizes in bytes, times in seconds; `notes` are sentences for the summary."""
 
     model: str
     settings: dict[str, Any]

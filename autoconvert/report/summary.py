@@ -12,8 +12,6 @@ from autoconvert.report.readable import readable_size
 from autoconvert.report.report import Report
 
 _LABEL_WIDTH = 12
-# The checks that run what was written, which only `--verify full` does for a large model.
-_RUN_CHECKS = ("file in the interpreter", "bundle in the runtime")
 
 
 def summary(report: Report, files: Mapping[str, Path], *, verbose: bool = False) -> Iterator[Text]:
@@ -29,7 +27,7 @@ def summary(report: Report, files: Mapping[str, Path], *, verbose: bool = False)
     yield labelled("weights", ", ".join(weights))
     yield labelled("checkpoint", _checkpoint(report))
     if report.checks:
-        yield labelled("checked", ", ".join(check.name for check in report.checks))
+        yield labelled("checked", ", ".join(check.name for check in report.checks if check.passed))
     if missing := _not_checked(report.settings["verify"], report.checks):
         yield labelled("unchecked", missing)
     for number, note in enumerate(report.notes):
@@ -47,9 +45,7 @@ def _not_checked(verify: str, checks: Sequence[CheckResult]) -> str:
     """What a person may think was checked and was not."""
     if verify == "off":
         return "nothing was compared with the model: --verify off"
-    if any(check.name in _RUN_CHECKS for check in checks):
-        return ""
-    return "the file was not run, since it is large: --verify full does"
+    return "; ".join(f"{check.name}: {check.detail}" for check in checks if not check.passed)
 
 
 def _checkpoint(report: Report) -> str:

@@ -39,10 +39,10 @@ class LoadedFile:
     that the runtime packs lie in a file that is mapped, not in memory of their own.
     """
 
-    def __init__(self, path: str, cache_folder: str | None = None) -> None:
+    def __init__(self, path: str) -> None:
         from ai_edge_litert.compiled_model import CompiledModel, CpuOptions, HardwareAccelerator, Options
 
-        self._folder = tempfile.TemporaryDirectory(dir=cache_folder, ignore_cleanup_errors=True)
+        self._folder = tempfile.TemporaryDirectory(prefix="autoconvert-", ignore_cleanup_errors=True)
         cpu = CpuOptions(num_threads=_THREADS, xnnpack_weight_cache_path=str(Path(self._folder.name, "packed")))
         options = Options(hardware_accelerators=HardwareAccelerator.CPU, cpu_options=cpu)
         self._model = CompiledModel.from_file(path, options=options)

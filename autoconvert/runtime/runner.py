@@ -88,13 +88,13 @@ class Runner:
 
 @contextmanager
 def open_file(path: Path) -> Iterator[Runner]:
-    """Opens a `.tflite` in a process of its own, which needs room for the packed weights in the folder of `path`.
+    """Opens a `.tflite` in a process of its own, which needs room for its weights in the folder of temporary files.
 
     Raises:
         InputError: this is no file of a decoder.
         RuntimeFailed: the runtime cannot load or run it, or dies of it.
     """
-    with remote(LoadedFile, str(path), str(path.parent)) as loaded:
+    with remote(LoadedFile, str(path)) as loaded:
 
         def call(method: str, *args: object) -> Any:
             try:

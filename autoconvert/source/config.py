@@ -15,10 +15,16 @@ from transformers import (
     __version__,
 )
 
-from autoconvert.errors import AutoconvertError, InputError
+from autoconvert.errors import AutoconvertError, InputError, MachineError
+from autoconvert.source.checkpoint_files import SAFETENSORS
 from autoconvert.source.skeleton import build_without_values
 
 AUTO_MODEL = "AutoModelForCausalLM"
+ADAPTER = "adapter_config.json"
+ADAPTER_HINT = (
+    "merge it into its base model first: PeftModel.from_pretrained(base, adapter).merge_and_unload(), save_pretrained "
+    "to a folder of its own, and pass that"
+)
 
 
 def read_config(folder: Path, trust_remote_code: bool = False) -> PreTrainedConfig:
@@ -32,18 +38,30 @@ def read_config(folder: Path, trust_remote_code: bool = False) -> PreTrainedConf
         raise InputError(f"{path}: missing", hint=_hint_for_no_config(folder))
     try:
         fields = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON ({error})", hint="download or save the model again") from error
+    except OSError as error:
+        raise MachineError(f"{path}: cannot be read ({error.strerror})", hint="check disk and permissions") from error
     if not isinstance(fields, Mapping):
         raise InputError(f"{path}: not a JSON object", hint="download or save the model again")
     _refuse_quantized(path, fields)
+    if (folder / ADAPTER).is_file():
+        # from_pretrained would load it too, where peft is installed.
+        raise InputError(f"{folder}: there is an adapter in it ({ADAPTER})", hint=ADAPTER_HINT)
+    if (named := fields.get("transformers_weights")) not in (None, SAFETENSORS):
+        raise InputError(
+            f"{path}: transformers_weights names {named!r}, which is not supported yet",
+            hint=f"rename that file to {SAFETENSORS} and leave the field out",
+        )
     model_type, remote = fields.get("model_type"), fields.get("auto_map") or {}
-    if model_type not in CONFIG_MAPPING and not remote:
+    remote = remote if isinstance(remote, Mapping) else {}
+    is_known = isinstance(model_type, str) and model_type in CONFIG_MAPPING
+    if not is_known and not remote:
         raise InputError(
             f"{path}: transformers {__version__} does not know the model type {model_type!r}",
             hint="update transformers, or build the module yourself and pass it to autoconvert.driver.convert",
         )
-    if model_type not in CONFIG_MAPPING and not trust_remote_code:
+    if not is_known and not trust_remote_code:
         raise InputError(
             f"{path}: the model type {model_type!r} comes with code of its own",
             hint="read that code, then pass --trust-remote-code to run it",
@@ -112,8 +130,8 @@ def _refuse_quantized(path: Path, fields: Mapping[str, object]) -> None:
 
 
 def _hint_for_no_config(folder: Path) -> str:
-    if (folder / "adapter_config.json").is_file():
-        return "this is an adapter: pass its base model, and the adapter by --adapter"
+    if (folder / ADAPTER).is_file():
+        return f"this is an adapter: {ADAPTER_HINT}"
     if any(folder.glob("*.gguf")):
         return "GGUF files are not supported: pass the original Hugging Face checkpoint"
     return "pass a folder as save_pretrained writes it"

@@ -1,7 +1,6 @@
 """Models of the Hugging Face hub: only the files that a conversion reads are downloaded."""
 
 import io
-import json
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +21,8 @@ from huggingface_hub.errors import (
 from tqdm.std import tqdm
 
 from autoconvert.errors import InputError, MachineError
-from autoconvert.source.checkpoint import PICKLE, PICKLE_HINT, SAFETENSORS
+from autoconvert.source.checkpoint import PICKLE_HINT
+from autoconvert.source.checkpoint_files import PICKLE, SAFETENSORS, shards_of
 from autoconvert.source.header_weights import Header, HeaderWeights
 
 Progress = Callable[[int, int], None]
@@ -52,8 +52,11 @@ def download(
 
     folder = fetch([*SMALL_FILES, *(["*.py"] if remote_code else [])])
     for single in (SAFETENSORS, PICKLE) if allow_pickle else (SAFETENSORS,):
+        # As from_pretrained: one file before those that an index lists.
+        folder = fetch([single])
         index = folder / f"{single}.index.json"
-        folder = fetch(_shard_names(index) if index.is_file() else [single])
+        if not (folder / single).is_file() and index.is_file():
+            folder = fetch(sorted(set(shards_of(index).values())))
         if index.is_file() or (folder / single).is_file():
             return folder
     if not allow_pickle and _holds(model, revision, token, f"{PICKLE}*"):
@@ -91,13 +94,6 @@ def _holds(model: str, revision: str | None, token: str | None, pattern: str) ->
         return bool(snapshot_download(model, revision=revision, token=token, allow_patterns=[pattern], dry_run=True))
     except DryRunError:
         return False
-
-
-def _shard_names(index: Path) -> list[str]:
-    try:
-        return sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{index.name}: not a checkpoint index ({error})", hint="report it to the author") from error
 
 
 def _bars_to(progress: Progress) -> type[tqdm]:

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from autoconvert.errors import InputError, MachineError
+from autoconvert.source.file_state import FileState, changed, state_of
 
 DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,
@@ -51,12 +52,14 @@ class SafetensorsFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._state: FileState
 
     @cached_property
     def entries(self) -> Mapping[str, Entry]:
         try:
-            size = self.path.stat().st_size
             with self.path.open("rb") as file:
+                self._state = state_of(os.fstat(file.fileno()))
+                size = self._state.size
                 length = int.from_bytes(file.read(8), "little")
                 header = file.read(length) if 8 + length <= size and length <= LARGEST_HEADER else None
         except OSError as error:
@@ -66,7 +69,7 @@ class SafetensorsFile:
         try:
             fields = {name: field for name, field in json.loads(header).items() if name != "__metadata__"}
             entries = {name: _entry(field, 8 + length) for name, field in fields.items()}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise self._corrupt(f"the header cannot be read ({type(error).__name__}: {error})") from error
         for name, entry in entries.items():
             if entry.end > size:
@@ -103,6 +106,8 @@ class SafetensorsFile:
         try:
             descriptor = os.open(self.path, os.O_RDONLY)
             try:
+                if state_of(os.fstat(descriptor)) != self._state:
+                    raise changed(self.path)
                 done = 0
                 while done < len(view):
                     count = os.preadv(descriptor, [view[done : done + LARGEST_READ]], begin + done)

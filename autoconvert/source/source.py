@@ -11,12 +11,15 @@ from torch import nn
 
 from autoconvert.errors import InputError, Refused
 from autoconvert.source.checkpoint import open_checkpoint
+from autoconvert.source.checkpoint_files import CheckpointFiles, checkpoint_files
 from autoconvert.source.derivation import Derivation, Renamed
+from autoconvert.source.file_state import FileState, state_of
 from autoconvert.source.header_weights import HeaderWeights
 from autoconvert.source.hub import Progress, download, fetch_headers
 from autoconvert.source.module_weights import ModuleWeights, ties
 from autoconvert.source.skeleton import copy_without_values, is_fake, set_buffer, untie
 from autoconvert.source.weights import FLOAT_DTYPES, TensorWeights, Weights
+from autoconvert.system.output import expanded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -33,7 +36,9 @@ class Source:
     its buffers do. `weights` reads by the module's names. `folder` holds the tokenizer,
     generation_config.json and the chat template, if there is one. `is_built` says that the module is what
     its configuration makes, and no more. `checkpoint` has every tensor of the
-    checkpoint with its bytes, and `unmatched` why some have no place in the module.
+    checkpoint with its bytes, and `unmatched` why some have no place in the module. `files` are those that hold it, as
+    they were when they were opened, `notes` sentences for the summary, and `trusts_code` says whether code that comes
+    with the model may run.
     """
 
     name: str
@@ -44,6 +49,9 @@ class Source:
     is_built: bool = False
     checkpoint: Mapping[str, int] = field(default_factory=dict)
     unmatched: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[Path, FileState] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    trusts_code: bool = False
 
 
 def embedding_rows(module: nn.Module) -> int | None:
@@ -80,7 +88,7 @@ def load_source(
         return _from_folder(folder, DEMO, trust_remote_code, allow_pickle)
     if not str(model):
         raise InputError("no model is named", hint="pass a folder, a hub id, or demo")
-    folder = Path(model).expanduser()
+    folder = expanded(model)
     if folder.is_dir():
         if revision is not None:
             raise InputError(f"{model}: a folder has no revisions", hint="leave --revision out")
@@ -102,17 +110,22 @@ def load_source(
 
 
 def plan_source(
-    model: str | Path, *, revision: str | None = None, token: str | None = None, trust_remote_code: bool = False
+    model: str | Path,
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
 ) -> Source:
     """As `load_source`, but of a hub id only configuration, tokenizer and headers are downloaded: no weight is read."""
     if isinstance(model, Path) or model in ("", DEMO) or _is_path(model):
-        return load_source(model, revision=revision, trust_remote_code=trust_remote_code)
+        return load_source(model, revision=revision, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
     folder, headers = fetch_headers(model, revision=revision, token=token, remote_code=trust_remote_code)
     return _from_folder(folder, model.rpartition("/")[2], trust_remote_code, False, headers)
 
 
 def _is_path(model: str) -> bool:
-    return Path(model).expanduser().exists() or model.startswith((".", "/", "~"))
+    return model.startswith((".", "/", "~")) or Path(model).exists()
 
 
 def _from_folder(
@@ -120,12 +133,16 @@ def _from_folder(
 ) -> Source:
     # A module in memory converts without transformers; only a folder needs it.
     from autoconvert.source.config import build_module, read_config
-    from autoconvert.source.conversion import plan_conversion
+    from autoconvert.source.heads import refuse_without_head
+    from autoconvert.source.prefix import match
 
     config = read_config(folder, trust_remote_code)
-    checkpoint: Weights = open_checkpoint(folder, allow_pickle) if headers is None else headers
+    found = checkpoint_files(folder) if headers is None else CheckpointFiles(())
+    files = {folder / name: state_of((folder / name).stat()) for name in found.files}
+    stored: Weights = open_checkpoint(folder, allow_pickle, found) if headers is None else headers
     module = build_module(config, trust_remote_code)
-    plan = plan_conversion(module, checkpoint)
+    plan, checkpoint, notes = match(module, stored)
+    refuse_without_head(folder / "config.json", config, module, plan)
     if headers is None:
         _untie_what_differs(module, plan.derivations, checkpoint)
         _fill_buffers(module, plan.derivations, checkpoint)
@@ -138,6 +155,9 @@ def _from_folder(
         is_built=True,
         checkpoint={tensor: checkpoint.nbytes(tensor) for tensor in checkpoint.names()},
         unmatched=plan.unmatched,
+        files=files,
+        notes=found.notes + notes,
+        trusts_code=trust_remote_code,
     )
 
 

@@ -5,13 +5,21 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from autoconvert.errors import MachineError
+from autoconvert.errors import InputError, MachineError
+
+
+def expanded(path: str | Path) -> Path:
+    """The path with `~` as the home folder that it stands for. Raises InputError where there is no such home."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{path}: {error}", hint="write the path out") from error
 
 
 @dataclass(frozen=True)
@@ -22,6 +30,16 @@ class Publish:
 
     def __call__(self, files: Mapping[str, Path]) -> dict[str, Path]:
         return {name: file.replace(self.folder / file.name) for name, file in files.items()}
+
+
+def refuse_folders_in_the_way(folder: Path, names: Iterable[str], option: str = "-o") -> None:
+    """Raise MachineError where a folder lies at one of the `names` of files that will go to `folder`."""
+    for name in names:
+        if (folder / name).is_dir():
+            raise MachineError(
+                f"Cannot write to {folder / name}: a folder of that name is in the way.",
+                hint=f"Remove it, or choose another {option}.",
+            )
 
 
 @contextmanager
@@ -61,6 +79,11 @@ _REASONS = {
     errno.EDQUOT: "the disk quota is used up",
     errno.ENOTDIR: "a part of the path is not a folder",
     errno.EEXIST: "a file of that name is in the way",
+    errno.EISDIR: "a folder of that name is in the way",
+    errno.EIO: "the disk cannot be written to",
+    errno.EFBIG: "a file would be larger than is allowed (`ulimit -f`)",
+    errno.ENAMETOOLONG: "the name is too long",
+    errno.ELOOP: "its links lead in a circle",
 }
 
 

@@ -18,6 +18,8 @@ _HINTS = {
     errno.EPERM: "Choose an output folder that you may write to.",
     errno.EROFS: "Choose an output folder that you may write to.",
     errno.ENOENT: "Create the output folder first.",
+    errno.EIO: "The disk may be damaged; choose an output folder on another one.",
+    errno.EFBIG: "Raise the limit of a file's size (`ulimit -f`), or choose a disk that holds larger files.",
 }
 
 

@@ -198,7 +198,7 @@ def test_a_plan_says_what_a_conversion_finds_and_needs(model: Path, tmp_path: Pa
 def test_a_plan_of_what_would_be_refused_is_refused(tmp_path: Path) -> None:
     config = XLNetConfig(vocab_size=97, d_model=32, n_layer=1, n_head=2, d_inner=64)
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
-    result = CliRunner().invoke(COMMANDS["plan"], [str(tmp_path / "model")])
+    result = CliRunner().invoke(COMMANDS["plan"], [str(tmp_path / "model"), "--format", "tflite"])
     assert result.exit_code == 3
     assert "checkpoint" in result.stdout and "found" not in result.stdout
     assert "error: " in result.stderr

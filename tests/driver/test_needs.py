@@ -7,7 +7,7 @@ import psutil
 import pytest
 
 from autoconvert.driver.convert import convert
-from autoconvert.driver.needs import file_size, needs_of, parameter_shapes, refuse_what_cannot_fit
+from autoconvert.driver.needs import file_size, needs_of, parameter_shapes, refuse_what_cannot_fit, why_not_run
 from autoconvert.driver.settings import choose
 from autoconvert.errors import MachineError
 from autoconvert.quantization.recipes import RECIPES
@@ -58,3 +58,16 @@ def test_what_cannot_fit_is_refused_before_it_starts(
 def test_room_is_asked_of_the_disk_where_the_folder_will_be(tmp_path: Path) -> None:
     settings = choose(None, context=16, prefill=(4,), quantize="int8", formats=("tflite",), verify="quick")
     refuse_what_cannot_fit(needs_of(source(), settings), tmp_path / "not" / "yet" / "there")
+
+
+@pytest.mark.parametrize("verify", ["quick", "full", "off"])
+def test_a_file_is_run_only_where_its_weights_fit_among_the_temporary_files(
+    verify: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = choose(None, context=16, prefill=(4,), quantize="int8", formats=("tflite",), verify=verify)
+    needs = needs_of(source(), settings)
+    monkeypatch.setattr("autoconvert.driver.needs.shutil.disk_usage", lambda place: Disk(needs.scratch))
+    assert why_not_run(needs) == ""
+    monkeypatch.setattr("autoconvert.driver.needs.shutil.disk_usage", lambda place: Disk(needs.scratch - 1))
+    assert (why_not_run(needs) == "") == (verify == "off")
+    assert verify == "off" or why_not_run(needs).startswith("not run: needs ")

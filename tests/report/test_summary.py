@@ -97,8 +97,10 @@ def test_details_are_for_those_who_ask(bundle: Path) -> None:
 
 
 def test_what_was_not_checked_is_said(bundle: Path) -> None:
-    large = dataclasses.replace(REPORT, checks=[CheckResult("rewrites", True, "2 regions")])
-    assert "unchecked   the file was not run, since it is large: --verify full does" in lines(large, bundle)
+    not_run = CheckResult("file in the interpreter", False, "not run: needs 2 GB, has 1 GB")
+    large = dataclasses.replace(REPORT, checks=[CheckResult("rewrites", True, "2 regions"), not_run])
+    assert "checked     rewrites" in lines(large, bundle)
+    assert "unchecked   file in the interpreter: not run: needs 2 GB, has 1 GB" in lines(large, bundle)
     unchecked = dataclasses.replace(REPORT, checks=[], settings={**REPORT.settings, "verify": "off"})
     assert "unchecked   nothing was compared with the model: --verify off" in lines(unchecked, bundle)
     assert not any(line.startswith("unchecked") for line in lines(REPORT, bundle))

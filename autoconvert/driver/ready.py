@@ -1,0 +1,51 @@
+"""What is settled before anything is traced, the same for a plan and for a conversion."""
+
+from pathlib import Path
+
+from autoconvert.driver.needs import Needs, refuse_what_cannot_fit
+from autoconvert.driver.settings import Settings
+from autoconvert.errors import InputError
+from autoconvert.packaging.tokenizer import TokenizerSpec, read_tokenizer
+from autoconvert.runtime.stub import STUB
+from autoconvert.source.source import Source, embedding_rows
+from autoconvert.source.token_ids import check_token_ids
+from autoconvert.system.output import expanded, refuse_folders_in_the_way
+
+REPORT = "report.json"
+# What the default folder is called where the model's own folder has its name already.
+_SUFFIX = "-litert"
+
+
+def tokenizer_of(source: Source, settings: Settings) -> TokenizerSpec | None:
+    """The tokenizer that a bundle needs; None where none is asked for.
+
+    Raises:
+        InputError: there is none, it cannot be loaded, or what says which tokens end a text is no number.
+        Refused: the runtime has no form of it.
+    """
+    if "litertlm" not in settings.formats:
+        return None
+    if source.folder is None:
+        raise InputError(
+            "A .litertlm bundle needs a tokenizer, and a module in memory has none.",
+            hint="Choose --format tflite (formats=('tflite',)), or convert a folder that holds the tokenizer.",
+        )
+    check_token_ids(source.folder)
+    rows = embedding_rows(source.module)
+    return read_tokenizer(source.folder, trust_remote_code=source.trusts_code, rows=rows, trial=STUB)
+
+
+def target_folder(source: Source, output: str | Path | None) -> Path:
+    """Where the files go: what was chosen, else the model's name, but never into the folder that it came from."""
+    if output is not None:
+        return expanded(output)
+    target = Path(source.name or "model")
+    if source.folder is not None and target.exists() and target.samefile(source.folder):
+        return target.with_name(target.name + _SUFFIX)
+    return target
+
+
+def refuse_what_cannot_be_written(needs: Needs, settings: Settings, target: Path) -> None:
+    """Raise MachineError where folders have the names of files to write, or where disk or memory do not suffice."""
+    refuse_folders_in_the_way(target, [*(f"model.{name}" for name in settings.formats), REPORT])
+    refuse_what_cannot_fit(needs, target)
