@@ -86,3 +86,17 @@ def test_chunked_states_are_those_of_one_run(program: Program, module: Decoder) 
     one = run_chunks(program, models.weights_of(module), split(tokens, ((19, 19),), CONTEXT), values)
     many = run_chunks(program, models.weights_of(module), split(tokens, CHUNKS, CONTEXT), values)
     torch.testing.assert_close(many[-1][..., :19], one[-1][..., :19])
+
+
+def test_steps_that_fail_hide_no_failed_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(_: object) -> Tensor:
+        raise Refused("no such path")
+
+    def differing(*_: object) -> float:
+        raise CheckFailed("the logits differ")
+
+    module = tiny_llama()
+    program = rewrite(module)
+    monkeypatch.setattr("autoconvert.check.graph.compare_logits", differing)
+    with pytest.raises(CheckFailed, match="the logits differ"):
+        check_graph(program, weights_of(module), lambda tokens: logits_of_source(module, tokens), failing)
