@@ -102,7 +102,7 @@ def _comparison(compare: Callable[[Any, Any], Any]) -> Callable[[Unread, Any], A
 for _compare in _COMPARISONS:
     setattr(Unread, f"__{_compare.__name__}__", _comparison(_compare))
 _READ = "bool int float index complex len getitem round trunc floor ceil neg pos abs invert str format divmod rdivmod"
-for _name in _READ.split():  # noqa: SIM905
+for _name in _READ.split():
     setattr(Unread, f"__{_name}__", Unread._refuse)
 for _name in ("mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor", "lshift", "rshift", "matmul"):
     setattr(Unread, f"__{_name}__", Unread._refuse)
@@ -241,7 +241,7 @@ def with_numbers_unread(module: nn.Module, trace: Callable[[], ExportedProgram])
         return result
 
     with numbers_restored(module):
-        module.forward = watched  # type: ignore[method-assign]
+        module.forward = watched
         try:
             traced = trace()
             once = changed(before, after)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from autoconvert import ops
 from autoconvert.check.graph import check_graph, run_chunks
-from autoconvert.errors import CheckFailed
+from autoconvert.errors import CheckFailed, Refused
 from autoconvert.ir.editing import set_arguments
 from autoconvert.ir.interface import Role
 from autoconvert.ir.nodes import named_results
@@ -95,8 +95,8 @@ def test_steps_that_fail_hide_no_failed_check(monkeypatch: pytest.MonkeyPatch) -
     def differing(*_: object) -> float:
         raise CheckFailed("the logits differ")
 
-    module = tiny_llama()
-    program = rewrite(module)
+    module = models.tiny_llama()
+    program = models.rewrite(module)
     monkeypatch.setattr("autoconvert.check.graph.compare_logits", differing)
     with pytest.raises(CheckFailed, match="the logits differ"):
-        check_graph(program, weights_of(module), lambda tokens: logits_of_source(module, tokens), failing)
+        check_graph(program, models.weights_of(module), lambda tokens: models.logits_of_source(module, tokens), failing)
