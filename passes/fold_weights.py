@@ -7,14 +7,16 @@ import dataclasses
 from collections.abc import Mapping
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from autoconvert.analysis.binding_times import Time, binding_times, frontier
 from autoconvert.analysis.invariants import WEIGHTS_FOLDED, WHOLE_TEXT
 from autoconvert.analysis.regions import extract
+from autoconvert.errors import Refused
 from autoconvert.ir.editing import finish, replace
 from autoconvert.ir.inputs import without_unread_weights
 from autoconvert.ir.program import Program
+from autoconvert.ir.provenance import location
 from autoconvert.ir.weight import Weight
 from autoconvert.rewrite.pass_manager import Pass
 
@@ -29,10 +31,18 @@ def fold_weights(program: Program) -> Program:
     # Users first: an expression may be part of another, which must still see the parameters.
     for node in reversed(frontier(graph.graph, binding_times(program), Time.WEIGHT)):
         if node.op == "call_function":
+            _refuse_other_than_floats(node)
             weight = _lift(graph, node, program.weights)
             weights[weight.name] = weight
     finish(graph)
     return without_unread_weights(dataclasses.replace(program, weights=weights))
+
+
+def _refuse_other_than_floats(node: fx.Node) -> None:
+    value = node.meta["val"]
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        kind = str(value.dtype) if isinstance(value, Tensor) else "a number in Python"
+        raise Refused(f"{location(node)} makes {kind} of weights alone: only floats are kept as weights.", at=node.name)
 
 
 def _fold(graph: fx.GraphModule, node: fx.Node) -> None:

@@ -25,6 +25,7 @@ from autoconvert.ir.provenance import location
 from autoconvert.passes.canonicalize import canonicalize
 from autoconvert.rewrite.pass_manager import Pass
 from autoconvert.tracing.exported import export
+from autoconvert.tracing.untraceable import is_ours
 
 _SLOTS = -2
 
@@ -105,11 +106,16 @@ def _prove_separate(program: Program, region: _Region, attention: fx.Node) -> No
     try:
         exported = export(fx.GraphModule(program.graph, graph), tuple(examples), dynamic_shapes=tuple(axes))
         traced = canonicalize(exported.graph_module).graph
-        (followed,) = shape(traced.find_nodes(op="placeholder")[0])[_SLOTS].node.expr.free_symbols  # type: ignore[union-attr]
+        size = shape(traced.find_nodes(op="placeholder")[0])[_SLOTS]
+        if not isinstance(size, torch.SymInt):
+            raise Refused("it fixes how many there are")
+        (followed,) = size.node.expr.free_symbols
         layouts = check_separate(traced, followed)
     except (Refused, Inseparable) as refusal:
         raise Refused(f"{location(attention)} looks back on a mixture of positions: {refusal.message}") from refusal
     except Exception as error:
+        if is_ours(error):
+            raise
         raise Refused(f"{location(attention)} looks back on what depends on how many positions there are.") from error
     for result in traced.output_node().all_input_nodes:
         if layouts.get(result) != Layout() or not isinstance(shape(result)[_SLOTS], torch.SymInt):

@@ -56,9 +56,10 @@ def check_graph(program: Program, weights: Weights, reference: Logits, own_steps
     expected = reference(tokens)
     try:
         return compare_logits(logits, expected, "the rewritten graph, run in chunks,")
-    except CheckFailed:
-        if own_steps is not None:
-            refuse_contradiction(logits, own_steps(tokens), expected)
+    except CheckFailed as failed:
+        steps = _own_steps(own_steps, tokens, failed)
+        if steps is not None:
+            _refuse_contradiction(logits, steps, expected)
         raise
 
 
@@ -81,8 +82,16 @@ def _sizes(capacity: int) -> list[tuple[int, int]]:
     return sizes
 
 
-def refuse_contradiction(logits: Tensor, steps: Tensor, whole: Tensor) -> None:
-    """Raise Refused where `logits` [tokens, vocabulary] are what the source says token by token, and not of a text."""
+def _own_steps(own_steps: Logits | None, tokens: Sequence[int], failed: CheckFailed) -> Tensor | None:
+    """What the source says token by token, or None where it cannot: that explains no difference and hides none."""
+    try:
+        return None if own_steps is None else own_steps(tokens)
+    except Exception as error:
+        failed.add_note(f"The model's own path for single tokens cannot be compared: {error}")
+        return None
+
+
+def _refuse_contradiction(logits: Tensor, steps: Tensor, whole: Tensor) -> None:
     # The first token has no past: the source runs it as a whole text.
     if float(distance(logits[1:], steps[1:]).max()) <= TOLERANCE:
         difference = float(distance(steps, whole).max())

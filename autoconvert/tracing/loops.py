@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from autoconvert import ops
 from autoconvert.analysis.iterations import check_isolated, check_same
+from autoconvert.tracing.untraceable import is_ours
 
 
 class Places(TorchFunctionMode):
@@ -119,7 +120,9 @@ def _trace_most(trace: Callable[[], ExportedProgram]) -> tuple[Places, ExportedP
         try:
             with places:
                 return places, trace()
-        except Exception:
+        except Exception as error:
+            if is_ours(error):
+                raise
             failed = {size: number for size, number in places.under_way.items() if size not in most and number}
             if not failed:
                 raise

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from autoconvert.errors import InputError, Inseparable
+from autoconvert.errors import AutoconvertError, Inseparable
 from autoconvert.ir.interface import Port, Role, Size
 from autoconvert.ir.program import Program
 from autoconvert.tracing.exported import export, program_of
+from autoconvert.tracing.python_state import with_numbers_unread
 from autoconvert.tracing.untraceable import untraceable
 
 # The example that is traced has a prime for each symbol: from the eighth on, 19.
@@ -68,12 +69,9 @@ def trace_ports(
     shapes = tuple({a: symbols[s] for a, s in enumerate(port.shape) if isinstance(s, str)} or None for port in inputs)
     takes_any = isinstance(called, Called)
     try:
-        exported = export(
-            called,
-            tuple(_example(port, sizes) for port in inputs),
-            dynamic_shapes=(shapes,) if takes_any else shapes,
-        )
-    except (InputError, KeyboardInterrupt, MemoryError):
+        args = tuple(_example(port, sizes) for port in inputs)
+        exported = with_numbers_unread(called, lambda: export(called, args, (shapes,) if takes_any else shapes))
+    except (AutoconvertError, KeyboardInterrupt, MemoryError):
         raise
     except Exception as error:
         raise untraceable("The model's code cannot be traced with a symbolic length", error) from error

@@ -13,15 +13,15 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 
-from autoconvert.errors import InputError, Refused
+from autoconvert.errors import AutoconvertError, InputError, Inseparable, Refused
 from autoconvert.ir.interface import Port, Role, Size
 from autoconvert.ir.program import TEXTS, Program
 from autoconvert.ir.provenance import location
 from autoconvert.ir.state import State, Write
 from autoconvert.tracing.exported import export, program_of
-from autoconvert.tracing.past import Past, takes_texts_together
+from autoconvert.tracing.past import Past, followed
 from autoconvert.tracing.trace import POSITION_PARAMETERS
-from autoconvert.tracing.untraceable import untraceable
+from autoconvert.tracing.untraceable import is_ours, untraceable
 
 _TRACED_STEPS = 19
 
@@ -68,8 +68,10 @@ def trace_one_step(decoder: nn.Module, past: Past, slots: int) -> Program:
         Refused: what the decoder keeps grows, or its step cannot be traced.
     """
     try:
-        together = _export_together(decoder, past, slots)
-        exported = together or _export(OneStep(decoder, past), slots, alone=True)
+        past, takes_together = followed(decoder, past, slots)
+        step = OneStep(decoder, past)
+        together = _export_together(step, slots) if takes_together else None
+        exported = together or _export(step, slots, alone=True)
     except (InputError, Refused, KeyboardInterrupt, MemoryError):
         raise
     except Exception as error:
@@ -99,12 +101,17 @@ def _inputs(texts: Size) -> tuple[Port, ...]:
     )
 
 
-def _export_together(decoder: nn.Module, past: Past, slots: int) -> ExportedProgram | None:
-    if not takes_texts_together(decoder, past):
-        return None
+def _export_together(step: OneStep, slots: int) -> ExportedProgram | None:
+    """The step of many texts, or None where the model's code takes one at a time."""
     try:
-        return _export(OneStep(decoder, past), slots, alone=False)
-    except Exception:
+        return _export(step, slots, alone=False)
+    except Inseparable:
+        return None
+    except AutoconvertError:
+        raise
+    except Exception as error:
+        if is_ours(error):
+            raise
         return None
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, fx
 from torch._ops import OpOverload
 
 from autoconvert.ir.editing import inline, traced
+from autoconvert.ir.nodes import shape
 from autoconvert.rewrite.rule import rule
 
 aten = torch.ops.aten
@@ -54,8 +55,22 @@ def _decomposed(node: fx.Node) -> fx.Node | None:
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: bound[names[n]])
         return node.target(*args, **kwargs)  # type: ignore[operator]
 
-    result = inline(node.graph, traced(call, values, _definitions()).graph, operands, like=node)
+    if node.target is aten.pad.default and not all(isinstance(size, int) for size in _padded_sizes(node)):
+        # PyTorch's padding wants numbers for the axes that it changes.
+        return None
+    try:
+        spelled_out = traced(call, values, _definitions()).graph
+    except RuntimeError:
+        # Not every operation takes symbols; one that stays composed is refused by its name, where it matters.
+        return None
+    result = inline(node.graph, spelled_out, operands, like=node)
     return result if isinstance(result, fx.Node) else None
+
+
+def _padded_sizes(node: fx.Node) -> list[Any]:
+    """The sizes, from the last axis on, of those that a padding changes."""
+    axes = len(node.args[1]) // 2  # type: ignore[arg-type]
+    return list(shape(node.all_input_nodes[0])[-axes:])
 
 
 @cache

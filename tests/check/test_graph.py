@@ -9,7 +9,7 @@ from torch import Tensor
 
 from autoconvert import ops
 from autoconvert.check.graph import check_graph, run_chunks
-from autoconvert.errors import CheckFailed
+from autoconvert.errors import CheckFailed, Refused
 from autoconvert.ir.editing import set_arguments
 from autoconvert.ir.interface import Role
 from autoconvert.ir.nodes import named_results
@@ -86,3 +86,17 @@ def test_chunked_states_are_those_of_one_run(program: Program, module: Decoder) 
     one = run_chunks(program, models.weights_of(module), split(tokens, ((19, 19),), CONTEXT), values)
     many = run_chunks(program, models.weights_of(module), split(tokens, CHUNKS, CONTEXT), values)
     torch.testing.assert_close(many[-1][..., :19], one[-1][..., :19])
+
+
+def test_steps_that_fail_hide_no_failed_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(_: object) -> Tensor:
+        raise Refused("no such path")
+
+    def differing(*_: object) -> float:
+        raise CheckFailed("the logits differ")
+
+    module = models.tiny_llama()
+    program = models.rewrite(module)
+    monkeypatch.setattr("autoconvert.check.graph.compare_logits", differing)
+    with pytest.raises(CheckFailed, match="the logits differ"):
+        check_graph(program, models.weights_of(module), lambda tokens: models.logits_of_source(module, tokens), failing)
