@@ -7,11 +7,16 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+from torch import fx
+
+from autoconvert.errors import Refused
 from autoconvert.ir.program import Program
+from autoconvert.ir.provenance import location
 from autoconvert.ir.target import Target
 from autoconvert.lowering.legalize import legalize
 from autoconvert.lowering.provenance import locate
 from autoconvert.system.stderr import redirected_stderr
+from autoconvert.tracing.untraceable import is_ours
 
 
 def lower(name: str, program: Program, target: Target) -> bytes:
@@ -19,6 +24,9 @@ def lower(name: str, program: Program, target: Target) -> bytes:
 
     Tokens and positions are int32, weights are float32 inputs by the names in `program.weights`. Operations are named
     by the modules that they come from.
+
+    Raises:
+        Refused: the converter has no form for an operation.
     """
     # Importing litert_torch takes seconds and brings jax, which only lowering needs.
     with quiet():
@@ -27,7 +35,25 @@ def lower(name: str, program: Program, target: Target) -> bytes:
         graph = legalize(program.graph, target, program.weights)
         locate(graph.graph)
         inputs = {str(node.target): node.meta["val"] for node in graph.graph.find_nodes(op="placeholder")}
-        return convert(name, graph.eval(), inputs)
+        try:
+            return convert(name, graph.eval(), inputs)
+        except Exception as error:
+            if is_ours(error):
+                raise
+            raise _refused(graph, error) from error
+
+
+def _refused(graph: fx.GraphModule, error: Exception) -> Refused:
+    """The refusal of a graph that the converter raised `error` for, with the node that it names, if it names one."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    named = (node for node in graph.graph.nodes if node.op == "call_function" and str(node.target) in str(error))
+    node = next(named, None)
+    place = "" if node is None else f"{location(node)}: "
+    return Refused(
+        f"{place}the device's converter has no form for it: {lines[0] if lines else type(error).__name__}",
+        hint="A target's body that computes the same by other operations would lower it (lowering/bodies).",
+        at="" if node is None else node.name,
+    )
 
 
 @contextlib.contextmanager

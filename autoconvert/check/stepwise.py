@@ -121,6 +121,8 @@ class Stepwise:
             return self._loaded.call(method, *args)
         except Died as death:
             raise RuntimeFailed(f"the runtime dies of {self._path}: {death}") from death
+        except (RuntimeError, ValueError) as error:
+            raise RuntimeFailed(f"the runtime cannot run {self._path} step by step: {error}") from error
 
 
 def _kind(need: Needs) -> tuple[bool, bool]:

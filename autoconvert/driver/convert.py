@@ -1,8 +1,8 @@
 """A conversion from end to end: a source is compiled, or was, then linked and bundled, each step checked."""
 
 import dataclasses
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,6 +37,7 @@ from autoconvert.report.progress import Display, Silent, Stage, Timeline
 from autoconvert.report.readable import readable_size
 from autoconvert.report.report import Report, make_report, write_report
 from autoconvert.rewrite.pattern import Pattern
+from autoconvert.runtime.failed import RuntimeFailed
 from autoconvert.runtime.runner import open_file
 from autoconvert.source.accounting import account
 from autoconvert.source.file_state import identity_of, require_unchanged
@@ -266,8 +267,18 @@ class _Conversion:
                 capacity, vocabulary = compiled.capacity, compiled.vocabulary
                 raise localized(failure, self.source, capacity, vocabulary, self.stages, self.patterns) from failure
 
+    @contextmanager
+    def _runs(self, what: str) -> Iterator[None]:
+        """What the runtime refuses or dies of is a failed check: it was written here."""
+        try:
+            yield
+        except RuntimeFailed as failure:
+            hint = f"{what} must not be used. Please report this with the model's config."
+            raise CheckFailed(failure.message, hint=hint) from failure
+
     def _run_file(self, linked: Linked, compiled: Compiled) -> list[Spoken]:
         with (
+            self._runs("The file"),
             self.timeline.stage("check file") as stage,
             reference_of(self.source) as reference,
             open_file(linked.path) as runner,
@@ -304,7 +315,7 @@ class _Conversion:
         return path
 
     def _check_bundle(self, bundle: Path, tokenizer: TokenizerSpec, prompts: Sequence[Spoken]) -> None:
-        with self.timeline.stage("check bundle") as stage:
+        with self._runs("The bundle"), self.timeline.stage("check bundle") as stage:
             tolerance = _SAME_NUMBERS if self.settings.quantize.exact else _SAME_CONSTANTS
             room = self.settings.context - 2 * min(self.settings.prefill)
             stage.note = str(check_bundle(bundle, tokenizer, prompts, room=room, tolerance=tolerance))

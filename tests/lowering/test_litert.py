@@ -10,6 +10,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from autoconvert import ops
+from autoconvert.errors import Refused
 from autoconvert.ir.editing import traced
 from autoconvert.ir.program import Program
 from autoconvert.lowering.cpu import CPU
@@ -127,3 +128,11 @@ def test_the_worker_ends_with_its_context(tmp_path: Path) -> None:
     with start_worker() as worker:
         process = worker._process
     assert process.poll() is not None
+
+
+def test_an_operation_that_the_converter_has_no_form_for_is_refused_by_its_name() -> None:
+    with FakeTensorMode():
+        graph = traced(lambda x: {"y": torch.digamma(x)}, {"x": torch.empty(2, 3)})
+    with pytest.raises(Refused, match=r"digamma.*converter has no form") as caught:
+        lower("main", Program(graph), CPU)
+    assert caught.value.at
