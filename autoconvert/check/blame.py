@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, fx
 
-from autoconvert.check.graph import chunks_of, run_chunks
+from autoconvert.check.graph import run_chunks
 from autoconvert.check.parity import TOLERANCE, distance
+from autoconvert.check.readings import Reading
 from autoconvert.ir.interface import Role
 from autoconvert.ir.nodes import shape
 from autoconvert.ir.program import Program
 from autoconvert.ir.provenance import location
-from autoconvert.runtime.chunks import Chunk
+from autoconvert.runtime.chunks import Chunk, split
 from autoconvert.source.weights import Weights
 
 _TEXT = {Role.TOKENS, Role.POSITIONS}
@@ -28,11 +29,12 @@ Print = tuple[tuple[int, ...], tuple[float, ...]]
 class Blame:
     """Told each program in turn; `verdict` names the first pass whose program is wrong, and a place in it.
 
-    `expected` float32 [tokens, vocabulary] is what the source says of `tokens`.
+    `expected` float32 [compared, vocabulary] is what the source says of `reading`, by which the file was found wrong:
+    another text may not reach the place.
     """
 
     weights: Weights
-    tokens: list[int]
+    reading: Reading
     expected: Tensor
     verdict: str = ""
     _last_right: str = "the trace"
@@ -46,8 +48,7 @@ class Blame:
         """Runs the program as pass `name` leaves it, unless one before it was wrong; what cannot be run is left out."""
         if self.verdict or (run := self._run(program)) is None:
             return
-        logits, prints = run
-        worst = float(distance(logits, self.expected).max())
+        worst, prints = run
         if worst <= TOLERANCE:
             self._last_right, self._prints = name, prints
             return
@@ -56,17 +57,25 @@ class Blame:
             self.verdict += f", where values first change at {location(node)}"
         self.verdict += "."
 
+    def is_right(self, program: Program) -> bool:
+        """Whether the program, the last one, gives what the source does: then none before it is to blame."""
+        run = self._run(program)
+        return run is not None and run[0] <= TOLERANCE
+
     def _first_changed(self, program: Program, prints: Mapping[str, Print]) -> fx.Node | None:
         named = (node for node in program.graph.graph.nodes if node.name in prints and node.name in self._prints)
         return next((node for node in named if not _alike(prints[node.name], self._prints[node.name])), None)
 
-    def _run(self, program: Program) -> tuple[Tensor, dict[str, Print]] | None:
-        roles = {port.role for port in program.inputs}
+    def _run(self, program: Program) -> tuple[float, dict[str, Print]] | None:
+        """How far the logits are from the source's, and a print of each node's values; None where it cannot be run."""
+        roles, reading = {port.role for port in program.inputs}, self.reading
         if roles == _TEXT:
-            ids, positions = torch.tensor([self.tokens]), torch.arange(len(self.tokens))[None]
-            chunks = [Chunk({Role.TOKENS: ids, Role.POSITIONS: positions}, len(self.tokens))]
+            ids = torch.tensor([reading.tokens])
+            positions = torch.arange(reading.start, reading.start + reading.length)[None]
+            chunks = [Chunk({Role.TOKENS: ids, Role.POSITIONS: positions}, reading.length)]
         elif roles == _CHUNKS:
-            chunks = chunks_of(self.tokens, int(shape(program.input(Role.MASK))[-1]))
+            capacity = int(shape(program.input(Role.MASK))[-1])
+            chunks = split(reading.tokens, reading.sizes, capacity, reading.start)
         else:
             return None
         prints: dict[str, Print] = {}
@@ -78,7 +87,7 @@ class Blame:
 
         outputs = run_chunks(program, self.weights, chunks, program.result(Role.LOGITS), see)
         logits = [output[0, : part.real] for output, part in zip(outputs, chunks, strict=True)]
-        return torch.cat(logits), prints
+        return float(distance(torch.cat(logits)[reading.compared], self.expected).max()), prints
 
 
 def _print(values: Sequence[Tensor]) -> Print:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from autoconvert.check.parity import TOLERANCE, Reference, compare_logits
-from autoconvert.check.readings import DECODE, Reading, at_the_end, from_the_start, token_by_token
+from autoconvert.check.readings import DECODE, Reading, at_the_end, from_the_start, of_one_chunk, token_by_token
 from autoconvert.check.stepwise import Call, open_stepwise
 from autoconvert.errors import CheckFailed
 from autoconvert.ir.interface import Role
@@ -29,6 +29,14 @@ _READ_WHOLE = 2_000_000_000
 # The same, where only that can tell whether the end of the context is right.
 _READ_WHOLE_IF_NEEDED = 200_000_000_000
 _WHAT = "the file, run by its signatures,"
+
+
+class Misread(CheckFailed):
+    """A file says something else of `reading` than the source."""
+
+    def __init__(self, failure: CheckFailed, reading: Reading) -> None:
+        super().__init__(failure.message, hint=failure.hint)
+        self.reading = reading
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,9 @@ def check_linked_file(
     size = reference.parameters * capacity
     to_the_end = thorough or size <= _READ_WHOLE
     readings = [from_the_start(lengths, capacity, vocabulary, compiled.windows, to_the_end=to_the_end)]
+    # What does not fit behind the other pieces is a text of its own.
+    read_already = {slots for _, slots in readings[0].pieces}
+    readings.extend(of_one_chunk(n, capacity, vocabulary) for n in lengths if n not in read_already)
     if thorough:
         readings.append(token_by_token(capacity, vocabulary))
     not_run = [f"windows of {n} positions were not passed" for n in compiled.windows if n >= readings[0].length]
@@ -148,7 +159,10 @@ def _logits(outputs: Iterable[Any]) -> Tensor:
 
 def _distance(logits: Tensor, expected: Tensor, reading: Reading) -> float:
     positions = [reading.start + index for index in reading.compared]
-    return compare_logits(logits, expected, _WHAT, TOLERANCE, positions)
+    try:
+        return compare_logits(logits, expected, _WHAT, TOLERANCE, positions)
+    except CheckFailed as failure:
+        raise Misread(failure, reading) from None
 
 
 def _both(one: Found, other: Found) -> Found:

@@ -35,6 +35,11 @@ class Reading:
         return sum(real for real, _ in self.pieces)
 
     @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """The pieces as (tokens, slots) where a decoded token has a slot too."""
+        return [(real, slots or 1) for real, slots in self.pieces]
+
+    @property
     def compared(self) -> list[int]:
         """Which tokens of the text are decoded."""
         begins = accumulate((real for real, _ in self.pieces), initial=0)
@@ -73,6 +78,11 @@ def at_the_end(lengths: Collection[int], capacity: int, vocabulary: int) -> Read
     shortest = min(lengths)
     pieces = ((shortest, shortest), (1, DECODE), (1, DECODE))
     return Reading(capacity - shortest - 2, pieces, vocabulary)
+
+
+def of_one_chunk(length: int, capacity: int, vocabulary: int) -> Reading:
+    """A chunk of `length` slots at position 0, as full as leaves a slot of the cache for the token decoded after it."""
+    return Reading(0, ((min(length, capacity - 1), length), (1, DECODE)), vocabulary)
 
 
 def token_by_token(capacity: int, vocabulary: int) -> Reading:

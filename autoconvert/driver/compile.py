@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autoconvert import ops
@@ -47,6 +48,8 @@ class Stages:
 
     passes: Sequence[Pass] = PASSES
     before_lower: Callable[[Program], Program] = lambda program: program
+    after_lower: Callable[[dict[str, bytes]], dict[str, bytes]] = lambda graphs: graphs
+    after_link: Callable[[Path], None] = lambda path: None
     before_bundle: Callable[[TokenizerSpec], TokenizerSpec] = lambda tokenizer: tokenizer
 
 
@@ -130,7 +133,7 @@ class _Compilation:
             give_back()
             if rewrites is not None:
                 checks.append(CheckResult("rewrites", True, str(rewrites)))
-            graphs = self._lowered(lowered)
+            graphs = self.stages.after_lower(self._lowered(lowered))
         compiled = Compiled(
             graphs=graphs,
             signatures=model.signatures,

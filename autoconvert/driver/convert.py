@@ -248,6 +248,7 @@ class _Conversion:
                 progress=stage.advance,
             )
             stage.note = f"{readable_size(linked.size)}, {self.settings.quantize.name}"
+        self.stages.after_link(linked.path)
         if self.dump is not None:
             self.dump.linked(linked.tensors)
         return linked
@@ -264,8 +265,7 @@ class _Conversion:
             return self._run_file(linked, compiled)
         except CheckFailed as failure:
             with self.timeline.stage("find the fault"):
-                capacity, vocabulary = compiled.capacity, compiled.vocabulary
-                raise localized(failure, self.source, capacity, vocabulary, self.stages, self.patterns) from failure
+                raise localized(failure, self.source, compiled, self.stages, self.patterns) from failure
 
     @contextmanager
     def _runs(self, what: str) -> Iterator[None]:

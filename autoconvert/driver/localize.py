@@ -1,14 +1,18 @@
 """Why a file is wrong: the conversion is run again as far as lowering, and each program on the way is run."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 from autoconvert.check.blame import Blame
-from autoconvert.check.graph import check_graph, text_for
+from autoconvert.check.deployment import Misread
+from autoconvert.check.graph import check_graph
 from autoconvert.check.parity import reference_of
+from autoconvert.check.readings import Reading, from_the_start
 from autoconvert.driver.compile import Stages
 from autoconvert.driver.trace_and_rewrite import rewrite
 from autoconvert.errors import CheckFailed
 from autoconvert.ir.program import Program
+from autoconvert.lowering.compiled import Compiled
 from autoconvert.lowering.cpu import CPU
 from autoconvert.rewrite.pass_manager import Options, Pass
 from autoconvert.rewrite.pattern import Pattern
@@ -18,8 +22,7 @@ from autoconvert.source.source import Source
 def localized(
     failure: CheckFailed,
     source: Source,
-    capacity: int,
-    vocabulary: int,
+    compiled: Compiled,
     stages: Stages,
     patterns: Sequence[Pattern],
 ) -> CheckFailed:
@@ -28,22 +31,31 @@ def localized(
     Raises:
         Refused: the source contradicts itself, and the file says what one of its ways says.
     """
-    tokens = text_for(capacity, vocabulary)
+    # What the file says wrong is asked of every program, at the same places in a text of the same chunks.
+    reading = failure.reading if isinstance(failure, Misread) else _short(compiled)
     with reference_of(source) as reference:
-        blame = Blame(source.weights, tokens, reference(tokens))
+        expected = reference.placed(reading.tokens, reading.start, reading.compared)
+        blame = Blame(source.weights, reading, expected)
 
     def see(step: Pass, program: Program) -> None:
         blame.see(step.name, program)
 
-    options = Options(capacity, patterns, lambda *_: None, CPU)
+    options = Options(compiled.capacity, patterns, lambda *_: None, CPU)
     program = rewrite(source.module, options, stages.passes, see, on_trace=lambda *_: blame.begin())
     program = stages.before_lower(program)
     blame.see("what follows the passes", program)
-    with reference_of(source) as reference:
-        try:
-            check_graph(program, source.weights, reference, reference.token_by_token)
-        except CheckFailed:
-            found = blame.verdict
-        else:
-            found = "Every pass leaves it right, so it goes wrong in lowering, in linking or in the runtime."
+    found = blame.verdict
+    if blame.is_right(program):
+        found = "Every pass leaves it right, so it goes wrong in lowering, in linking or in the runtime."
+    else:
+        _refuse_contradiction(program, source)
     return CheckFailed("\n".join(filter(None, (failure.message, found))), hint=failure.hint)
+
+
+def _short(compiled: Compiled) -> Reading:
+    return from_the_start(compiled.prefill, compiled.capacity, compiled.vocabulary)
+
+
+def _refuse_contradiction(program: Program, source: Source) -> None:
+    with reference_of(source) as reference, suppress(CheckFailed):
+        check_graph(program, source.weights, reference, reference.token_by_token)

@@ -37,11 +37,11 @@ def chunk(tokens: Sequence[int], start: int, size: int, context: int, first: int
     return Chunk({Role.TOKENS: ids, Role.INPUT_POS: positions, Role.MASK: mask}, real)
 
 
-def split(tokens: Sequence[int], sizes: Sequence[tuple[int, int]], context: int) -> list[Chunk]:
-    """Chunks of (real, size) slots in a row; together they hold all of `tokens`."""
+def split(tokens: Sequence[int], sizes: Sequence[tuple[int, int]], context: int, first: int = 0) -> list[Chunk]:
+    """Chunks of (real, size) slots in a row; together they hold all of `tokens`, a text that begins at `first`."""
     chunks, start = [], 0
     for real, size in sizes:
-        chunks.append(chunk(tokens[start : start + real], start, size, context))
+        chunks.append(chunk(tokens[start : start + real], first + start, size, context, first))
         start += real
     assert start == len(tokens)
     return chunks

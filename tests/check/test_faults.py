@@ -1,55 +1,130 @@
 """Each seeded fault fails the default check, which says where it comes from."""
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import Gemma2Config
 
 import autoconvert
+from autoconvert.driver import compile as compiling
 from autoconvert.driver.compile import Stages
 from autoconvert.driver.convert import convert
+from autoconvert.passes.canonicalization import RULES as RIGHT_RULES
 from autoconvert.passes.pipeline import PASSES
 from autoconvert.rewrite.pass_manager import Pass
-from tests.check.faults import FAULTS, Fault, wrong_start_token
-from tests.packaging.tiny_bundle import byte_level_tokenizer, tiny_llama
-from tests.source.tiny import build, llama
+from autoconvert.rewrite.pattern import Pattern
+from autoconvert.rewrite.rule import Rule, RuleTable
+from tests.check.faults.files import FILE_FAULTS, GRAPH_FAULTS, FileFault, GraphFault
+from tests.check.faults.programs import FAULTS, Fault
+from tests.check.faults.rewrites import RULES, WRONG_PATTERNS
+from tests.check.faults.texts import TEXT_FAULTS, TextFault
+from tests.packaging.tiny_bundle import CHAT_TEMPLATE, byte_level_tokenizer, tiny_llama
+from tests.source.tiny import SIZES, build, gemma3, llama
+
+AFTER_THE_PASSES = "goes wrong in lowering, in linking or in the runtime"
+CONFIGS = {
+    "llama": llama(),
+    "llama-tied": llama(tie_word_embeddings=True),
+    "llama-biased": llama(attention_bias=True),
+    "gemma3": gemma3(),
+    "gemma2": Gemma2Config(**SIZES, sliding_window=8, attn_logit_softcapping=2.0, query_pre_attn_scalar=8),
+}
+BY_NAME = {fault.name: fault for fault in FAULTS}
 
 
-def converted(tmp_path: Path, stages: Stages, tied: bool = False) -> None:
-    module = build(llama(tie_word_embeddings=tied))
+def named(value: object) -> str | None:
+    return getattr(value, "name", None)
+
+
+def converted(
+    tmp_path: Path,
+    stages: Stages,
+    model: str = "llama",
+    prefill: Sequence[int] = (4,),
+    patterns: Sequence[Pattern] = (),
+) -> None:
+    module = build(CONFIGS[model])
     with torch.no_grad():
         for parameter in module.parameters():
             parameter += 0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
-    convert(module, tmp_path / "out", context=32, prefill=(4,), formats=("tflite",), stages=stages)
+    folder = tmp_path / "out"
+    try:
+        convert(module, folder, context=32, prefill=prefill, formats=("tflite",), stages=stages, patterns=patterns)
+    finally:
+        assert not folder.exists()
+
+
+def as_a_pass(fault: Fault) -> Stages:
+    return Stages(passes=(*PASSES, Pass(fault.name, "A fault.", lambda program, _: fault.inject(program))))
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=named)
+def test_a_fault_in_a_pass_is_caught_and_the_pass_is_named(fault: Fault, tmp_path: Path) -> None:
+    with pytest.raises(autoconvert.CheckFailed, match=rf"(?s)by its signatures.* after {fault.name}[.,]"):
+        converted(tmp_path, as_a_pass(fault), fault.model)
+
+
+@pytest.mark.parametrize("name", ["scale", "last positions", "wrong weight"])
+def test_a_fault_after_the_passes_is_caught_and_no_pass_is_blamed(name: str, tmp_path: Path) -> None:
+    with pytest.raises(autoconvert.CheckFailed, match=r"(?s)run by its signatures.*after what follows the passes"):
+        converted(tmp_path, Stages(before_lower=BY_NAME[name].inject))
+
+
+@pytest.mark.parametrize("rule", RULES, ids=named)
+def test_a_wrong_rule_is_caught_where_it_applies_and_named(
+    rule: Rule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = sys.modules["autoconvert.passes.canonicalize"]
+    monkeypatch.setattr(module, "TABLE", RuleTable((rule, *RIGHT_RULES)))
+    with pytest.raises(autoconvert.CheckFailed, match=f"Rule {rule.name} gives other numbers"):
+        converted(tmp_path, Stages())
+
+
+@pytest.mark.parametrize("pattern", WRONG_PATTERNS, ids=named)
+def test_a_pattern_that_is_wrong_for_other_sizes_is_caught_where_it_matches_and_named(
+    pattern: Pattern, tmp_path: Path
+) -> None:
+    with pytest.raises(autoconvert.CheckFailed, match=f"Pattern {pattern.name} .* gives other numbers"):
+        converted(tmp_path, Stages(), patterns=(pattern,))
+
+
+@pytest.mark.parametrize("fault", GRAPH_FAULTS, ids=named)
+def test_a_fault_in_lowering_is_caught_and_no_pass_is_blamed(fault: GraphFault, tmp_path: Path) -> None:
+    with pytest.raises(autoconvert.CheckFailed, match=rf"(?s)by its signatures.*{AFTER_THE_PASSES}"):
+        converted(tmp_path, Stages(after_lower=fault.inject), prefill=(4, 16))
+
+
+@pytest.mark.parametrize("fault", FILE_FAULTS, ids=named)
+def test_a_fault_in_linking_is_caught_and_the_constant_is_named(fault: FileFault, tmp_path: Path) -> None:
+    with pytest.raises(autoconvert.CheckFailed, match=f"(?s){fault.said}"):
+        converted(tmp_path, Stages(after_link=fault.inject))
 
 
 @pytest.mark.parametrize(
-    ("fault", "tied"),
-    [*((fault, False) for fault in FAULTS), *((fault, True) for fault in FAULTS if fault.name == "tie")],
-    ids=lambda value: value.name if isinstance(value, Fault) else ("tied" if value else "untied"),
+    ("stages", "said"),
+    [
+        (as_a_pass(BY_NAME["pairing"]), "(?s)by its signatures.* after pairing, where values"),
+        (Stages(after_lower=GRAPH_FAULTS[0].inject), f"(?s)by its signatures.*{AFTER_THE_PASSES}"),
+        (Stages(after_link=FILE_FAULTS[0].inject), FILE_FAULTS[0].said),
+    ],
+    ids=["pass", "lowering", "linking"],
 )
-def test_a_fault_in_a_pass_is_caught_and_the_pass_is_named(fault: Fault, tied: bool, tmp_path: Path) -> None:
-    faulty = (*PASSES, Pass(fault.name, "A fault.", lambda program, _: fault.inject(program)))
-    with pytest.raises(
-        autoconvert.CheckFailed,
-        match=rf"(?s)by its signatures.* after {fault.name}, where values first",
-    ):
-        converted(tmp_path, Stages(passes=faulty), tied)
-    assert not (tmp_path / "out").exists()
+def test_a_large_model_is_checked_alike(
+    stages: Stages, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiling, "_LARGE_MODEL", 0)
+    with pytest.raises(autoconvert.CheckFailed, match=said):
+        converted(tmp_path, stages, prefill=(4, 16))
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
-def test_a_fault_after_the_passes_is_caught_and_no_pass_is_blamed(fault: Fault, tmp_path: Path) -> None:
-    with pytest.raises(autoconvert.CheckFailed, match=r"(?s)run by its signatures.*after what follows the passes"):
-        converted(tmp_path, Stages(before_lower=fault.inject))
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize("prepends_start", [True, False])
-def test_a_wrong_start_token_is_caught_by_the_bundle_check(prepends_start: bool, tmp_path: Path) -> None:
-    tokenizer = byte_level_tokenizer(prepends_start=prepends_start)
+@pytest.mark.parametrize("fault", TEXT_FAULTS, ids=named)
+def test_a_fault_in_what_the_bundle_says_of_text_is_caught_and_named(fault: TextFault, tmp_path: Path) -> None:
+    tokenizer = byte_level_tokenizer(prepends_start=fault.prepends_start, chat_template=CHAT_TEMPLATE)
     tiny_llama(len(tokenizer)).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
-    with pytest.raises(autoconvert.CheckFailed, match="the runtime starts a text with token"):
-        convert(tmp_path / "model", tmp_path / "out", prefill=(8,), stages=Stages(before_bundle=wrong_start_token))
+    with pytest.raises(autoconvert.CheckFailed, match=fault.said):
+        convert(tmp_path / "model", tmp_path / "out", prefill=(8,), stages=Stages(before_bundle=fault.inject))
     assert not (tmp_path / "out").exists()
