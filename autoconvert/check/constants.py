@@ -4,10 +4,11 @@ This reads the flatbuffer through the schema's accessors and shares no code with
 encoding it asks how to decode what lies there, and how far a number may then be from its source.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
 
@@ -49,15 +50,22 @@ class CheckedConstants:
 
 
 def check_constants(
-    path: Path, weights: Mapping[str, Weight], store: SourceTensors, recipe: Recipe
+    path: Path,
+    weights: Mapping[str, Weight],
+    store: SourceTensors,
+    recipe: Recipe,
+    graphs: Iterable[bytes] | None = None,
 ) -> CheckedConstants:
     """Compare every weight in the file with its source, a few rows at a time.
 
+    Every other constant must be one of those in `graphs`, the flatbuffers that were linked, where they are given: no
+    text that is read reaches all rows of a table.
     Raises CheckFailed naming the weight, the row and the distance when a number is further from its source than its
     encoding allows, when a constant is stored in a way that `recipe` does not give it, or when a weight is still an
     input.
     """
     constants = Constants(path)
+    lowered = None if graphs is None else {digest for graph in graphs for digest in _digests(graph)}
     _check_inputs(constants, weights)
     compared: set[tuple[object, ...]] = set()
     found: set[str] = set()
@@ -67,6 +75,8 @@ def check_constants(
             weight = weights.get(name) or weights.get(name.rsplit("/", 1)[-1])
             if weight is None:
                 _refuse_unknown(stored)
+                if lowered is not None and sha256(constants.content(stored)).digest() not in lowered:
+                    raise CheckFailed(f"constant {stored.name!r} is in none of the graphs that were linked", hint=BUG)
                 continue
             found.add(weight.name)
             encoding = _encoding_of(stored, weight, recipe)
@@ -94,6 +104,14 @@ def _refuse_unknown(stored: Stored) -> None:
     """Constants that the lowering made itself, such as tables, are exact: nothing else may be rounded."""
     if stored.scales is not None or stored.tensor_type == schema.TensorType.FLOAT16:
         raise CheckFailed(f"constant {stored.name!r} is quantized, and no weight is its source", hint=BUG)
+
+
+def _digests(graph: bytes) -> Iterator[bytes]:
+    """Of the constants that a flatbuffer holds."""
+    model = schema.Model.GetRootAs(graph, 0)
+    for buffer in map(model.Buffers, range(model.BuffersLength())):
+        if buffer.DataLength():
+            yield sha256(buffer.DataAsNumpy()).digest()
 
 
 def _encoding_of(stored: Stored, weight: Weight, recipe: Recipe) -> Encoding:

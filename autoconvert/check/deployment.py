@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from autoconvert.check.parity import TOLERANCE, Reference, compare_logits
-from autoconvert.check.readings import DECODE, Reading, at_the_end, from_the_start, of_one_chunk, token_by_token
+from autoconvert.check.readings import DECODE, Reading, at_the_end, from_all_starts, from_the_start, token_by_token
 from autoconvert.check.stepwise import Call, open_stepwise
 from autoconvert.errors import CheckFailed
 from autoconvert.ir.interface import Role
@@ -70,10 +70,7 @@ def check_linked_file(
     lengths, capacity, vocabulary = runner.prefill_lengths, runner.capacity, runner.vocabulary
     size = reference.parameters * capacity
     to_the_end = thorough or size <= _READ_WHOLE
-    readings = [from_the_start(lengths, capacity, vocabulary, compiled.windows, to_the_end=to_the_end)]
-    # What does not fit behind the other pieces is a text of its own.
-    read_already = {slots for _, slots in readings[0].pieces}
-    readings.extend(of_one_chunk(n, capacity, vocabulary) for n in lengths if n not in read_already)
+    readings = from_all_starts(lengths, capacity, vocabulary, compiled.windows, to_the_end=to_the_end)
     if thorough:
         readings.append(token_by_token(capacity, vocabulary))
     not_run = [f"windows of {n} positions were not passed" for n in compiled.windows if n >= readings[0].length]

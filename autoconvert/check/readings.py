@@ -80,6 +80,15 @@ def at_the_end(lengths: Collection[int], capacity: int, vocabulary: int) -> Read
     return Reading(capacity - shortest - 2, pieces, vocabulary)
 
 
+def from_all_starts(
+    lengths: Collection[int], capacity: int, vocabulary: int, windows: Collection[int] = (), *, to_the_end: bool = False
+) -> list[Reading]:
+    """`from_the_start`, and for each chunk that does not fit behind its other pieces a text that begins with it."""
+    text = from_the_start(lengths, capacity, vocabulary, windows, to_the_end=to_the_end)
+    taken = {slots for _, slots in text.pieces}
+    return [text, *(of_one_chunk(length, capacity, vocabulary) for length in lengths if length not in taken)]
+
+
 def of_one_chunk(length: int, capacity: int, vocabulary: int) -> Reading:
     """A chunk of `length` slots at position 0, as full as leaves a slot of the cache for the token decoded after it."""
     return Reading(0, ((min(length, capacity - 1), length), (1, DECODE)), vocabulary)

@@ -100,6 +100,11 @@ class Constants:
         data = self._data(stored, encoding, start, stop)
         return encoding.decode(data, stored.scales_of_rows(encoding, start, stop))
 
+    def content(self, stored: Stored) -> bytes:
+        """A constant as it lies in the file."""
+        with self._path.open("rb", buffering=0) as file:
+            return os.pread(file.fileno(), stored.size, stored.offset)
+
     def _data(self, stored: Stored, encoding: Encoding, start: int, stop: int) -> npt.NDArray[Any]:
         """Rows of a constant as they lie in the file, [stop - start, …] of the encoding's dtype."""
         size = encoding.data_size((stop - start, *stored.shape[1:]))

@@ -255,7 +255,13 @@ class _Conversion:
 
     def _check_constants(self, linked: Linked, compiled: Compiled) -> None:
         with self.timeline.stage("check constants") as stage:
-            checked = check_constants(linked.path, compiled.weights, self.source.weights, self.settings.quantize)
+            checked = check_constants(
+                linked.path,
+                compiled.weights,
+                self.source.weights,
+                self.settings.quantize,
+                compiled.graphs.values(),
+            )
             stage.note = f"{checked.constants} tensors, {checked.numbers:,} numbers read back"
             self.checks.append(CheckResult("constants", True, stage.note))
 

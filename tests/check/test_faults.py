@@ -17,7 +17,7 @@ from autoconvert.passes.pipeline import PASSES
 from autoconvert.rewrite.pass_manager import Pass
 from autoconvert.rewrite.pattern import Pattern
 from autoconvert.rewrite.rule import Rule, RuleTable
-from tests.check.faults.files import FILE_FAULTS, GRAPH_FAULTS, FileFault, GraphFault
+from tests.check.faults.files import FILE_FAULTS, GRAPH_FAULTS, FileFault, GraphFault, other_activation_in
 from tests.check.faults.programs import FAULTS, Fault
 from tests.check.faults.rewrites import RULES, WRONG_PATTERNS
 from tests.check.faults.texts import TEXT_FAULTS, TextFault
@@ -95,6 +95,11 @@ def test_a_pattern_that_is_wrong_for_other_sizes_is_caught_where_it_matches_and_
 def test_a_fault_in_lowering_is_caught_and_no_pass_is_blamed(fault: GraphFault, tmp_path: Path) -> None:
     with pytest.raises(autoconvert.CheckFailed, match=rf"(?s)by its signatures.*{AFTER_THE_PASSES}"):
         converted(tmp_path, Stages(after_lower=fault.inject), prefill=(4, 16))
+
+
+def test_a_prefill_that_fills_the_context_is_run_too(tmp_path: Path) -> None:
+    with pytest.raises(autoconvert.CheckFailed, match=rf"(?s)by its signatures.*{AFTER_THE_PASSES}"):
+        converted(tmp_path, Stages(after_lower=other_activation_in("prefill_32")), prefill=(4, 32))
 
 
 @pytest.mark.parametrize("fault", FILE_FAULTS, ids=named)

@@ -1,10 +1,10 @@
 """Texts that a file reads: every kind of piece, the windows passed, the last slot reached, and nothing beyond it."""
 
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import pytest
 
-from autoconvert.check.readings import DECODE, Reading, at_the_end, from_the_start, token_by_token
+from autoconvert.check.readings import DECODE, Reading, at_the_end, from_all_starts, from_the_start, token_by_token
 
 
 def ends(reading: Reading) -> list[int]:
@@ -45,6 +45,16 @@ def test_no_piece_goes_beyond_the_cache_and_the_last_slot_can_be_reached(
         assert max(ends(reading)) <= capacity
         assert not whole or reading.compared[-1] == capacity - 1
         assert len(reading.tokens) == reading.length
+
+
+@pytest.mark.parametrize("lengths", [(4,), (16, 4), (8, 7, 5), (9, 2)])
+@pytest.mark.parametrize("capacity", [9, 16, 17, 24, 40])
+def test_every_chunk_is_read_before_a_token_that_is_decoded(lengths: tuple[int, ...], capacity: int) -> None:
+    lengths = tuple(length for length in lengths if length <= capacity)
+    readings = from_all_starts(lengths, capacity, 97)
+    pairs = [pair for reading in readings for pair in pairwise(slots for _, slots in reading.pieces)]
+    assert {slots for slots, after in pairs if after == DECODE} >= set(lengths)
+    assert max(end for reading in readings for end in ends(reading)) <= capacity
 
 
 def test_the_end_of_the_context_is_decoded_from_a_text_that_begins_late() -> None:
