@@ -127,7 +127,8 @@ def test_a_large_model_is_checked_alike(
 
 @pytest.mark.parametrize("fault", TEXT_FAULTS, ids=named)
 def test_a_fault_in_what_the_bundle_says_of_text_is_caught_and_named(fault: TextFault, tmp_path: Path) -> None:
-    tokenizer = byte_level_tokenizer(prepends_start=fault.prepends_start, chat_template=CHAT_TEMPLATE)
+    template = CHAT_TEMPLATE if fault.chats else None
+    tokenizer = byte_level_tokenizer(prepends_start=fault.prepends_start, chat_template=template)
     tiny_llama(len(tokenizer)).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     with pytest.raises(autoconvert.CheckFailed, match=fault.said):

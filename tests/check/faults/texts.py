@@ -11,12 +11,16 @@ from autoconvert.packaging.tokenizer import TokenizerSpec
 
 @dataclass(frozen=True)
 class TextFault:
-    """A fault in what is bundled, where the tokenizer `prepends_start` or not; the message must have `said`."""
+    """A fault in what is bundled, where the tokenizer `prepends_start` and `chats` or not.
+
+    The message must have `said`.
+    """
 
     name: str
     inject: Callable[[TokenizerSpec], TokenizerSpec]
     said: str
     prepends_start: bool = True
+    chats: bool = False
 
 
 def _start(tokenizer: TokenizerSpec) -> TokenizerSpec:
@@ -59,6 +63,6 @@ TEXT_FAULTS: tuple[TextFault, ...] = (
     TextFault("no start token", _start, _TOKENIZER),
     TextFault("a start token", _start, _TOKENIZER, prepends_start=False),
     TextFault("merge", _in_json(_merge), _TOKENIZER),
-    TextFault("added token", _in_json(_added_token), f"{_TOKENIZER}|{_TEMPLATE}"),
-    TextFault("suffix of a turn", _template(lambda text: text.replace("<|end|>\n", "<|end|>")), _TEMPLATE),
+    TextFault("added token", _in_json(_added_token), f"{_TOKENIZER}|{_TEMPLATE}", chats=True),
+    TextFault("suffix of a turn", _template(lambda text: text.replace("<|end|>\n", "<|end|>")), _TEMPLATE, chats=True),
 )
