@@ -28,6 +28,10 @@ def _start(tokenizer: TokenizerSpec) -> TokenizerSpec:
     return dataclasses.replace(tokenizer, start=None if tokenizer.start is not None else 0)
 
 
+def _stops(change: Callable[[tuple[int, ...]], tuple[int, ...]]) -> Callable[[TokenizerSpec], TokenizerSpec]:
+    return lambda tokenizer: dataclasses.replace(tokenizer, stops=change(tokenizer.stops))
+
+
 def _in_json(change: Callable[[Any], None]) -> Callable[[TokenizerSpec], TokenizerSpec]:
     def inject(tokenizer: TokenizerSpec) -> TokenizerSpec:
         content = json.loads(tokenizer.section.content)
@@ -41,6 +45,11 @@ def _in_json(change: Callable[[Any], None]) -> Callable[[TokenizerSpec], Tokeniz
 def _merge(content: Any) -> None:
     """A merge is missing, so that a frequent pair stays two tokens."""
     del content["model"]["merges"][0]
+
+
+def _rare_merge(content: Any) -> None:
+    """The merge that was learned last is missing."""
+    del content["model"]["merges"][-1]
 
 
 def _added_token(content: Any) -> None:
@@ -63,6 +72,9 @@ TEXT_FAULTS: tuple[TextFault, ...] = (
     TextFault("no start token", _start, _TOKENIZER),
     TextFault("a start token", _start, _TOKENIZER, prepends_start=False),
     TextFault("merge", _in_json(_merge), _TOKENIZER),
+    TextFault("rare merge", _in_json(_rare_merge), _TOKENIZER),
+    TextFault("no stop token", _stops(lambda stops: (stops[0] + 9,)), "does not stop at tokens"),
+    TextFault("a stop token", _stops(lambda stops: (*stops, 99)), "stops at tokens .*99"),
     TextFault("added token", _in_json(_added_token), f"{_TOKENIZER}|{_TEMPLATE}", chats=True),
     TextFault("suffix of a turn", _template(lambda text: text.replace("<|end|>\n", "<|end|>")), _TEMPLATE, chats=True),
 )
