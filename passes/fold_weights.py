@@ -22,7 +22,11 @@ from autoconvert.rewrite.pass_manager import Pass
 
 
 def fold_weights(program: Program) -> Program:
-    """Lifts every expression over parameters into a weight, and evaluates every expression over constants."""
+    """Lifts every expression over parameters into a weight, and evaluates every expression over constants.
+
+    Raises:
+        Refused: an expression over parameters gives whole numbers, booleans or a number in Python.
+    """
     graph = program.graph
     weights = dict(program.weights)
     for node in frontier(graph.graph, binding_times(program), Time.CONSTANT):

@@ -115,7 +115,7 @@ def test_the_report_holds_settings_times_checks_and_sizes(
         "verify": "quick",
     }
     assert [stage["name"] for stage in report["stages"]] == STAGES
-    assert len(report["checks"]) == 5
+    assert len(report["checks"]) == 4
     assert all(check["passed"] for check in report["checks"])
     assert report["files"]["litertlm"] == (folder / "model.litertlm").stat().st_size
     assert sum(report["bytes_by_dtype"].values()) < report["files"]["tflite"]

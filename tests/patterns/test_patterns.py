@@ -241,10 +241,6 @@ NEAR: dict[str, Variant] = {
     "rms: epsilon twice": Variant(
         "rms_norm", lambda x, weight, eps: x * torch.rsqrt((x * x).mean(-1, True) + eps + eps) * weight
     ),
-    "rms: epsilon counted double": Variant(
-        "rms_norm",
-        lambda x, weight, eps: x * torch.rsqrt(torch.add((x * x).mean(-1, True), eps, alpha=2)) * weight,
-    ),
     "rms: sum": Variant("rms_norm", lambda x, weight, eps: x * torch.rsqrt((x * x).sum(-1, True) + eps) * weight),
     "rms: of something else": Variant(
         "rms_norm", lambda x, weight, eps: (x + 1) * torch.rsqrt((x * x).mean(-1, True) + eps) * weight
@@ -343,6 +339,15 @@ def test_another_variant_is_found_and_means_the_same(name: str) -> None:
 def test_what_is_only_near_is_not_found(name: str) -> None:
     variant = NEAR[name]
     assert not matches(BY_NAME[variant.pattern], variant.function, variant.values())
+
+
+def test_a_counted_epsilon_is_the_product_in_what_replaces_the_norm() -> None:
+    (match,) = matches(
+        BY_NAME["rms_norm"],
+        lambda x, weight, eps: x * torch.rsqrt(torch.add((x * x).mean(-1, True), eps, alpha=2)) * weight,
+        NEAR["rms: sum"].values(),
+    )
+    assert match.scalars["eps"] == 2 * NEAR["rms: sum"].values()["eps"]
 
 
 GUARDS: dict[str, tuple[str, dict[str, Any], str]] = {
