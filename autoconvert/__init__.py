@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 from autoconvert.errors import AutoconvertError, BrokenPass, CheckFailed, InputError, MachineError, Refused
 
 if TYPE_CHECKING:
+    from autoconvert.check.verdict import Verdict
+    from autoconvert.driver.check_file import check_file
     from autoconvert.driver.convert import Bundle, convert
     from autoconvert.driver.convert_until import convert_until
 
@@ -17,12 +19,16 @@ __all__ = [
     "InputError",
     "MachineError",
     "Refused",
+    "Verdict",
+    "check_file",
     "convert",
     "convert_until",
 ]
 
 _LATER = {
     "Bundle": "autoconvert.driver.convert",
+    "Verdict": "autoconvert.check.verdict",
+    "check_file": "autoconvert.driver.check_file",
     "convert": "autoconvert.driver.convert",
     "convert_until": "autoconvert.driver.convert_until",
 }

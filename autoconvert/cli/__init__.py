@@ -1,7 +1,7 @@
 """The command line: `autoconvert MODEL` converts, `plan MODEL` foretells it, `run FILE` answers; one file a command.
 
-`inspect DIR` shows a dump, `patterns` lists the building blocks that are known, `explain MODEL` says which of them are
-in a model.
+`check FILE MODEL` compares a file with the model that it is said to be, `inspect DIR` shows a dump, `patterns` lists
+the building blocks that are known, `explain MODEL` says which of them are in a model.
 """
 
 import sys
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import typer
 
+from autoconvert.cli.check import app as check_app
 from autoconvert.cli.convert import app as convert_app
 from autoconvert.cli.explain import app as explain_app
 from autoconvert.cli.inspect import app as inspect_app
@@ -21,6 +22,7 @@ from autoconvert.system.memory import collect_seldom
 
 # A first word that is none of these is a model to convert.
 COMMANDS: dict[str, typer.Typer] = {
+    "check": check_app,
     "explain": explain_app,
     "inspect": inspect_app,
     "patterns": patterns_app,

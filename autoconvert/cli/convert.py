@@ -175,6 +175,10 @@ def convert(
       autoconvert run demo/model.litertlm --prompt "In the beginning"
 
     \b
+    Whether a file, whoever made it, is the model (see autoconvert check --help):
+      autoconvert check demo/model.litertlm demo
+
+    \b
     What each pass did to the graph, as a page (see autoconvert inspect --help):
       autoconvert inspect demo-passes
 

@@ -43,11 +43,15 @@ NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://github.com/google-ai-edge/Li
 
 @dataclass(frozen=True)
 class Section:
-    """Where a section lies: `kind` as the schema names it, bytes `begin` to `end` of the file."""
+    """Where a section lies: `kind` as the schema names it, bytes `begin` to `end` of the file.
+
+    `model` is the runtime's name for a model of this kind, as tf_lite_prefill_decode, where the section is one.
+    """
 
     kind: str
     begin: int
     end: int
+    model: str = ""
 
 
 def write_bundle(
@@ -189,12 +193,26 @@ def read_sections(bundle: Path) -> tuple[Section, ...]:
         objects = read_litertlm_header(str(bundle), io.StringIO()).SectionMetadata()
         names = {value: name for name, value in vars(schema.AnySectionDataType).items()}
         sections = [objects.Objects(i) for i in range(objects.ObjectsLength())]
-        found = tuple(Section(names[s.DataType()], s.BeginOffset(), s.EndOffset()) for s in sections)
+        found = tuple(
+            Section(names[s.DataType()], s.BeginOffset(), s.EndOffset(), _item(s, "model_type")) for s in sections
+        )
     if not found or any(section.end > size for section in found):
         raise InputError(f"{bundle} is cut short at {size} bytes", hint="Convert or fetch the file again.")
     if any(section.begin > section.end for section in found):
         raise InputError(f"{bundle} has a broken header", hint="Convert or fetch the file again.")
     return found
+
+
+def copy_section(bundle: Path, section: Section, path: Path) -> None:
+    """Writes a section of a bundle as a file of its own. Raises MachineError when the system refuses."""
+    with system_errors(path):
+        require_room(path, section.end - section.begin)
+        with bundle.open("rb") as source, path.open("wb") as stream:
+            source.seek(section.begin)
+            left = section.end - section.begin
+            while left and (part := source.read(min(left, 1 << 24))):
+                stream.write(part)
+                left -= len(part)
 
 
 def read_llm_metadata(bundle: Path) -> LlmMetadata:
@@ -220,6 +238,12 @@ def read_signatures(bundle: Path) -> tuple[str, ...]:
                 names = [model.SignatureDefs(i).SignatureKey() for i in range(model.SignatureDefsLength())]
                 return tuple(name.decode() for name in names)
     raise InputError(f"{bundle} holds no model", hint="Give a bundle with a TFLiteModel section.")
+
+
+def _item(section: schema.SectionObject, name: str) -> str:
+    """What a section says of itself under `name`; nothing where it does not."""
+    items = (kvp_to_dict(section.Items(i)) for i in range(section.ItemsLength()))
+    return next((str(item["value"]) for item in items if item["key"] == name), "")
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,11 +17,17 @@ from autoconvert.runtime.failed import RuntimeFailed
 from autoconvert.runtime.loaded_file import LoadedFile, SignatureTypes
 from autoconvert.system.remote import Died, remote
 
+# Signatures by name: any that begins with PREFILL takes a chunk, DECODE a token; others, as for drafts, are not run.
+PREFILL, DECODE = "prefill", "decode"
+# An input that some files take: int32 [1, 1, 1, 7], the first position of a call and twice the one after its last.
+PARAMETERS = "param_tensor"
+
 Run = Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
+Signatures = tuple[Mapping[str, SignatureTypes], Run, Callable[[], None]]
 
 
 class Runner:
-    """Reads a text in chunks and continues it; the signature that gives logits decodes.
+    """Reads a text in chunks and continues it.
 
     `types` are the file's signatures; `run` calls one, and keeps its states; `reset` makes states zero again.
     """
@@ -29,9 +36,14 @@ class Runner:
         self._run, self._forget = run, reset
         self._names = CPU.port_names
         self._types = types
-        self._decode = _one([name for name, given in types.items() if self._names[Role.LOGITS] in given.outputs])
-        lengths = {name: given.inputs[self._names[Role.INPUT_POS]].shape[0] for name, given in types.items()}
-        self._prefill = {length: name for name, length in lengths.items() if name != self._decode}
+        if DECODE not in types or self._names[Role.LOGITS] not in types[DECODE].outputs:
+            raise InputError(
+                f"no signature {DECODE} of the file gives logits: it has {', '.join(types) or 'none'}.",
+                hint="A decoder has signatures named prefill_N and one named decode.",
+            )
+        self._decode = DECODE
+        chunks = {name: given for name, given in types.items() if name.startswith(PREFILL)}
+        self._prefill = {given.inputs[self._names[Role.INPUT_POS]].shape[0]: name for name, given in chunks.items()}
         self.prefill_lengths = sorted(self._prefill)
         self.capacity = types[self._decode].inputs[self._names[Role.MASK]].shape[-1]
         self.vocabulary = types[self._decode].outputs[self._names[Role.LOGITS]].shape[-1]
@@ -73,9 +85,15 @@ class Runner:
         return self._prefill.get(size, self._decode)
 
     def inputs_of(self, signature: str, part: Chunk) -> dict[str, Any]:
-        """The inputs of a signature that are no states, by name."""
+        """The inputs of a signature that are no states, by name, each as the signature has its type."""
+        types = self._types[signature].inputs
         given = {self._names[role]: value.numpy() for role, value in part.inputs.items()}
-        return {name: value for name, value in given.items() if name in self._types[signature].inputs}
+        mask = self._names[Role.MASK]
+        if mask in types and types[mask].dtype == np.bool_:
+            given[mask] = given[mask] == 0
+        begin = int(part.inputs[Role.INPUT_POS][0])
+        given[PARAMETERS] = np.array([[[[begin, begin + part.real, begin + part.real, 0, 0, 0, 0]]]], np.int32)
+        return {name: value for name, value in given.items() if name in types}
 
     def _chunk(self, tokens: Sequence[int], size: int) -> Chunk:
         return chunk(tokens, self.position, size, self.capacity, first=self._first)
@@ -88,11 +106,20 @@ class Runner:
 
 @contextmanager
 def open_file(path: Path) -> Iterator[Runner]:
-    """Opens a `.tflite` in a process of its own, which needs room for its weights in the folder of temporary files.
+    """Opens a `.tflite` in a process of its own, as `open_signatures` does, and reads it as a decoder.
 
-    Raises:
-        InputError: this is no file of a decoder.
-        RuntimeFailed: the runtime cannot load or run it, or dies of it.
+    Raises InputError where it is none, RuntimeFailed as `open_signatures`.
+    """
+    with open_signatures(path) as signatures:
+        yield Runner(*signatures)
+
+
+@contextmanager
+def open_signatures(path: Path) -> Iterator[Signatures]:
+    """What a Runner needs of a `.tflite` in a process of its own.
+
+    Its weights need room in the folder of temporary files.
+    Raises RuntimeFailed where the runtime cannot load or run it, or dies of it.
     """
     with remote(LoadedFile, str(path)) as loaded:
 
@@ -104,13 +131,4 @@ def open_file(path: Path) -> Iterator[Runner]:
             except RuntimeError as error:
                 raise RuntimeFailed(f"the runtime cannot run {path}: {error}") from error
 
-        yield Runner(call("types"), lambda *args: call("run", *args), lambda: call("reset"))
-
-
-def _one(decoding: Sequence[str]) -> str:
-    if len(decoding) != 1:
-        raise InputError(
-            f"{len(decoding)} signatures of the file give logits: {', '.join(decoding) or 'none'}.",
-            hint="A decoder has signatures named prefill_N and one that decodes.",
-        )
-    return decoding[0]
+        yield call("types"), lambda *args: call("run", *args), lambda: call("reset")

@@ -1,0 +1,93 @@
+"""How the constants of a `.tflite` are stored, whoever made it, and what that may change in the logits."""
+
+import mmap
+import struct
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from ai_edge_litert import schema_py_generated as schema
+
+from autoconvert.errors import CheckFailed
+from autoconvert.quantization.recipes import RECIPES
+
+_NAMES = {number: name.lower() for name, number in vars(schema.TensorType).items() if isinstance(number, int)}
+# Whole numbers that are shapes, indices and tables; no weight is stored as one.
+_PLAIN = frozenset({"float32", "int32", "int64", "uint32", "uint64", "bool", "string"})
+# In σ, root mean square, as Recipe.rounding has it; four bits are rounded sixteen times as coarsely as eight.
+ROUNDING = {"float16": RECIPES["fp16"].rounding, "int8": RECIPES["int8"].rounding, "int4": 0.6}
+
+
+@dataclass(frozen=True)
+class Described:
+    """`types` of constants that are no float32; `follows` says that lengths are left to the runtime."""
+
+    types: tuple[str, ...]
+    follows: bool
+
+    @property
+    def exact(self) -> bool:
+        return not self.types
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """Types of which nobody has said what their rounding explains."""
+        return tuple(name for name in self.types if name not in ROUNDING)
+
+    @property
+    def rounding(self) -> float:
+        return max((ROUNDING[name] for name in self.types if name in ROUNDING), default=0.0)
+
+
+def describe(path: Path) -> Described:
+    """Reads the flatbuffer of a `.tflite`. Raises CheckFailed where it is none or is cut short."""
+    with (
+        _readable(path),
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+    ):
+        if content[4:8] != b"TFL3":
+            raise CheckFailed("this is no .tflite")
+        model = schema.Model.GetRootAs(content, 0)
+        _refuse_what_is_cut_short(model, len(content))
+        subgraphs = [model.Subgraphs(i) for i in range(model.SubgraphsLength())]
+        types = sorted({name for subgraph in subgraphs for name in _types_of(model, subgraph)} - _PLAIN)
+        return Described(tuple(types), any(map(_follows, subgraphs)))
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Foreign bytes may lead a reader anywhere."""
+    try:
+        yield
+    except (struct.error, LookupError, AttributeError, TypeError, ValueError, OverflowError, MemoryError) as error:
+        raise CheckFailed(f"the flatbuffer is broken: {error}") from error
+
+
+def _refuse_what_is_cut_short(model: Any, size: int) -> None:
+    for index in range(model.BuffersLength()):
+        buffer = model.Buffers(index)
+        # Offsets 0 and 1 say that the data lies in the flatbuffer itself.
+        if buffer.Offset() > 1 and buffer.Offset() + buffer.Size() > size:
+            raise CheckFailed(f"it is cut short: {size} bytes, and {buffer.Offset() + buffer.Size()} are needed")
+        if buffer.DataLength() > size:
+            raise CheckFailed(f"it is cut short at {size} bytes")
+
+
+def _types_of(model: Any, subgraph: Any) -> Iterable[str]:
+    """Types of the constants of a subgraph that hold more than one number."""
+    for index in range(subgraph.TensorsLength()):
+        tensor = subgraph.Tensors(index)
+        buffer = model.Buffers(tensor.Buffer())
+        shape = [tensor.Shape(axis) for axis in range(tensor.ShapeLength())]
+        if (buffer.DataLength() or buffer.Offset() > 1 or tensor.ExternalBuffer()) and prod(shape) > 1:
+            yield _NAMES.get(tensor.Type(), f"type {tensor.Type()}")
+
+
+def _follows(subgraph: Any) -> bool:
+    """Whether a dimension of an input is left open."""
+    tensors = (subgraph.Tensors(subgraph.Inputs(i)) for i in range(subgraph.InputsLength()))
+    return any(tensor.ShapeSignature(axis) < 0 for tensor in tensors for axis in range(tensor.ShapeSignatureLength()))

@@ -1,0 +1,70 @@
+"""What the runtime makes of texts and chats in a bundle that anybody made: a verdict for each of its layers."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from autoconvert.check.bundle import Spoken, check_answer, check_messages, check_tokens, compare_score
+from autoconvert.check.chat import check_dialogues
+from autoconvert.check.tokenizer import check_framing, check_readings, read_framing
+from autoconvert.check.verdict import CONTRACT, FRAMING, TEMPLATE, TOKENIZER, Verdict, judged, not_checked
+from autoconvert.packaging.tokenizer import TokenizerSpec
+from autoconvert.runtime import scoring
+from autoconvert.runtime.conversations import read_texts, render_dialogues
+from autoconvert.runtime.engine import open_remote_engine
+
+
+@dataclass(frozen=True)
+class TextCheck:
+    """A bundle beside the model's `tokenizer`; `room` is how many tokens a chat may have."""
+
+    bundle: Path
+    tokenizer: TokenizerSpec
+    room: int
+
+    def verdicts(self) -> Iterator[Verdict]:
+        """Tokenizer, template, start and stop tokens."""
+        yield judged(TOKENIZER, self._readings)
+        if self.tokenizer.dialogues:
+            yield judged(TEMPLATE, self._chats)
+        else:
+            notes = [note for note in self.tokenizer.notes if "template" in note]
+            yield not_checked(TEMPLATE, "; ".join(notes) or "the model has no chat template")
+        yield judged(FRAMING, self._framing)
+
+    def prompts(self, prompts: Sequence[Spoken], tolerance: float) -> Verdict:
+        """Whether the runtime gives the logits that the file's signatures give: a part of the contract."""
+        return judged(CONTRACT, lambda: self._prompts(prompts, tolerance))
+
+    def _readings(self) -> str:
+        wanted = self.tokenizer.readings
+        with open_remote_engine(self.bundle) as engine:
+            check_readings(wanted, engine.ask(read_texts, [reading.text for reading in wanted]))
+        return f"{len(wanted)} texts give {sum(len(reading.ids) for reading in wanted)} tokens as in the model's"
+
+    def _chats(self) -> str:
+        dialogues = self.tokenizer.dialogues
+        with open_remote_engine(self.bundle) as engine:
+            check_dialogues(dialogues, engine.ask(render_dialogues, dialogues))
+            check_messages(engine, self.tokenizer.encoder(), dialogues, self.room)
+        turns = max(len(dialogue.questions) for dialogue in dialogues)
+        return f"{len(dialogues)} chats of up to {turns} turns: {', '.join(dialogue.name for dialogue in dialogues)}"
+
+    def _framing(self) -> str:
+        wanted = self.tokenizer
+        with open_remote_engine(self.bundle) as engine:
+            check_framing(wanted, *engine.ask(read_framing))
+        start = "no token" if wanted.start is None else f"token {wanted.start}"
+        return f"starts with {start}, stops at {', '.join(map(str, wanted.stops)) or 'none'}"
+
+    def _prompts(self, prompts: Sequence[Spoken], tolerance: float) -> str:
+        texts = self.tokenizer.texts
+        with open_remote_engine(self.bundle) as engine:
+            check_tokens(engine, prompts)
+            asked = [said.prompt for said in prompts]
+            scores = engine.ask(scoring.score_all, asked, texts.target, texts.twins)
+            worst = max(compare_score(found, said, tolerance) for found, said in zip(scores, prompts, strict=True))
+            for said in {said.ids: said for said in (prompts[0], prompts[-1])}.values():
+                check_answer(engine, said, tolerance)
+        lengths = ", ".join(str(len(said.ids)) for said in prompts)
+        return f"the runtime's log-probabilities are within {worst:.1e} at prompts of {lengths} tokens"
