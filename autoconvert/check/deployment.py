@@ -5,6 +5,7 @@ as it is, what quantization changes must be of the size of rounding.
 """
 
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,35 +60,54 @@ def check_linked_file(
     path: Path,
     runner: Runner,
     compiled: Compiled,
+    context: int,
     weights: Weights,
     recipe: Recipe,
     reference: Reference,
     *,
     thorough: bool,
 ) -> FileCheck:
-    """Compares the file at `path`, which `runner` runs, with the source; raises CheckFailed."""
+    """Compares the file at `path`, which `runner` runs, with the source up to `context` positions.
+
+    Raises CheckFailed.
+    """
     check = _Check(path, runner, compiled, weights, recipe, reference)
-    lengths, capacity, vocabulary = runner.prefill_lengths, runner.capacity, runner.vocabulary
-    size = reference.parameters * capacity
+    lengths, vocabulary = runner.prefill_lengths, runner.vocabulary
+    size = reference.parameters * context
     to_the_end = thorough or size <= _READ_WHOLE
-    readings = from_all_starts(lengths, capacity, vocabulary, compiled.windows, to_the_end=to_the_end)
+    texts = from_all_starts(lengths, context, vocabulary, compiled.windows, to_the_end=to_the_end)
     if thorough:
-        readings.append(token_by_token(capacity, vocabulary))
-    not_run = [f"windows of {n} positions were not passed" for n in compiled.windows if n >= readings[0].length]
-    found = check.compare(readings)
-    if not to_the_end and readings[0].length < capacity and min(lengths) + 2 <= capacity:
+        texts.append(token_by_token(context, vocabulary))
+    not_run = [f"windows of {n} positions were not passed" for n in compiled.windows if n >= texts[0].length]
+    ends_late = not to_the_end and texts[0].length < context and min(lengths) + 2 <= context
+    late = [at_the_end(lengths, context, vocabulary)] if ends_late else []
+    heard = check.read([*texts, *late])
+    found = [check.judge(each) for each in heard[: len(texts)]]
+    for each in heard[len(texts) :]:
         try:
-            found = _both(found, check.compare([at_the_end(lengths, capacity, vocabulary)]))
+            found.append(check.judge(each))
         except CheckFailed:
             # A source that counts positions in another way than it is told says nothing of a text that begins late.
             if size > _READ_WHOLE_IF_NEEDED:
                 not_run.append("the end of the context was not run: --verify full does")
             else:
-                found = check.compare([from_the_start(lengths, capacity, vocabulary, to_the_end=True)])
-    return FileCheck(*found, tuple(not_run))
+                whole = from_the_start(lengths, context, vocabulary, to_the_end=True)
+                found += map(check.judge, check.read([whole]))
+    rounding = None if recipe.exact else max(change for _, change in found)
+    return FileCheck(max(worst for worst, _ in found), rounding, tuple(not_run))
 
 
-Found = tuple[float, float | None]
+@dataclass(frozen=True)
+class _Heard:
+    """Logits [compared, vocabulary] of a reading: the source's, the file's in float32, and those of the file as it is.
+
+    `expected` is None where the source cannot read a text that begins so late.
+    """
+
+    reading: Reading
+    expected: Tensor | None
+    exact: Tensor
+    plain: Tensor
 
 
 @dataclass(frozen=True)
@@ -99,17 +119,34 @@ class _Check:
     recipe: Recipe
     reference: Reference
 
-    def compare(self, readings: Sequence[Reading]) -> Found:
-        """The largest distance, and what rounding changes where there is any."""
-        expected = [self.reference.placed(r.tokens, r.start, r.compared) for r in readings]
-        runs = [read(self.runner, reading) for reading in readings]
-        if self.recipe.exact:
-            return max(map(_distance, runs, expected, readings)), None
+    def read(self, readings: Sequence[Reading]) -> list[_Heard]:
+        """Reads texts in all three ways; the file as it is, in its own process, meanwhile."""
+        with ThreadPoolExecutor(1, thread_name_prefix="read") as pool:
+            running = pool.submit(lambda: [read(self.runner, reading) for reading in readings])
+            exact = None if self.recipe.exact else self._stepwise(readings)
+            expected = [self._expected(reading) for reading in readings]
+            plain = running.result()
+        return list(map(_Heard, readings, expected, exact or plain, plain))
+
+    def judge(self, heard: _Heard) -> tuple[float, float]:
+        """How far the file lies from the source in float32, and what rounding changes; raises CheckFailed."""
+        if heard.expected is None:
+            raise CheckFailed(f"The source reads no text that begins at position {heard.reading.start}.")
+        worst = _distance(heard.exact, heard.expected, heard.reading)
+        return worst, 0.0 if self.recipe.exact else self._rounding(heard.plain, heard.expected)
+
+    def _expected(self, reading: Reading) -> Tensor | None:
+        try:
+            return self.reference.placed(reading.tokens, reading.start, reading.compared)
+        except (IndexError, RuntimeError, ValueError):
+            if reading.start == 0:
+                raise
+            return None
+
+    def _stepwise(self, readings: Sequence[Reading]) -> list[Tensor]:
         with open_stepwise(self.path, self.compiled.weights, self.weights) as stepwise:
             outputs = stepwise.run([calls_of(reading, self.runner) for reading in readings])
-        exact = [_logits(chain) for chain in outputs]
-        worst = max(map(_distance, exact, expected, readings))
-        return worst, max(self._rounding(run, wanted) for run, wanted in zip(runs, expected, strict=True))
+        return [_logits(chain) for chain in outputs]
 
     def _rounding(self, logits: Tensor, expected: Tensor) -> float:
         change = float(((logits - expected).square().mean(-1).sqrt() / expected.std(-1)).max())
@@ -160,8 +197,3 @@ def _distance(logits: Tensor, expected: Tensor, reading: Reading) -> float:
         return compare_logits(logits, expected, _WHAT, TOLERANCE, positions)
     except CheckFailed as failure:
         raise Misread(failure, reading) from None
-
-
-def _both(one: Found, other: Found) -> Found:
-    roundings = [rounding for _, rounding in (one, other) if rounding is not None]
-    return max(one[0], other[0]), max(roundings, default=None)

@@ -293,6 +293,7 @@ class _Conversion:
                 linked.path,
                 runner,
                 compiled,
+                self.settings.context,
                 self.source.weights,
                 self.settings.quantize,
                 reference,
