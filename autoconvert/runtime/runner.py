@@ -128,7 +128,8 @@ def open_signatures(path: Path) -> Iterator[Signatures]:
                 return loaded.call(method, *args)
             except Died as death:
                 raise RuntimeFailed(f"the runtime dies of {path}: {death}") from death
-            except RuntimeError as error:
+            # Names that are no text and types that numpy has not are what a broken file has.
+            except (RuntimeError, ValueError, TypeError, LookupError) as error:
                 raise RuntimeFailed(f"the runtime cannot run {path}: {error}") from error
 
         yield call("types"), lambda *args: call("run", *args), lambda: call("reset")

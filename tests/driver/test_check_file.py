@@ -166,6 +166,14 @@ def test_a_truncated_file_fails_in_the_contract(
     assert outcomes(verdicts, "not checked") == {*TEXT_LAYERS, *NUMBER_LAYERS}
 
 
+def test_a_name_that_is_no_text_fails_in_the_contract(files: dict[str, Path], model: Path, tmp_path: Path) -> None:
+    content = files["tflite"].read_bytes()
+    assert b"kv_cache_k_1\0" in content
+    file = tmp_path / "model.tflite"
+    file.write_bytes(content.replace(b"kv_cache_k_1\0", b"kv_cache\xff\xff_1\0"))
+    assert failed(file, model) == {"contract"}
+
+
 def test_a_text_is_a_file_that_fails_in_the_contract(model: Path, tmp_path: Path) -> None:
     file = tmp_path / "model.tflite"
     file.write_text("none")
