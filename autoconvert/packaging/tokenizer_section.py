@@ -29,6 +29,8 @@ _PROBES = (
     "In the beginning, and on the second day. " * 200,
 )
 _TOKENS_A_TEXT = 64
+# The same of tokens of the vocabulary, and how many of those are read at most.
+_WORDS_A_TEXT, _LARGEST_READ = 1024, 1 << 14
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Reading:
 
 
 def readings(tokenizer: "PreTrainedTokenizerBase", rows: int | None) -> tuple[Reading, ...]:
-    """Texts of many kinds, each added token among them, as `tokenizer` reads them.
+    """Texts of many kinds, each added token and those of all the vocabulary among them, as `tokenizer` reads them.
 
     Left out are those that need more than the model's `rows` of embedding, which the model cannot read.
     """
@@ -72,9 +74,23 @@ def readings(tokenizer: "PreTrainedTokenizerBase", rows: int | None) -> tuple[Re
         if token and "\0" not in token and _has_row(tokenizer.convert_tokens_to_ids(token), rows)
     ]
     groups = [added[i : i + _TOKENS_A_TEXT] for i in range(0, len(added), _TOKENS_A_TEXT)]
-    texts = (*_PROBES, *("".join(f"{token}a {token} b\n" for token in group) for group in groups))
+    texts = (
+        *_PROBES,
+        *("".join(f"{token}a {token} b\n" for token in group) for group in groups),
+        *_of_the_vocabulary(tokenizer, rows),
+    )
     read = [Reading(text, tuple(tokenizer.encode(text, add_special_tokens=False))) for text in texts]
     return tuple(reading for reading in read if rows is None or all(token < rows for token in reading.ids))
+
+
+def _of_the_vocabulary(tokenizer: "PreTrainedTokenizerBase", rows: int | None) -> list[str]:
+    """What the tokens themselves say, of a large vocabulary every so many: a text needs few merges, these need all."""
+    count = len(tokenizer) if rows is None else min(len(tokenizer), rows)
+    spread = range(0, count, 1 + count // _LARGEST_READ)
+    # Of some ids there is no token; some are a part of a character, and the runtime ends a text at a NUL.
+    tokens = [token for token in tokenizer.convert_ids_to_tokens(list(spread)) if token is not None]
+    said = [text for token in tokens if not {"\0", "\ufffd"} & set(text := tokenizer.convert_tokens_to_string([token]))]
+    return ["\n".join(said[i : i + _WORDS_A_TEXT]) for i in range(0, len(said), _WORDS_A_TEXT)]
 
 
 def _has_row(token: int | None, rows: int | None) -> bool:

@@ -9,6 +9,7 @@ import torch
 from transformers import Gemma2Config
 
 import autoconvert
+from autoconvert.check import deployment
 from autoconvert.driver import compile as compiling
 from autoconvert.driver.compile import Stages
 from autoconvert.driver.convert import convert
@@ -112,15 +113,18 @@ def test_a_fault_in_linking_is_caught_and_the_constant_is_named(fault: FileFault
     ("stages", "said"),
     [
         (as_a_pass(BY_NAME["pairing"]), "(?s)by its signatures.* after pairing, where values"),
+        (as_a_pass(BY_NAME["last positions"]), "(?s)by its signatures.* after last positions, where values"),
         (Stages(after_lower=GRAPH_FAULTS[0].inject), f"(?s)by its signatures.*{AFTER_THE_PASSES}"),
         (Stages(after_link=FILE_FAULTS[0].inject), FILE_FAULTS[0].said),
     ],
-    ids=["pass", "lowering", "linking"],
+    ids=["pass", "pass, at the end of the context", "lowering", "linking"],
 )
 def test_a_large_model_is_checked_alike(
     stages: Stages, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # It is lowered in another process, and read to the end of its context by a text that begins late.
     monkeypatch.setattr(compiling, "_LARGE_MODEL", 0)
+    monkeypatch.setattr(deployment, "_READ_WHOLE", 0)
     with pytest.raises(autoconvert.CheckFailed, match=said):
         converted(tmp_path, stages, prefill=(4, 16))
 
