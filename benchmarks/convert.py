@@ -149,7 +149,7 @@ def package_version(converter: Converter) -> str:
 
 def cost_table(conversions: Sequence[Conversion], floor: Floor) -> Table:
     """A row for each conversion, the floor, and the ratios of the other conversions to the first."""
-    table = Table("", "wall s", "cpu s", "peak GB", "bundle GB")
+    table = Table("", "wall s", "cpu s", "peak GB", "anonymous GB", "bundle GB")
     for run in conversions:
         cost = run.cost
         table.add_row(
@@ -157,6 +157,7 @@ def cost_table(conversions: Sequence[Conversion], floor: Floor) -> Table:
             f"{cost.wall_seconds:.1f}",
             f"{cost.cpu_seconds:.1f}",
             f"{cost.peak_bytes / GIGABYTE:.2f}",
+            f"{cost.anonymous_bytes / GIGABYTE:.2f}",
             f"{run.bundle_bytes / GIGABYTE:.3f}",
         )
     table.add_row("disk: read + write", f"{floor.read_seconds:.1f} + {floor.write_seconds:.1f}")
@@ -168,6 +169,7 @@ def cost_table(conversions: Sequence[Conversion], floor: Floor) -> Table:
             f"{theirs.wall_seconds / ours.wall_seconds:.2f} x",
             f"{theirs.cpu_seconds / ours.cpu_seconds:.2f} x",
             f"{theirs.peak_bytes / ours.peak_bytes:.2f} x",
+            f"{theirs.anonymous_bytes / max(1, ours.anonymous_bytes):.2f} x",
             f"{other.bundle_bytes / first.bundle_bytes:.2f} x",
         )
     return table
@@ -219,6 +221,10 @@ def main(
     relink: Annotated[
         bool, typer.Option("--relink", help="Also convert again, with what the first conversion compiled.")
     ] = False,
+    unchecked: Annotated[
+        bool,
+        typer.Option("--unchecked", help="Also convert with --verify off: what the checks cost is the difference."),
+    ] = False,
     decode: Annotated[bool, typer.Option("--decode", help="Also run the bundles, in turns.")] = False,
     runs: Annotated[int, typer.Option(help="Runs of each bundle with --decode.", min=1)] = 5,
     threads: Annotated[int, typer.Option(help="Threads of the engine with --decode.", min=1)] = 2,
@@ -238,6 +244,9 @@ def main(
         converters = [ours]
         if relink:
             converters.append(dataclasses.replace(ours, name="autoconvert, relinked"))
+        if unchecked:
+            command = (*ours.command, "--verify", "off", "--no-cache")
+            converters.append(dataclasses.replace(ours, name="autoconvert, unchecked", command=command))
         if peer is not None:
             converters.append(litert_torch(peer, checkpoint, context, prefill, peer_lightweight))
         files = sorted(checkpoint.glob("*.safetensors"))

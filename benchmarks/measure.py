@@ -21,13 +21,15 @@ class Cost:
 
     `peak_bytes` is the largest sum, over the command's process and all its descendants, of resident memory at
     one sample. A page that two processes share counts twice in the sum; mapped files count while they are
-    resident. `cpu_seconds` is user and system time, of every process that was waited for.
+    resident. `anonymous_bytes` is the same without pages of files, by which weights are mapped (Linux; 0 elsewhere).
+    `cpu_seconds` is user and system time, of every process that was waited for.
     """
 
     exit_code: int
     wall_seconds: float
     cpu_seconds: float
     peak_bytes: int
+    anonymous_bytes: int = 0
 
 
 def measure(
@@ -62,7 +64,7 @@ def measure(
         finally:
             done.set()
             sampler.join()
-    return Cost(exit_code, wall_seconds, _children_cpu_seconds() - cpu_before, tree.peak_bytes)
+    return Cost(exit_code, wall_seconds, _children_cpu_seconds() - cpu_before, tree.peak_bytes, tree.anonymous_bytes)
 
 
 def forget_cached(files: Iterable[Path]) -> None:
@@ -107,7 +109,7 @@ class _ProcessTree:
     """A process and every descendant seen so far: one that its parent left behind still counts."""
 
     def __init__(self, pid: int) -> None:
-        self.peak_bytes = 0
+        self.peak_bytes = self.anonymous_bytes = 0
         self._root = psutil.Process(pid)
         self._members: set[psutil.Process] = {self._root}
 
@@ -115,6 +117,7 @@ class _ProcessTree:
         while True:
             self._grow()
             self.peak_bytes = max(self.peak_bytes, self._resident_bytes())
+            self.anonymous_bytes = max(self.anonymous_bytes, sum(map(_anonymous_bytes, self._members)))
             if done.wait(interval):
                 return
 
@@ -134,6 +137,15 @@ class _ProcessTree:
             with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                 total += member.memory_info().rss
         return total
+
+
+def _anonymous_bytes(process: psutil.Process) -> int:
+    """By the line `RssAnon` of a process's status, in kB; 0 where it has none."""
+    with suppress(OSError):
+        for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
+            if line.startswith("RssAnon:"):
+                return 1024 * int(line.split()[1])
+    return 0
 
 
 def _children_cpu_seconds() -> float:
