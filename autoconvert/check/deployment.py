@@ -45,14 +45,14 @@ class FileCheck:
     """What was compared: the largest distance in σ, what rounding changes in σ, and what was not run."""
 
     worst: float
-    rounding: float | None
+    rounding: float
+    recipe: Recipe
     not_run: tuple[str, ...]
 
     def __str__(self) -> str:
-        exact = f"logits within {self.worst:.1e} σ"
-        found = (
-            exact if self.rounding is None else f"{exact} unquantized, rounding changes them by {self.rounding:.1e} σ"
-        )
+        found = f"logits within {self.worst:.1e} σ"
+        if not self.recipe.exact:
+            found += f" unquantized, {self.recipe.name} changes them by {self.rounding:.1e} σ"
         return "; ".join((found, *self.not_run))
 
 
@@ -93,8 +93,7 @@ def check_linked_file(
             else:
                 whole = from_the_start(lengths, context, vocabulary, to_the_end=True)
                 found += map(check.judge, check.read([whole]))
-    rounding = None if recipe.exact else max(change for _, change in found)
-    return FileCheck(max(worst for worst, _ in found), rounding, tuple(not_run))
+    return FileCheck(max(worst for worst, _ in found), max(change for _, change in found), recipe, tuple(not_run))
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ def refuse_without_head(path: Path, config: PreTrainedConfig, module: nn.Module,
     """Raise InputError where the checkpoint has no output layer and was saved by classes that have none.
 
     An output layer that is tied to the embedding is in no checkpoint. Then only what the configuration in `path` says
-    of the class that saved it tells a language model from a classifier, or from a body alone.
+    of the class that saved it tells a language model from a classifier. A body alone that is tied needs no
+    more.
     """
     head = module.get_output_embeddings() if isinstance(module, PreTrainedModel) else None
     if head is None:
@@ -31,6 +32,8 @@ def refuse_without_head(path: Path, config: PreTrainedConfig, module: nn.Module,
     if any(f"{name}.weight" in plan.derivations for name in names):
         return
     saved_by = [str(name) for name in getattr(config, "architectures", None) or ()]
+    if type(module.base_model).__name__ in saved_by and head.weight is module.get_input_embeddings().weight:  # type: ignore[operator]
+        return
     if saved_by and not any(map(_may_have_head, saved_by)):
         raise InputError(
             f"{path}: the checkpoint is of {', '.join(saved_by)}, which has no language-model head, "

@@ -10,6 +10,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Pretra
 PUBLISHED_PARAMETERS = {
     "llama-3.2-1b": 1_235_814_400,
     "qwen3-0.6b": 596_049_920,
+    "smollm2-135m": 134_515_008,
+    "gemma-3-270m": 268_098_176,
     "gemma-3-1b": 999_885_952,
     "llama-3.1-8b": 8_030_261_248,
 }

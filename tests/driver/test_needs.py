@@ -68,6 +68,6 @@ def test_a_file_is_run_only_where_its_weights_fit_among_the_temporary_files(
     needs = needs_of(source(), settings)
     monkeypatch.setattr("autoconvert.driver.needs.shutil.disk_usage", lambda place: Disk(needs.scratch))
     assert why_not_run(needs) == ""
-    monkeypatch.setattr("autoconvert.driver.needs.shutil.disk_usage", lambda place: Disk(needs.scratch - 1))
+    monkeypatch.setattr("autoconvert.driver.needs.shutil.disk_usage", lambda place: Disk(max(0, needs.scratch - 1)))
     assert (why_not_run(needs) == "") == (verify == "off")
     assert verify == "off" or why_not_run(needs).startswith("not run: needs ")

@@ -37,7 +37,7 @@ def test_code_of_a_tokenizer_is_never_asked_about_and_never_run_untrusted(
     path.write_text(json.dumps({"tokenizer_class": "Mine", "auto_map": auto_map}))
     # Whoever asks is answered yes.
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 9))
-    with pytest.raises(InputError, match="comes with code of its own") as caught:
+    with pytest.raises(InputError, match="needs Python code of its own") as caught:
         tokenizer_of(load_source(folder), bundle())
     assert "--trust-remote-code" in caught.value.hint
 

@@ -9,7 +9,7 @@ from autoconvert.lowering.cpu import CPU
 from autoconvert.patterns import PATTERNS
 from autoconvert.rewrite.pass_manager import Options
 
-LIMIT = 32
+LIMIT = 33
 
 
 def drops_biases() -> MptForCausalLM:

@@ -120,8 +120,10 @@ def test_names_of_another_model_are_an_error_that_shows_them(folder: Path) -> No
         load_source(folder)
 
 
-@pytest.mark.parametrize("kind", [LlamaForSequenceClassification, LlamaModel])
-@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(
+    ("kind", "tied"),
+    [(LlamaForSequenceClassification, True), (LlamaForSequenceClassification, False), (LlamaModel, False)],
+)
 def test_a_checkpoint_without_a_language_model_head_is_none(kind: type[nn.Module], tied: bool, tmp_path: Path) -> None:
     # Where the head is tied to the embedding, only the configuration tells.
     kind(llama(tie_word_embeddings=tied, num_labels=3, pad_token_id=0)).save_pretrained(tmp_path)  # type: ignore[operator]
