@@ -7,6 +7,7 @@ window or in chunks, which become attributes of the attention; numbers added to 
 import dataclasses
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -28,6 +29,13 @@ from autoconvert.rewrite.pass_manager import Pass
 
 aten = torch.ops.aten
 
+# Operations that read rows of a table by number, with the names of both operands.
+_LOOKUPS = {
+    aten.embedding.default: ("weight", "indices"),
+    aten.index.Tensor: ("self", "indices"),
+    aten.index_select.default: ("self", "index"),
+    aten.gather.default: ("self", "index"),
+}
 # A mask of heads · context² numbers and its intermediates must fit beside everything else.
 _LONGEST_MASK = 16384
 # A bias that has no closed form is a constant of the file.
@@ -118,13 +126,30 @@ def _is_mask_of(node: fx.Node, user: fx.Node) -> bool:
 def _refuse_rows_beyond(node: fx.Node, table: Tensor, users: list[fx.Node], context: int) -> None:
     """A device reads on behind the last row, where PyTorch raises."""
     for user in users:
-        is_lookup = user.target is aten.embedding.default and user.args[1] is node
-        rows = shape(user.args[0])[0] if is_lookup else None  # type: ignore[arg-type]
-        if isinstance(rows, int) and int(table.max()) >= rows:
-            raise Refused(
-                f"With {context} positions, {location(user)} looks up row {int(table.max())} of a table of {rows}.",
-                hint="The model has learned fewer positions: choose a smaller --context.",
-            )
+        for rows in _rows_looked_up(user, node):
+            if isinstance(rows, int) and int(table.max()) >= rows:
+                beyond = (table.reshape(-1, table.shape[-1]) >= rows).any(0)
+                first = int(beyond.nonzero()[0]) if is_symbolic(shape(node)[-1]) else 0
+                raise Refused(
+                    f"With {context} positions, {location(user)} looks up row {int(table.max())} of a table of {rows}.",
+                    hint=f"The model has learned fewer positions: choose --context {first} or less."
+                    if first
+                    else "The model has learned fewer positions: choose a smaller --context.",
+                    shorter=first or None,
+                    at=user.name,
+                )
+
+
+def _rows_looked_up(user: fx.Node, indices: fx.Node) -> list[Any]:
+    """The sizes of the axes that `user` looks up by `indices`."""
+    if user.target not in _LOOKUPS:
+        return []
+    arguments = named_arguments(user)
+    if user.target is aten.index.Tensor:
+        return [shape(arguments["self"])[axis] for axis, given in enumerate(arguments["indices"]) if given is indices]
+    table, given = _LOOKUPS[user.target]
+    axis = arguments.get("dim", 0)
+    return [shape(arguments[table])[axis]] if arguments[given] is indices else []
 
 
 def _evaluate(program: Program, nodes: list[fx.Node], times: dict[fx.Node, Time], context: int) -> list[Tensor]:

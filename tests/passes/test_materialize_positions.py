@@ -1,5 +1,6 @@
 """Tables read at input_pos, masks classified, and what is no function of the position refused."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -248,15 +249,26 @@ def test_axes_before_the_sequence_stay_before_it() -> None:
     models.assert_chunks_give_what_the_model_gives(models.rewrite(module), module)
 
 
+LOOKUPS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "embedding": lambda numbers, rows: F.embedding(numbers, rows),
+    "index": lambda numbers, rows: rows[numbers],
+    "rows of a part": lambda numbers, rows: rows[:][numbers],
+    "index_select": lambda numbers, rows: rows.index_select(0, numbers),
+    "columns": lambda numbers, rows: rows.t()[:, numbers].t(),
+}
+
+
 @pytest.mark.parametrize("offset", [0, 3])
-def test_a_context_beyond_the_learned_positions_is_refused_with_how_many_there_are(offset: int) -> None:
+@pytest.mark.parametrize("lookup", LOOKUPS)
+def test_a_context_beyond_the_learned_positions_is_refused_with_how_many_there_are(lookup: str, offset: int) -> None:
     def positions(decoder: Decoder, x: Tensor) -> Tensor:
-        return x + F.embedding(torch.arange(x.shape[1]) + offset, decoder.rows)
+        return x + LOOKUPS[lookup](torch.arange(x.shape[1]) + offset, decoder.rows)
 
     rows = 2 * CONTEXT
     assert bound(Decoder(positions), rows - offset).find_input(Role.INPUT_POS) is not None
-    with pytest.raises(Refused, match=f"looks up row {rows} of a table of {rows}"):
+    with pytest.raises(Refused, match=f"looks up row {rows} of a table of {rows}") as caught:
         bound(Decoder(positions), rows - offset + 1)
+    assert caught.value.shorter == rows - offset
 
 
 def test_a_mask_of_numbers_filled_in_the_shape_of_activations_is_one_of_positions() -> None:

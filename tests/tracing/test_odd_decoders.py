@@ -1,4 +1,4 @@
-"""What decoders may legally do and few do is refused with the operation and its place: it does not end as a bug."""
+"""What decoders may legally do and few do is right, or refused: it does not end as a bug."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autoconvert.errors import Refused
-from tests.models import VOCABULARY, WIDTH, rewrite
+from tests.models import VOCABULARY, WIDTH, Decoder, assert_chunks_give_what_the_model_gives, rewrite
 
 Body = Callable[["Odd", Tensor], Tensor]
 
@@ -48,3 +48,36 @@ BODIES: dict[str, Body] = {
 def test_it_is_refused(name: str) -> None:
     with pytest.raises(Refused):
         rewrite(Odd(BODIES[name]))
+
+
+def gated(module: Decoder, tokens: Tensor) -> Tensor:
+    """Residuals with learned gates of one number, and one of a mean of weights."""
+    x = module.embed(tokens)
+    gate = torch.sigmoid(module.offset.mean())
+    x = x + torch.tanh(module.gain[0]) * module.attend(module, x)
+    x = torch.lerp(x, module.query(x), torch.sigmoid(module.gain[1]))
+    return module.head(gate * x + (1 - gate) * module.key(x))
+
+
+def counted(module: Decoder, tokens: Tensor) -> Tensor:
+    """A row by how many tokens of one kind came so far."""
+    x = module.embed(tokens)
+    x = x + module.attend(module, x)
+    return module.head(x + module.rows[(tokens == 3).cumsum(1)])
+
+
+def histogram(module: Decoder, tokens: Tensor) -> Tensor:
+    """Sums over tokens alone, beside attention."""
+    seen = F.one_hot(tokens, VOCABULARY).float().cumsum(1)
+    x = module.embed(tokens)
+    return module.head(x + module.attend(module, x)) + seen
+
+
+@pytest.mark.parametrize("forward", [gated, counted, histogram], ids=lambda forward: forward.__name__)
+def test_it_is_right(forward: Callable[[Decoder, Tensor], Tensor]) -> None:
+    class Own(Decoder):
+        def forward(self, tokens: Tensor) -> Tensor:
+            return forward(self, tokens)
+
+    module = Own()
+    assert_chunks_give_what_the_model_gives(rewrite(module), module)
