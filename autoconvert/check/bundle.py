@@ -21,6 +21,8 @@ from autoconvert.runtime.scoring import Score
 # Of token ids, the logits float32 [count, vocabulary] at the last `count` positions.
 LastLogits = Callable[[list[int], int], torch.Tensor]
 
+# Natural log-probability of a token, in the engine against the file by its signatures: nothing rounded, or something.
+SAME_NUMBERS, SAME_CONSTANTS = 1e-3, 2e-2
 DO_NOT_USE = "Do not use the bundle: convert with --quantize none --verify full to see where it breaks."
 
 

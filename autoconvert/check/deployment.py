@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autoconvert.check.parity import TOLERANCE, Reference, compare_logits
+from autoconvert.check.parity import TOLERANCE, Reference, compare_logits, root_mean_square
 from autoconvert.check.readings import DECODE, Reading, at_the_end, from_all_starts, from_the_start, token_by_token
 from autoconvert.check.stepwise import Call, open_stepwise
 from autoconvert.errors import CheckFailed
@@ -148,7 +148,7 @@ class _Check:
         return [_logits(chain) for chain in outputs]
 
     def _rounding(self, logits: Tensor, expected: Tensor) -> float:
-        change = float(((logits - expected).square().mean(-1).sqrt() / expected.std(-1)).max())
+        change = float(root_mean_square(logits, expected).max())
         if not change <= self.recipe.rounding:
             raise CheckFailed(
                 f"The check failed: the quantized file's logits differ from the model's by {change:.2g} standard "

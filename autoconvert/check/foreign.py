@@ -12,7 +12,7 @@ from torch import Tensor
 
 from autoconvert.check.constant_types import Described
 from autoconvert.check.deployment import read
-from autoconvert.check.parity import TOLERANCE, Reference, distance
+from autoconvert.check.parity import TOLERANCE, Reference, distance, root_mean_square
 from autoconvert.check.readings import DECODE as ONE
 from autoconvert.check.readings import LONGEST, Reading, at_the_end, from_the_start, token_by_token
 from autoconvert.check.verdict import (
@@ -126,7 +126,7 @@ class ForeignCheck:
 
     def _compare(self, layer: str, reading: Reading, logits: Tensor, wanted: Tensor) -> Verdict:
         exact = self.described.exact
-        distances = distance(logits, wanted) if exact else _root_mean_square(logits, wanted)
+        distances = distance(logits, wanted) if exact else root_mean_square(logits, wanted)
         if not exact:
             self._rounding.append(_largest(distances))
         allowed = TOLERANCE if exact else self.described.rounding
@@ -144,10 +144,6 @@ def _first(reading: Reading, count: int) -> Reading:
     """The first `count` tokens of a text that is decoded."""
     assert all(slots == ONE for _, slots in reading.pieces)
     return Reading(reading.start, reading.pieces[:count], reading.vocabulary)
-
-
-def _root_mean_square(logits: Tensor, wanted: Tensor) -> Tensor:
-    return (logits - wanted).square().mean(-1).sqrt() / wanted.std(-1)
 
 
 def _largest(distances: Tensor) -> float:

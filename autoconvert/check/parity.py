@@ -62,6 +62,11 @@ def distance(logits: Tensor, reference: Tensor) -> Tensor:
     return (logits - reference).abs().amax(-1) / reference.std(-1)
 
 
+def root_mean_square(logits: Tensor, reference: Tensor) -> Tensor:
+    """The difference at each position of [positions, vocabulary], root mean square, in the same unit."""
+    return (logits - reference).square().mean(-1).sqrt() / reference.std(-1)
+
+
 def compare_logits(
     logits: Tensor,
     reference: Tensor,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from autoconvert.check.bundle import Spoken, spoken
+from autoconvert.check.bundle import SAME_CONSTANTS, SAME_NUMBERS, Spoken, spoken
 from autoconvert.check.constant_types import Described, describe
 from autoconvert.check.contract import verdict_of
 from autoconvert.check.foreign import ForeignCheck
@@ -37,8 +37,6 @@ from autoconvert.runtime.stub import STUB
 from autoconvert.source.source import Source, embedding_rows
 
 _DECODER = "prefill_decode"
-# Natural log-probability of a token, in the engine against the same file by its signatures.
-_SAME_NUMBERS, _SAME_CONSTANTS = 1e-3, 2e-2
 
 
 def check_file(
@@ -137,7 +135,7 @@ class _Check:
         if texts is None or not prompts or wrong:
             return
         with self.timeline.stage("check prompts"):
-            asked = texts.prompts(prompts, _SAME_NUMBERS if opened.described.exact else _SAME_CONSTANTS)
+            asked = texts.prompts(prompts, SAME_NUMBERS if opened.described.exact else SAME_CONSTANTS)
         before = self.found[CONTRACT]
         self._add(asked if asked.outcome == "failed" else replace(before, detail=f"{before.detail}; {asked.detail}"))
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from autoconvert.check.bundle import Spoken, check_bundle, spoken
+from autoconvert.check.bundle import SAME_CONSTANTS, SAME_NUMBERS, Spoken, check_bundle, spoken
 from autoconvert.check.constants import check_constants
 from autoconvert.check.deployment import check_linked_file
 from autoconvert.check.parity import reference_of
@@ -49,8 +49,6 @@ from autoconvert.system.output import expanded, output_folder
 if TYPE_CHECKING:
     from autoconvert.dump.dump import Dump
 
-# Natural log-probability of a token, in the engine against the same constants in the interpreter.
-_SAME_NUMBERS, _SAME_CONSTANTS = 1e-3, 2e-2
 _FILE_CHECK = "file in the interpreter"
 
 
@@ -323,7 +321,7 @@ class _Conversion:
 
     def _check_bundle(self, bundle: Path, tokenizer: TokenizerSpec, prompts: Sequence[Spoken]) -> None:
         with self._runs("The bundle"), self.timeline.stage("check bundle") as stage:
-            tolerance = _SAME_NUMBERS if self.settings.quantize.exact else _SAME_CONSTANTS
+            tolerance = SAME_NUMBERS if self.settings.quantize.exact else SAME_CONSTANTS
             room = self.settings.context - 2 * min(self.settings.prefill)
             stage.note = str(check_bundle(bundle, tokenizer, prompts, room=room, tolerance=tolerance))
             self.checks.append(CheckResult("bundle in the runtime", True, stage.note))
