@@ -1,7 +1,7 @@
 """The bundle in the runtime that a phone uses, against the source model: token ids, scores, first answers."""
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +16,8 @@ from autoconvert.packaging.tokenizer_section import Encode
 from autoconvert.runtime import scoring
 from autoconvert.runtime.conversations import read_texts, render_dialogues
 from autoconvert.runtime.engine import Asked, open_remote_engine
+from autoconvert.runtime.runner import Runner
 from autoconvert.runtime.scoring import Score
-
-# Of token ids, the logits float32 [count, vocabulary] at the last `count` positions.
-LastLogits = Callable[[list[int], int], torch.Tensor]
 
 # Natural log-probability of a token, in the engine against the file by its signatures: nothing rounded, or something.
 SAME_NUMBERS, SAME_CONSTANTS = 1e-3, 2e-2
@@ -43,23 +41,13 @@ class EngineCheck:
         return f"log-probabilities within {self.worst:.1e} at prompts of {lengths} tokens"
 
 
-def score(bundle: Path, prompts: Sequence[str], target: str) -> list[Score]:
-    """Scores `target` after each prompt, without any chat template; prompts need two tokens or more.
-
-    Raises InputError if there is no bundle or the runtime refuses it or a prompt.
-    """
-    with open_remote_engine(bundle) as engine:
-        scores: list[Score] = engine.ask(scoring.score_all, prompts, target)
-        return scores
-
-
 @dataclass(frozen=True)
 class Spoken:
     """A prompt and what is expected of it.
 
     `ids` are its tokens, `target` those of the text that is scored after it, both by the source's tokenizer. `logits`
     float32 [target, vocabulary] precede each token of the target; `logits_after_rewind` are the same where the last
-    token but one of the prompt is left out.
+    token takes the place of the one before it, as in litert-lm 0.18.1, which steps back before it scores.
     """
 
     prompt: str
@@ -69,16 +57,25 @@ class Spoken:
     logits_after_rewind: torch.Tensor
 
 
-def spoken(prefill: Sequence[int], context: int, tokenizer: TokenizerSpec, last_logits: LastLogits) -> list[Spoken]:
-    """Prompts that cover part-filled chunks, full ones and several in a row, with what `last_logits` says of them."""
+def spoken(runner: Runner, context: int, tokenizer: TokenizerSpec, *, thorough: bool) -> list[Spoken]:
+    """A prompt of a full and a part-filled chunk, with what `runner` says of it; several prompts if `thorough`.
+
+    Raises InputError where `context` has no room for one.
+    """
     encode, texts = tokenizer.encoder(), tokenizer.texts
     target = tokenizer.section.encoder()(texts.target)
-    lengths = prompt_lengths(prefill, context, len(target))
+    lengths = prompt_lengths(runner.prefill_lengths, context, len(target))
+    if not thorough:
+        lengths = [max((n for n in lengths if n <= 2 * min(runner.prefill_lengths)), default=lengths[0])]
     found = []
     for prompt in dict.fromkeys(text_of_length(encode, texts.passage, length) for length in lengths):
         ids = encode(prompt)
-        whole, rewound = ([*kept, *target[:-1]] for kept in (ids, [*ids[:-2], *ids[-1:]]))
-        logits, after_rewind = (last_logits(text, len(target)) for text in (whole, rewound))
+        heard = [ids[-1], *target[:-1]]
+        runner.reset()
+        runner.prefill(ids[:-1])
+        logits = torch.stack(list(map(runner.decode, heard)))
+        runner.rewind(len(ids) - 2)
+        after_rewind = torch.stack(list(map(runner.decode, heard)))
         found.append(Spoken(prompt, tuple(ids), tuple(target), logits, after_rewind))
     return found
 
@@ -99,11 +96,8 @@ def check_bundle(
         check_dialogues(dialogues, engine.ask(render_dialogues, dialogues))
         check_messages(engine, tokenizer.encoder(), dialogues, room)
         check_tokens(engine, prompts)
-        asked = [said.prompt for said in prompts]
-        scores: list[Score] = engine.ask(scoring.score_all, asked, texts.target, texts.twins)
-        worst = max(compare_score(found, said, tolerance) for found, said in zip(scores, prompts, strict=True))
-        ends = {said.ids: said for said in (prompts[0], prompts[-1])}
-        answers = sum(check_answer(engine, said, tolerance) for said in ends.values())
+        worst = check_scores(engine, prompts, texts.target, tolerance)
+        answers = sum(check_answer(engine, said, tolerance) for said in (prompts[0], prompts[-1])[: len(prompts)])
     return EngineCheck(worst, tuple(len(said.ids) for said in prompts), answers)
 
 
@@ -115,6 +109,12 @@ def check_messages(engine: Asked, encode: Encode, dialogues: Sequence[Dialogue],
         check_answered(questions, engine.ask(ask_in_turn, dialogue.opening, questions))
 
 
+def check_scores(engine: Asked, prompts: Sequence[Spoken], target: str, tolerance: float) -> float:
+    """The largest difference of a log-probability after any of `prompts`. Raises CheckFailed as `compare_score`."""
+    scores: list[Score] = engine.ask(scoring.score_all, [said.prompt for said in prompts], target)
+    return max(compare_score(found, said, tolerance) for found, said in zip(scores, prompts, strict=True))
+
+
 def compare_score(found: Score, expected: Spoken, tolerance: float) -> float:
     """The largest difference of a token's log-probability. Raises CheckFailed if it is over `tolerance`."""
     if found.target != expected.target:
@@ -122,15 +122,16 @@ def compare_score(found: Score, expected: Spoken, tolerance: float) -> float:
             f"the runtime reads a text to score as {found.target}, the source's tokenizer as {expected.target}",
             hint="The bundle's tokenizer is not the model's: convert it again.",
         )
-    logits = expected.logits if found.context == expected.ids else expected.logits_after_rewind
-    wanted = logits.log_softmax(-1).gather(1, torch.tensor(found.target)[:, None])[:, 0]
-    differences = (wanted - torch.tensor(found.token_log_probabilities)).abs()
+    given, at = torch.tensor(found.token_log_probabilities), torch.tensor(found.target)[:, None]
+    ways = [logits.log_softmax(-1).gather(1, at)[:, 0] for logits in (expected.logits, expected.logits_after_rewind)]
+    wanted = min(ways, key=lambda way: float((way - given).abs().nan_to_num(nan=torch.inf).max()))
+    differences = (wanted - given).abs()
     worst = float(differences.max())
     if not worst <= tolerance:
-        at = int(differences.argmax())
+        token = int(differences.argmax())
         raise CheckFailed(
-            f"after a prompt of {len(found.context)} tokens the runtime gives target token {at} the "
-            f"log-probability {found.token_log_probabilities[at]:.4f}, the source gives {wanted[at]:.4f}",
+            f"after a prompt of {len(expected.ids)} tokens the runtime gives target token {token} the "
+            f"log-probability {given[token]:.4f}, the source gives {wanted[token]:.4f}",
             hint=DO_NOT_USE,
         )
     return worst
@@ -173,8 +174,9 @@ def prompt_lengths(prefill: Sequence[int], context: int, target: int) -> list[in
     The runtime holds back the last token, and takes a part-filled chunk only where all of it fits. `target` tokens
     follow.
     """
-    room = context - min(prefill) - target - 1
-    wanted = {4, min(prefill) + 1, sum(prefill) + 3, 2 * max(prefill) + min(prefill) // 2 + 1}
+    shortest = min(prefill)
+    room = context - shortest - target - 1
+    wanted = {4, shortest + 1, shortest + shortest // 2 + 1, sum(prefill) + 3, 2 * max(prefill) + min(prefill) // 2 + 1}
     wanted |= {length // 2 + 2 for length in prefill}
     lengths = sorted(n for n in wanted if 4 <= n <= room)
     if not lengths:

@@ -8,7 +8,7 @@ from autoconvert.check.verdict import CONTRACT, Verdict, failed, not_checked, pa
 from autoconvert.ir.interface import Role
 from autoconvert.lowering.cpu import CPU
 from autoconvert.runtime.loaded_file import SignatureTypes, TensorType
-from autoconvert.runtime.runner import DECODE, PARAMETERS, PREFILL
+from autoconvert.runtime.signatures import DECODE, PARAMETERS, PREFILL
 
 _TOKENS, _POSITIONS = CPU.port_names[Role.TOKENS], CPU.port_names[Role.INPUT_POS]
 _MASK, _LOGITS = CPU.port_names[Role.MASK], CPU.port_names[Role.LOGITS]

@@ -4,8 +4,7 @@ A quantized file is compared twice. Run step by step with the source's weights i
 as it is, what quantization changes must be of the size of rounding.
 """
 
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autoconvert.check.parity import TOLERANCE, Reference, compare_logits, root_mean_square
-from autoconvert.check.readings import DECODE, Reading, at_the_end, from_all_starts, from_the_start, token_by_token
-from autoconvert.check.stepwise import Call, open_stepwise
+from autoconvert.check.expected import Expected
+from autoconvert.check.parity import TOLERANCE, compare_logits, root_mean_square
+from autoconvert.check.plan import Plan
+from autoconvert.check.readings import DECODE, Reading
+from autoconvert.check.stepwise import open_stepwise
 from autoconvert.errors import CheckFailed
 from autoconvert.ir.interface import Role
 from autoconvert.lowering.compiled import Compiled
@@ -23,12 +24,10 @@ from autoconvert.lowering.cpu import CPU
 from autoconvert.quantization.recipe import Recipe
 from autoconvert.runtime.chunks import chunk
 from autoconvert.runtime.runner import Runner
+from autoconvert.runtime.signatures import TextSignatures
+from autoconvert.runtime.stepwise import Call
 from autoconvert.source.weights import Weights
 
-# Multiply-adds, a parameter and a position each, up to which a text is read to the end of the context.
-_READ_WHOLE = 2_000_000_000
-# The same, where only that can tell whether the end of the context is right.
-_READ_WHOLE_IF_NEEDED = 200_000_000_000
 _WHAT = "the file, run by its signatures,"
 
 
@@ -58,41 +57,29 @@ class FileCheck:
 
 def check_linked_file(
     path: Path,
-    runner: Runner,
+    start: Callable[[], Runner],
     compiled: Compiled,
-    context: int,
+    plan: Plan,
     weights: Weights,
     recipe: Recipe,
-    reference: Reference,
-    *,
-    thorough: bool,
+    source: Expected,
 ) -> FileCheck:
-    """Compares the file at `path`, which `runner` runs, with the source up to `context` positions.
+    """Compares the file at `path`, which what `start` gives runs, with the source at all that `plan` reads.
 
     Raises CheckFailed.
     """
-    check = _Check(path, runner, compiled, weights, recipe, reference)
-    lengths, vocabulary = runner.prefill_lengths, runner.vocabulary
-    size = reference.parameters * context
-    to_the_end = thorough or size <= _READ_WHOLE
-    texts = from_all_starts(lengths, context, vocabulary, compiled.windows, to_the_end=to_the_end)
-    if thorough:
-        texts.append(token_by_token(context, vocabulary))
-    not_run = [f"windows of {n} positions were not passed" for n in compiled.windows if n >= texts[0].length]
-    ends_late = not to_the_end and texts[0].length < context and min(lengths) + 2 <= context
-    late = [at_the_end(lengths, context, vocabulary)] if ends_late else []
-    heard = check.read([*texts, *late])
-    found = [check.judge(each) for each in heard[: len(texts)]]
-    for each in heard[len(texts) :]:
-        try:
-            found.append(check.judge(each))
-        except CheckFailed:
-            # A source that counts positions in another way than it is told says nothing of a text that begins late.
-            if size > _READ_WHOLE_IF_NEEDED:
-                not_run.append("the end of the context was not run: --verify full does")
-            else:
-                whole = from_the_start(lengths, context, vocabulary, to_the_end=True)
-                found += map(check.judge, check.read([whole]))
+    check = _Check(path, start, compiled, weights, recipe, source)
+    heard = check.read(plan.all)
+    found = [check.judge(each) for each in heard[: len(plan.texts)]]
+    not_run = list(plan.not_run)
+    try:
+        found += [check.judge(each) for each in heard[len(plan.texts) :]]
+    except CheckFailed:
+        # A source that counts positions in another way than it is told says nothing of a text that begins late.
+        if plan.whole is None:
+            not_run.append("the end of the context was not run: --verify full does")
+        else:
+            found += map(check.judge, check.read([plan.whole]))
     return FileCheck(max(worst for worst, _ in found), max(change for _, change in found), recipe, tuple(not_run))
 
 
@@ -112,19 +99,18 @@ class _Heard:
 @dataclass(frozen=True)
 class _Check:
     path: Path
-    runner: Runner
+    start: Callable[[], Runner]
     compiled: Compiled
     weights: Weights
     recipe: Recipe
-    reference: Reference
+    source: Expected
 
     def read(self, readings: Sequence[Reading]) -> list[_Heard]:
-        """Reads texts in all three ways; the file as it is, in its own process, meanwhile."""
-        with ThreadPoolExecutor(1, thread_name_prefix="read") as pool:
-            running = pool.submit(lambda: [read(self.runner, reading) for reading in readings])
-            exact = None if self.recipe.exact else self._stepwise(readings)
-            expected = [self._expected(reading) for reading in readings]
-            plain = running.result()
+        """Reads texts in all three ways, one after the other: each has its own peak of memory."""
+        exact = None if self.recipe.exact else self._stepwise(readings)
+        expected = [self.source.logits(reading) for reading in readings]
+        runner = self.start()
+        plain = [read(runner, reading) for reading in readings]
         return list(map(_Heard, readings, expected, exact or plain, plain))
 
     def judge(self, heard: _Heard) -> tuple[float, float]:
@@ -134,17 +120,10 @@ class _Check:
         worst = _distance(heard.exact, heard.expected, heard.reading)
         return worst, 0.0 if self.recipe.exact else self._rounding(heard.plain, heard.expected)
 
-    def _expected(self, reading: Reading) -> Tensor | None:
-        try:
-            return self.reference.placed(reading.tokens, reading.start, reading.compared)
-        except (IndexError, RuntimeError, ValueError):
-            if reading.start == 0:
-                raise
-            return None
-
     def _stepwise(self, readings: Sequence[Reading]) -> list[Tensor]:
         with open_stepwise(self.path, self.compiled.weights, self.weights) as stepwise:
-            outputs = stepwise.run([calls_of(reading, self.runner) for reading in readings])
+            signatures = stepwise.signatures()
+            outputs = stepwise.run([calls_of(reading, signatures) for reading in readings])
         return [_logits(chain) for chain in outputs]
 
     def _rounding(self, logits: Tensor, expected: Tensor) -> float:
@@ -172,15 +151,15 @@ def read(runner: Runner, reading: Reading) -> Tensor:
     return torch.stack(logits)
 
 
-def calls_of(reading: Reading, runner: Runner) -> list[Call]:
+def calls_of(reading: Reading, signatures: TextSignatures) -> list[Call]:
     """The same reading as calls of signatures."""
     calls: list[Call] = []
     begin = 0
     for real, slots in reading.pieces:
         tokens, position = reading.tokens[begin : begin + real], reading.start + begin
-        part = chunk(tokens, position, slots or 1, runner.capacity, first=reading.start)
-        signature = runner.signature_of(slots)
-        calls.append((signature, runner.inputs_of(signature, part)))
+        part = chunk(tokens, position, slots or 1, signatures.capacity, first=reading.start)
+        name = signatures.signature_of(slots)
+        calls.append(Call(name, signatures.inputs_of(name, part), part.real, part.size))
         begin += real
     return calls
 

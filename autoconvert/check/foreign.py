@@ -76,10 +76,10 @@ class ForeignCheck:
     def _end(self) -> Verdict:
         lengths, limit, vocabulary = self.runner.prefill_lengths, self.limit, self.runner.vocabulary
         if min(lengths) + 2 <= limit:
-            late = self._judge(END, at_the_end(lengths, limit, vocabulary))
+            late = [self._judge(END, reading) for reading in at_the_end(lengths, limit, vocabulary)]
             # A model that counts positions in another way than it is told says nothing of a text that begins late.
-            if late.outcome == "passed":
-                return late
+            if all(verdict.outcome == "passed" for verdict in late):
+                return late[-1]
         if self.thorough or self.reference.parameters * limit <= _AFFORDABLE:
             return self._judge(END, self._long(limit))
         return not_checked(

@@ -4,12 +4,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from autoconvert.check.bundle import Spoken, check_answer, check_messages, check_tokens, compare_score
+from autoconvert.check.bundle import Spoken, check_answer, check_messages, check_scores, check_tokens
 from autoconvert.check.chat import check_dialogues
 from autoconvert.check.tokenizer import check_framing, check_readings, read_framing
 from autoconvert.check.verdict import CONTRACT, FRAMING, TEMPLATE, TOKENIZER, Verdict, judged, not_checked
 from autoconvert.packaging.tokenizer import TokenizerSpec
-from autoconvert.runtime import scoring
 from autoconvert.runtime.conversations import read_texts, render_dialogues
 from autoconvert.runtime.engine import open_remote_engine
 
@@ -61,10 +60,8 @@ class TextCheck:
         texts = self.tokenizer.texts
         with open_remote_engine(self.bundle) as engine:
             check_tokens(engine, prompts)
-            asked = [said.prompt for said in prompts]
-            scores = engine.ask(scoring.score_all, asked, texts.target, texts.twins)
-            worst = max(compare_score(found, said, tolerance) for found, said in zip(scores, prompts, strict=True))
-            for said in {said.ids: said for said in (prompts[0], prompts[-1])}.values():
+            worst = check_scores(engine, prompts, texts.target, tolerance)
+            for said in (prompts[0], prompts[-1])[: len(prompts)]:
                 check_answer(engine, said, tolerance)
         lengths = ", ".join(str(len(said.ids)) for said in prompts)
         return f"the runtime's log-probabilities are within {worst:.1e} at prompts of {lengths} tokens"

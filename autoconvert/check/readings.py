@@ -13,6 +13,8 @@ DECODE = 0
 LONGEST = 1024
 # Positions that are decoded one after the other where everything is to be checked.
 _EACH = 256
+# Tokens of a part-filled chunk at most: of one with more, more time goes by and nothing else is said.
+_PART = 16
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def from_the_start(
     pieces = _Pieces(capacity)
     pieces.add(1, DECODE)
     if shortest > 1:
-        pieces.add(shortest // 2, shortest)
+        pieces.add(min(shortest // 2, _PART), shortest)
     for length in (shortest, *others):
         pieces.add(1, DECODE)
         pieces.add(length, length)
@@ -70,14 +72,18 @@ def from_the_start(
     return Reading(0, tuple(pieces.taken), vocabulary)
 
 
-def at_the_end(lengths: Collection[int], capacity: int, vocabulary: int) -> Reading:
-    """A short text that ends in the last slot of the cache, everything before it closed.
+def at_the_end(lengths: Collection[int], capacity: int, vocabulary: int) -> list[Reading]:
+    """Short texts up to the last slot of the cache, everything before them closed.
 
-    The cache must have two slots more than the shortest of `lengths`.
+    A chunk of many slots is part-filled, and the last tokens are a text of their own. The cache must have two slots
+    more than the shortest of `lengths`.
     """
     shortest = min(lengths)
-    pieces = ((shortest, shortest), (1, DECODE), (1, DECODE))
-    return Reading(capacity - shortest - 2, pieces, vocabulary)
+    if shortest <= _PART:
+        pieces = ((shortest, shortest), (1, DECODE), (1, DECODE))
+        return [Reading(capacity - shortest - 2, pieces, vocabulary)]
+    part = Reading(capacity - shortest, ((_PART, shortest), (1, DECODE)), vocabulary)
+    return [part, Reading(capacity - 3, ((1, DECODE),) * 3, vocabulary)]
 
 
 def from_all_starts(

@@ -15,12 +15,11 @@ from torch import Tensor
 from autoconvert.ir.weight import Weight
 from autoconvert.runtime.failed import RuntimeFailed
 from autoconvert.runtime.loaded_file import Array
-from autoconvert.runtime.stepwise import Finished, Needs, StepwiseFile, Waits
+from autoconvert.runtime.signatures import TextSignatures
+from autoconvert.runtime.stepwise import Call, Finished, Needs, StepwiseFile, Waits
 from autoconvert.source.streamed import TILE
 from autoconvert.source.weights import Weights
 from autoconvert.system.remote import Died, Remote, remote
-
-Call = tuple[str, Mapping[str, Array]]
 
 # Bytes in float32: what is smaller is kept, since every layer or call asks for it again.
 _SMALL = 1 << 16
@@ -39,6 +38,10 @@ class Stepwise:
     def __init__(self, path: Path, loaded: Remote, weights: Mapping[str, Weight], source: Weights) -> None:
         self._path, self._loaded, self._weights, self._source = path, loaded, weights, source
         self._kept: dict[str, Tensor] = {}
+
+    def signatures(self) -> TextSignatures:
+        """How texts are read by the file's signatures."""
+        return TextSignatures(self._ask("types"))
 
     def run(self, chains: Sequence[Sequence[Call]]) -> list[list[Mapping[str, Array]]]:
         """What each call gives, states apart; calls take all inputs that are no states, which begin as zeros.

@@ -216,7 +216,7 @@ class _Check:
         if texts is None:
             return []
         try:
-            return spoken(runner.prefill_lengths, limit, texts.tokenizer, runner.last_logits)
+            return spoken(runner, limit, texts.tokenizer, thorough=self.thorough)
         except InputError:
             # Neither a context without room for a prompt nor a file that dies says more than is known by now.
             return []

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,17 +60,18 @@ def compile_model(
     stages: Stages,
     patterns: Sequence[Pattern] = PATTERNS,
     dump: "Dump | None" = None,
+    meanwhile: Callable[[Compiled], None] = lambda _: None,
 ) -> Compilation:
     """Traces, rewrites and lowers the module of `source`.
 
-    `dump` is told what every pass made.
+    `dump` is told what every pass made. `meanwhile` is called, with all but the graphs, while another process lowers.
 
     Raises:
         InputError: the checkpoint lacks a tensor that the graph reaches.
         Refused: something in the model is not proven to convert.
         CheckFailed: a rewrite gives other numbers than what it replaces.
     """
-    return _Compilation(source, settings, timeline, stages, patterns, dump).run()
+    return _Compilation(source, settings, timeline, stages, patterns, dump, meanwhile).run()
 
 
 def rewrite_within(
@@ -115,6 +116,7 @@ class _Compilation:
     stages: Stages
     patterns: Sequence[Pattern]
     dump: "Dump | None"
+    meanwhile: Callable[[Compiled], None]
 
     def run(self) -> Compilation:
         checks = []
@@ -133,19 +135,21 @@ class _Compilation:
             give_back()
             if rewrites is not None:
                 checks.append(CheckResult("rewrites", True, str(rewrites)))
+            compiled = Compiled(
+                graphs={},
+                signatures=model.signatures,
+                interfaces={name: program.interface for name, program in model.programs.items()},
+                weights=model.weights,
+                states=model.states,
+                capacity=CPU.capacity(self.settings.context),
+                prefill=self.settings.prefill,
+                windows=windows_of(program),
+                fusion=program.fusion,
+            )
+            if self._is_large:
+                self.meanwhile(compiled)
             graphs = self.stages.after_lower(self._lowered(lowered))
-        compiled = Compiled(
-            graphs=graphs,
-            signatures=model.signatures,
-            interfaces={name: program.interface for name, program in model.programs.items()},
-            weights=model.weights,
-            states=model.states,
-            capacity=CPU.capacity(self.settings.context),
-            prefill=self.settings.prefill,
-            windows=windows_of(program),
-            fusion=program.fusion,
-        )
-        return Compilation(compiled, tuple(checks))
+        return Compilation(replace(compiled, graphs=graphs), tuple(checks))
 
     @property
     def _is_large(self) -> bool:

@@ -12,7 +12,8 @@ from torch import nn
 from autoconvert.check.bundle import SAME_CONSTANTS, SAME_NUMBERS, Spoken, check_bundle, spoken
 from autoconvert.check.constants import check_constants
 from autoconvert.check.deployment import check_linked_file
-from autoconvert.check.parity import reference_of
+from autoconvert.check.expected import Expected
+from autoconvert.check.plan import Plan, is_cheap, plan
 from autoconvert.driver.cache import key_of
 from autoconvert.driver.cache import load as load_compiled
 from autoconvert.driver.cache import store as store_compiled
@@ -38,13 +39,14 @@ from autoconvert.report.readable import readable_size
 from autoconvert.report.report import Report, make_report, write_report
 from autoconvert.rewrite.pattern import Pattern
 from autoconvert.runtime.failed import RuntimeFailed
-from autoconvert.runtime.runner import open_file
+from autoconvert.runtime.runner import start_file
 from autoconvert.source.accounting import account
 from autoconvert.source.file_state import identity_of, require_unchanged
 from autoconvert.source.read_ahead import read_ahead
 from autoconvert.source.source import Source, load_source
 from autoconvert.system.memory import give_back
 from autoconvert.system.output import expanded, output_folder
+from autoconvert.system.threads import threads
 
 if TYPE_CHECKING:
     from autoconvert.dump.dump import Dump
@@ -108,14 +110,24 @@ def convert(
     with dump_of(source, dump, outside) as dumped, output_folder(target) as (folder, publish):
         # What a test has changed must neither be kept nor replaced by what was kept.
         key = key_of(source, settings, outside) if cache and stages is None else None
-        compilation = _compilation(source, settings, timeline, stages or Stages(), key, outside, dumped)
+        expected = Expected(source)
+        compilation = _compilation(source, settings, timeline, stages or Stages(), key, outside, dumped, expected)
         compiled = compilation.compiled
         settings = dataclasses.replace(
             settings, context=min(settings.context, compiled.capacity), prefill=compiled.prefill
         )
         bundled = stages.before_bundle(tokenizer) if tokenizer is not None and stages is not None else tokenizer
         conversion = _Conversion(
-            source, settings, tokenizer, bundled, timeline, folder, stages or Stages(), in_order(outside), dumped
+            source,
+            settings,
+            tokenizer,
+            bundled,
+            timeline,
+            folder,
+            stages or Stages(),
+            in_order(outside),
+            expected,
+            dumped,
         )
         files, report = conversion.run(compilation)
         require_unchanged(source.files)
@@ -166,17 +178,31 @@ def _compilation(
     key: str | None,
     outside: Sequence[Library],
     dump: "Dump | None",
+    expected: Expected,
 ) -> Compilation:
     """What `source` compiles to, from the cache if it has that and nobody wants to see how."""
     if key is not None and dump is None and (kept := load_compiled(key)) is not None:
         with timeline.stage("reuse") as stage:
             stage.note = f"compiled before: {', '.join(kept.compiled.graphs)}"
         return kept.reused(identity_of(source.files))
-    compilation = compile_model(source, settings, timeline, stages, in_order(outside), dump)
+
+    def run_source(compiled: Compiled) -> None:
+        if settings.verify != "off" and not why_not_run(needs_of(source, settings)):
+            # The other core lowers.
+            with timeline.stage("run model"), threads(1):
+                expected.prepare(_plan(source, settings, compiled).all)
+
+    compilation = compile_model(source, settings, timeline, stages, in_order(outside), dump, run_source)
     # Only what was checked is kept.
     if key is not None and settings.verify != "off":
         store_compiled(key, dataclasses.replace(compilation, weights=identity_of(source.files)))
     return compilation
+
+
+def _plan(source: Source, settings: Settings, compiled: Compiled) -> Plan:
+    """What the check of the file reads."""
+    context = min(settings.context, compiled.capacity)
+    return plan(compiled, context, source.parameters, thorough=settings.verify == "full")
 
 
 @dataclass
@@ -194,6 +220,7 @@ class _Conversion:
     folder: Path
     stages: Stages
     patterns: Sequence[Pattern]
+    expected: Expected
     dump: "Dump | None" = None
     checks: list[CheckResult] = field(default_factory=list)
 
@@ -284,24 +311,24 @@ class _Conversion:
         with (
             self._runs("The file"),
             self.timeline.stage("check file") as stage,
-            reference_of(self.source) as reference,
-            open_file(linked.path) as runner,
+            start_file(linked.path) as start,
         ):
             found = check_linked_file(
                 linked.path,
-                runner,
+                start,
                 compiled,
-                self.settings.context,
+                _plan(self.source, self.settings, compiled),
                 self.source.weights,
                 self.settings.quantize,
-                reference,
-                thorough=self.settings.verify == "full",
+                self.expected,
             )
             stage.note = str(found)
             self.checks.append(CheckResult(_FILE_CHECK, True, stage.note))
             if self.tokenizer is None:
                 return []
-            return spoken(runner.prefill_lengths, self.settings.context, self.tokenizer, runner.last_logits)
+            context = self.settings.context
+            thorough = self.settings.verify == "full" or is_cheap(self.source.parameters, context)
+            return spoken(start(), context, self.tokenizer, thorough=thorough)
 
     def _bundle(self, linked: Linked, compiled: Compiled, tokenizer: TokenizerSpec) -> Path:
         with self.timeline.stage("bundle") as stage:

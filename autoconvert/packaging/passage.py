@@ -1,9 +1,7 @@
 """Texts to run a model on that its tokenizer knows, whatever its alphabet."""
 
 import random
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations, islice, product
 from typing import TYPE_CHECKING
 
 from autoconvert.packaging.tokenizer_section import Encode
@@ -11,25 +9,20 @@ from autoconvert.packaging.tokenizer_section import Encode
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Tokens of the vocabulary that are looked at, and pairs that are tried.
-_PIECES, _NEIGHBOURS, _TRIALS = 400, 24, 4000
+# Tokens of the vocabulary that are looked at.
+_PIECES = 400
 _WORDS = 120
-_ENOUGH = 4
 
 
 @dataclass(frozen=True)
 class Texts:
-    """A `passage` that may be repeated without end, a `target` to score behind it, and `twins`.
-
-    Twins are pairs of texts whose tokens differ in the last but one alone; there may be none.
-    """
+    """A `passage` that may be repeated without end, and a `target` to score behind it."""
 
     passage: str = (
         "The small house at the end of the road was empty when we came back in the evening, and nobody knew "
         "why the door stood open. A dog slept on the step; 2 chairs, 3 cups and an old radio were all we saw. "
     )
     target: str = " and then it was"
-    twins: tuple[tuple[str, str], ...] = ()
 
 
 ENGLISH = Texts()
@@ -41,12 +34,9 @@ def choose_texts(encode: Encode, tokenizer: "PreTrainedTokenizerBase", rows: int
     pieces = _pieces(encode, tokenizer, rows)
     ids = encode(english.passage)
     if not pieces or (ids.count(unknown) * 8 <= len(ids) and len(set(ids)) >= 8 and len(encode(english.target)) > 1):
-        passage, target = english.passage, english.target
-    else:
-        chosen = random.Random(0).choices(pieces, k=_WORDS)
-        passage, target = "".join(chosen), "".join(chosen[3:7])
-    twins = tuple(islice(_twins(encode, pieces), _ENOUGH))
-    return Texts(passage, target, twins)
+        return english
+    chosen = random.Random(0).choices(pieces, k=_WORDS)
+    return Texts("".join(chosen), "".join(chosen[3:7]))
 
 
 def _pieces(encode: Encode, tokenizer: "PreTrainedTokenizerBase", rows: int | None) -> list[str]:
@@ -61,18 +51,3 @@ def _pieces(encode: Encode, tokenizer: "PreTrainedTokenizerBase", rows: int | No
         if text and not {"\0", "\ufffd"} & set(text) and (ids := encode(text)) and unknown not in ids:
             found.append(text)
     return found
-
-
-def _twins(encode: Encode, pieces: Sequence[str]) -> Iterator[tuple[str, str]]:
-    frames = [f"{before}{{}}{after}" for before, after in (("x", "y"), ("(", ")"), ("a ", " b"), ("we saw ", " cats"))]
-    words = [("1", "2"), ("+", "="), ("two", "ten"), ("!", "?")]
-    english = ((frame.format(a), frame.format(b)) for frame, (a, b) in product(frames, words))
-    shuffled = random.Random(1).sample(list(pieces), len(pieces))
-    own = (
-        (f"{last}{a}{last}", f"{last}{b}{last}")
-        for last, (a, b) in product(shuffled[:8], combinations(shuffled[-_NEIGHBOURS:], 2))
-    )
-    for first, second in (*english, *islice(own, _TRIALS)):
-        a, b = encode(first), encode(second)
-        if 3 <= len(a) == len(b) and [i for i in range(len(a)) if a[i] != b[i]] == [len(a) - 2]:
-            yield first, second

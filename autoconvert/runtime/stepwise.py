@@ -3,17 +3,29 @@
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
+from autoconvert.runtime.loaded_file import SignatureTypes, TensorType
 from autoconvert.runtime.steps import Array, Piece, Product, Rows, Step, Stepped, SteppedFile, makes, reads
 
 _THREADS = 2
 # Distinct pieces that stay open.
 _OPEN_PIECES = 128
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call of `signature` with all inputs that are no state; `real` of its `slots` are tokens, the rest padding."""
+
+    signature: str
+    inputs: Mapping[str, Array]
+    real: int
+    slots: int
 
 
 @dataclass(frozen=True)
@@ -45,6 +57,7 @@ class _Run:
     states it takes, and `taken` the outputs that the run after it has taken or will never take.
     """
 
+    call: Call
     signature: Stepped
     before: "_Run | None"
     values: dict[int, Array]
@@ -74,22 +87,29 @@ class StepwiseFile:
         self._open = lru_cache(_OPEN_PIECES)(self._open_piece)
         self._runs: list[_Run] = []
 
-    def begin(self, chains: list[list[tuple[str, Mapping[str, Array]]]]) -> None:
-        """Begins runs of signatures with all inputs that are no state; before the first of a chain, states are zero."""
+    def types(self) -> dict[str, SignatureTypes]:
+        """Inputs and outputs of the signatures, by name."""
+        return {
+            name: SignatureTypes(_types(signature, signature.inputs), _types(signature, signature.outputs))
+            for name, signature in self._file.signatures.items()
+        }
+
+    def begin(self, chains: list[list[Call]]) -> None:
+        """Begins the runs of calls; before the first of a chain, states are zero."""
         self._runs = []
         for chain in chains:
             self._begin(chain)
 
-    def _begin(self, chain: list[tuple[str, Mapping[str, Array]]]) -> None:
+    def _begin(self, chain: list[Call]) -> None:
         before: _Run | None = None
-        for name, inputs in chain:
-            signature = self._file.signatures[name]
+        for call in chain:
+            signature = self._file.signatures[call.signature]
             values = {
-                tensor: np.ascontiguousarray(inputs[port], signature.dtype(tensor))
+                tensor: np.ascontiguousarray(call.inputs[port], signature.dtype(tensor))
                 for port, tensor in signature.inputs.items()
-                if port in inputs
+                if port in call.inputs
             }
-            before = _Run(signature, before, values)
+            before = _Run(call, signature, before, values)
             self._runs.append(before)
         if before is not None:
             before.taken |= before.signature.state_outputs
@@ -120,7 +140,7 @@ class StepwiseFile:
             return Needs(weight)
         match step:
             case Product():
-                return Needs(step.weight, x=self._value(run, step.x))
+                return Needs(step.weight, x=without_padding(self._value(run, step.x), run.call))
             case Rows():
                 return Needs(step.weight, indices=self._value(run, step.indices))
             case Piece():
@@ -130,7 +150,8 @@ class StepwiseFile:
         assert run.pending is not None
         match step:
             case Product() if run.pending.x is not None:
-                result = given if step.bias is None else given + self._value(run, step.bias)
+                result = with_padding(given, prod(run.signature.shape(step.x)[:-1]))
+                result = result if step.bias is None else result + self._value(run, step.bias)
                 result = activated(result, step.activation)
             case Rows() if run.pending.indices is not None:
                 result = given
@@ -202,6 +223,23 @@ class _Keyed:
 
     def __hash__(self) -> int:
         return hash(self.key)
+
+
+def _types(signature: Stepped, ports: Mapping[str, int]) -> dict[str, TensorType]:
+    return {
+        port: TensorType(signature.shape(tensor), np.dtype(signature.dtype(tensor))) for port, tensor in ports.items()
+    }
+
+
+def without_padding(x: Array, call: Call) -> Array:
+    """The rows [tokens, columns] of a factor [..., slots, columns]; one whose rows are no slots as it is."""
+    rows: Array = x.reshape(-1, x.shape[-1])
+    return rows[: call.real] if len(rows) == call.slots else rows
+
+
+def with_padding(product: Array, rows: int) -> Array:
+    """A product of `rows`: where its factor was without padding, the last row stands for what nobody reads."""
+    return np.concatenate([product, np.repeat(product[-1:], rows - len(product), axis=0)])
 
 
 def activated(values: Array, activation: int) -> Array:

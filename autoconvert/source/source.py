@@ -53,6 +53,11 @@ class Source:
     notes: tuple[str, ...] = ()
     trusts_code: bool = False
 
+    @property
+    def parameters(self) -> int:
+        """How many numbers the module's parameters are, tied ones counted once."""
+        return sum(parameter.numel() for parameter in self.module.parameters())
+
 
 def embedding_rows(module: nn.Module) -> int | None:
     """How many tokens a module has an embedding for; None where it does not say which its embedding is."""

@@ -1,16 +1,23 @@
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from autoconvert.check.bundle import EngineCheck, check_bundle, score, spoken
-from autoconvert.errors import CheckFailed, InputError
+from autoconvert.check.bundle import EngineCheck, check_bundle, spoken
+from autoconvert.errors import CheckFailed
 from autoconvert.packaging.chat_template import ChatTemplate
 from autoconvert.packaging.tokenizer import TokenizerSpec, load_tokenizer, read_tokenizer
+from autoconvert.runtime.engine import open_remote_engine
+from autoconvert.runtime.failed import RuntimeFailed
+from autoconvert.runtime.loaded_file import SignatureTypes, TensorType
+from autoconvert.runtime.runner import Runner
+from autoconvert.runtime.scoring import score_all
 from autoconvert.runtime.stub import STUB
 from tests.packaging.tiny_bundle import (
     CHAT_TEMPLATE,
@@ -30,6 +37,34 @@ def encode(text: str) -> list[int]:
 CONTEXT = 96
 
 
+def runner_of(logits: Callable[[list[int]], torch.Tensor]) -> Runner:
+    """Reads as a file would whose caches hold tokens."""
+    slots: dict[int, int] = {}
+
+    def run(signature: str, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        seen = inputs["mask"][0, 0]
+        for token, position, row in zip(inputs["tokens"][0], inputs["input_pos"], seen, strict=True):
+            if row[position] == 0:
+                slots[int(position)] = int(token)
+        heard = [slots[int(position)] for position in np.flatnonzero(seen[-1] == 0)] if signature == "decode" else [0]
+        return {"logits": logits(heard)[-1].numpy()}
+
+    integers = np.dtype(np.int32)
+    lengths = {"decode": 1, **{f"prefill_{length}": length for length in PREFILL}}
+    types = {
+        name: SignatureTypes(
+            {
+                "tokens": TensorType((1, length), integers),
+                "input_pos": TensorType((length,), integers),
+                "mask": TensorType((1, 1, length, CONTEXT), np.dtype(np.float32)),
+            },
+            {"logits": TensorType((1, 1, reference_logits([0]).shape[-1]), np.dtype(np.float32))},
+        )
+        for name, length in lengths.items()
+    }
+    return Runner(types, run, slots.clear)
+
+
 @cache
 def source() -> TokenizerSpec:
     return read_tokenizer(tiny_folder())
@@ -38,7 +73,7 @@ def source() -> TokenizerSpec:
 def checked(
     file: Path, logits: Callable[[list[int]], torch.Tensor], tokenizer: TokenizerSpec, *, tolerance: float
 ) -> EngineCheck:
-    prompts = spoken(PREFILL, CONTEXT, tokenizer, lambda ids, count: logits(ids)[-count:])
+    prompts = spoken(runner_of(logits), CONTEXT, tokenizer, thorough=True)
     return check_bundle(file, tokenizer, prompts, room=CONTEXT - 2 * min(PREFILL), tolerance=tolerance)
 
 
@@ -58,12 +93,25 @@ def test_a_right_bundle_agrees_over_part_filled_full_and_chained_chunks(whole: P
 
 
 def test_scores_are_the_log_probabilities_of_the_source(whole: Path) -> None:
-    (found,) = score(whole, ["Once upon a time there was"], " a small model")
-    logits = reference_logits([*found.context, *found.target]).log_softmax(-1)
-    at = range(len(found.context) - 1, len(found.context) + len(found.target) - 1)
+    prompt, target = "Once upon a time there was", " a small model"
+    with open_remote_engine(whole) as engine:
+        (found,) = engine.ask(score_all, [prompt], target)
+    ids = encode(prompt)
+    # The runtime steps back before it scores: the last token takes the place of the one before it.
+    heard = [*ids[:-2], ids[-1]]
+    logits = reference_logits([*heard, *found.target]).log_softmax(-1)
+    at = range(len(heard) - 1, len(heard) + len(found.target) - 1)
     wanted = sum(float(logits[i, token]) for i, token in zip(at, found.target, strict=True))
     assert sum(found.token_log_probabilities) == pytest.approx(wanted, abs=1e-3)
-    assert list(found.target) == encode(" a small model")[1:]
+    assert list(found.target) == encode(target)[1:]
+
+
+def test_one_prompt_for_a_large_model_has_a_full_chunk_and_a_part_filled_one() -> None:
+    (said,) = spoken(runner_of(reference_logits), CONTEXT, source(), thorough=False)
+    assert min(PREFILL) < len(said.ids) - 1 < 2 * min(PREFILL)
+    ids = list(said.ids)
+    for logits, heard in ((said.logits, ids), (said.logits_after_rewind, [*ids[:-2], ids[-1]])):
+        assert torch.allclose(logits, reference_logits([*heard, *said.target])[len(heard) - 1 : -1], atol=1e-5)
 
 
 def test_another_model_fails(whole: Path) -> None:
@@ -124,6 +172,6 @@ def test_a_turn_starts_with_one_start_token_whatever_its_template_writes(tmp_pat
     assert any("template writes none" in note for note in spec.notes) == (written == "")
 
 
-def test_a_prompt_beyond_the_context_is_an_input_error(whole: Path) -> None:
-    with pytest.raises(InputError, match="refused to score"):
-        score(whole, ["word " * 200], " more")
+def test_a_prompt_beyond_the_context_is_refused_by_name(whole: Path) -> None:
+    with open_remote_engine(whole) as engine, pytest.raises(RuntimeFailed, match="refused to score"):
+        engine.ask(score_all, ["word " * 200], " more")

@@ -57,10 +57,17 @@ def test_every_chunk_is_read_before_a_token_that_is_decoded(lengths: tuple[int, 
     assert max(end for reading in readings for end in ends(reading)) <= capacity
 
 
-def test_the_end_of_the_context_is_decoded_from_a_text_that_begins_late() -> None:
-    reading = at_the_end((128, 16), 4096, 97)
-    assert reading.start == 4096 - 18
-    assert [reading.start + index for index in reading.compared] == [4094, 4095]
+@pytest.mark.parametrize("lengths", [(128, 16), (128,), (17,), (4,)])
+def test_the_end_of_the_context_is_decoded_from_texts_that_begin_late(lengths: tuple[int, ...]) -> None:
+    readings = at_the_end(lengths, 4096, 97)
+    assert max(end for reading in readings for end in ends(reading)) == 4096
+    assert {reading.start + index for reading in readings for index in reading.compared} >= {4094, 4095}
+    assert min(reading.start for reading in readings) >= 4096 - min(lengths) - 2
+    assert {slots for reading in readings for _, slots in reading.pieces} == {DECODE, min(lengths)}
+
+
+def test_of_a_chunk_with_many_slots_few_are_filled_but_once() -> None:
+    assert from_the_start((128,), 4096, 97).pieces == ((1, DECODE), (16, 128), (1, DECODE), (128, 128), (1, DECODE))
 
 
 def test_token_by_token_decodes_each() -> None:

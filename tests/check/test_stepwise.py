@@ -20,8 +20,8 @@ from autoconvert.source.source import Source, load_source
 from tests.driver.test_convert import noisy
 from tests.source.tiny import CONFIGS, build
 
-CAPACITY = 40
-LENGTHS = (12, 5)
+CAPACITY = 64
+LENGTHS = (30, 20)
 
 
 def compiled(name: str) -> tuple[Source, Compiled]:
@@ -35,7 +35,7 @@ def compiled(name: str) -> tuple[Source, Compiled]:
 def logits(path: Path, source: Source, made: Compiled, readings: list[Reading]) -> tuple[list[torch.Tensor], ...]:
     """Step by step, and as the file is."""
     with open_file(path) as runner, open_stepwise(path, made.weights, source.weights) as stepwise:
-        outputs = stepwise.run([calls_of(reading, runner) for reading in readings])
+        outputs = stepwise.run([calls_of(reading, stepwise.signatures()) for reading in readings])
         plain = [read(runner, reading) for reading in readings]
     steps = [
         torch.stack([torch.from_numpy(output["logits"]).reshape(-1) for output in chain if "logits" in output])
@@ -48,7 +48,7 @@ def logits(path: Path, source: Source, made: Compiled, readings: list[Reading]) 
 def test_whatever_the_weights_are_stored_as_the_sources_decide(name: str, tmp_path: Path) -> None:
     source, made = compiled(name)
     vocabulary = made.vocabulary
-    readings = [from_the_start(LENGTHS, CAPACITY, vocabulary), at_the_end(LENGTHS, CAPACITY, vocabulary)]
+    readings = [from_the_start(LENGTHS, CAPACITY, vocabulary), *at_the_end(LENGTHS, CAPACITY, vocabulary)]
     found = {}
     for recipe in RECIPES.values():
         linked = link(list(made.graphs.values()), made.weights, source.weights, recipe, tmp_path / recipe.name)

@@ -37,7 +37,7 @@ def calls_of(mask: type) -> list[tuple[str, Mapping[str, Any]]]:
 
     runner = Runner(types(mask), run, lambda: None)
     assert runner.prefill_lengths == [4]
-    runner.last_logits([1, 2, 3], 1)
+    runner.logits_at([1, 2, 3], 2)
     return calls
 
 

@@ -1,0 +1,37 @@
+"""What the source says of the texts that a file reads: computed once, and before it is needed where time is."""
+
+from collections.abc import Iterable
+
+from torch import Tensor
+
+from autoconvert.check.parity import reference_of
+from autoconvert.check.readings import Reading
+from autoconvert.source.source import Source
+
+
+class Expected:
+    """Logits of the unmodified module of `source`, kept by the reading."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._logits: dict[Reading, Tensor | None] = {}
+
+    def prepare(self, readings: Iterable[Reading]) -> None:
+        """Computes what is not known yet."""
+        missing = [reading for reading in readings if reading not in self._logits]
+        if not missing:
+            return
+        with reference_of(self._source) as reference:
+            for reading in missing:
+                try:
+                    logits = reference.placed(reading.tokens, reading.start, reading.compared)
+                except (IndexError, RuntimeError, ValueError):
+                    if reading.start == 0:
+                        raise
+                    logits = None
+                self._logits[reading] = logits
+
+    def logits(self, reading: Reading) -> Tensor | None:
+        """Logits [compared, vocabulary] of `reading`; None where the source cannot read a text that begins so late."""
+        self.prepare([reading])
+        return self._logits[reading]
