@@ -35,12 +35,11 @@ def test_digests_come_by_name_and_errors_where_they_are_asked_for() -> None:
 
 
 def test_leaving_ends_it_at_the_next_piece() -> None:
-    begun, read = Event(), []
+    begun = Event()
 
     def endless() -> Iterator[memoryview]:
         while True:
             begun.set()
-            read.append(1)
             yield memoryview(b"x")
 
     with hashing() as hasher:
@@ -48,5 +47,3 @@ def test_leaving_ends_it_at_the_next_piece() -> None:
         waiting = hasher.start({"b": iter([])})
         assert begun.wait(30)
     assert waiting.cancelled()
-    seen = len(read)
-    assert len(read) == seen
