@@ -13,10 +13,11 @@ CONTRACT = "contract"
 TOKENIZER, TEMPLATE, FRAMING = "tokenizer", "template", "start and stop tokens"
 PREFILL, DECODE, WINDOW, END = "prefill", "decode", "window", "end of context"
 QUANTISATION = "quantisation"
+RECEIPT = "receipt"
 
 TEXT_LAYERS = (TOKENIZER, TEMPLATE, FRAMING)
 NUMBER_LAYERS = (PREFILL, DECODE, WINDOW, END, QUANTISATION)
-LAYERS = (CONTRACT, *TEXT_LAYERS, *NUMBER_LAYERS)
+LAYERS = (CONTRACT, *TEXT_LAYERS, *NUMBER_LAYERS, RECEIPT)
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,7 @@ def check(
     window                 a text longer than what attention looks back to
     end of context         the last positions that fit
     quantisation           what rounding changes, and whether that explains it
+    receipt                sections as they were written, of the tensors that MODEL has
 
     \b
     autoconvert check model.litertlm google/gemma-3-270m-it

@@ -14,12 +14,14 @@ from autoconvert.check.contract import verdict_of
 from autoconvert.check.foreign import ForeignCheck
 from autoconvert.check.foreign_texts import TextCheck
 from autoconvert.check.parity import reference_of
+from autoconvert.check.receipt import verdict_of_receipt
 from autoconvert.check.verdict import (
     CONTRACT,
     FRAMING,
     LAYERS,
     NUMBER_LAYERS,
     QUANTISATION,
+    RECEIPT,
     TEXT_LAYERS,
     TOKENIZER,
     Verdict,
@@ -110,7 +112,7 @@ class _Check:
             self._give_up(LAYERS[1:], "there is no model to run")
             self._add(failed(CONTRACT, f"{self.path} is neither a .litertlm nor a .tflite"))
         elif kind == "tflite":
-            self._give_up(TEXT_LAYERS, "a .tflite has none")
+            self._give_up((*TEXT_LAYERS, RECEIPT), "a .tflite has none")
             if (opened := self._opened(self.path)) is not None:
                 self._numbers(opened, None, None)
         else:
@@ -124,6 +126,8 @@ class _Check:
             self._give_up(LAYERS[1:], "the bundle cannot be read")
             self._add(failed(CONTRACT, error.message))
             return
+        with self.timeline.stage("check receipt"):
+            self._add(verdict_of_receipt(self.path, sections, self.source))
         model = self._model(sections)
         opened = self._opened(model) if model is not None else None
         texts = self._texts(context or 0, opened)

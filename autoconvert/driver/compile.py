@@ -22,7 +22,7 @@ from autoconvert.packaging.tokenizer import TokenizerSpec
 from autoconvert.passes.pipeline import PASSES
 from autoconvert.passes.specialize_shapes import signature_programs
 from autoconvert.patterns import PATTERNS
-from autoconvert.report.check_result import CheckResult
+from autoconvert.report.check_result import REWRITES, CheckResult
 from autoconvert.report.progress import Timeline
 from autoconvert.rewrite.pass_manager import Options, Pass
 from autoconvert.rewrite.pattern import Pattern
@@ -134,7 +134,7 @@ class _Compilation:
             lowered = {name: lower_later(name, part) for name, part in parts.items()}
             give_back()
             if rewrites is not None:
-                checks.append(CheckResult("rewrites", True, str(rewrites)))
+                checks.append(CheckResult(REWRITES, True, str(rewrites)))
             compiled = Compiled(
                 graphs={},
                 signatures=model.signatures,

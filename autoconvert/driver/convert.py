@@ -23,6 +23,7 @@ from autoconvert.driver.library import Library, in_order, libraries
 from autoconvert.driver.localize import localized
 from autoconvert.driver.needs import needs_of, why_not_run
 from autoconvert.driver.ready import REPORT, refuse_what_cannot_be_written, target_folder, tokenizer_of
+from autoconvert.driver.receipts import Receipts
 from autoconvert.driver.settings import Settings, as_data, choose
 from autoconvert.errors import CheckFailed
 from autoconvert.lowering.compiled import Compiled
@@ -30,10 +31,11 @@ from autoconvert.lowering.cpu import CPU
 from autoconvert.lowering.link import Linked, link
 from autoconvert.packaging.litertlm import write_bundle
 from autoconvert.packaging.metadata import build_executor_metadata, build_llm_metadata
+from autoconvert.packaging.receipt import room_for
 from autoconvert.packaging.tokenizer import TokenizerSpec
 from autoconvert.quantization.choices import DEFAULT
 from autoconvert.quantization.recipe import Recipe
-from autoconvert.report.check_result import CheckResult
+from autoconvert.report.check_result import BUNDLE, CONSTANTS, FILE, CheckResult
 from autoconvert.report.progress import Display, Silent, Stage, Timeline
 from autoconvert.report.readable import readable_size
 from autoconvert.report.report import Report, make_report, write_report
@@ -44,14 +46,13 @@ from autoconvert.source.accounting import account
 from autoconvert.source.file_state import identity_of, require_unchanged
 from autoconvert.source.read_ahead import read_ahead
 from autoconvert.source.source import Source, load_source
+from autoconvert.system.hashing import hashing
 from autoconvert.system.memory import give_back
 from autoconvert.system.output import expanded, output_folder
 from autoconvert.system.threads import threads
 
 if TYPE_CHECKING:
     from autoconvert.dump.dump import Dump
-
-_FILE_CHECK = "file in the interpreter"
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,13 @@ def convert(
         give_back()
     target = target_folder(source, output)
     refuse_what_cannot_be_written(needs_of(source, settings), settings, target)
-    with dump_of(source, dump, outside) as dumped, output_folder(target) as (folder, publish):
+    with (
+        dump_of(source, dump, outside) as dumped,
+        output_folder(target) as (folder, publish),
+        hashing() as hasher,
+    ):
+        # The checkpoint is hashed while it is read ahead, and Python traces the model.
+        receipts = Receipts(source, hasher)
         # What a test has changed must neither be kept nor replaced by what was kept.
         key = key_of(source, settings, outside) if cache and stages is None else None
         expected = Expected(source)
@@ -127,6 +134,7 @@ def convert(
             stages or Stages(),
             in_order(outside),
             expected,
+            receipts,
             dumped,
         )
         files, report = conversion.run(compilation)
@@ -221,6 +229,7 @@ class _Conversion:
     stages: Stages
     patterns: Sequence[Pattern]
     expected: Expected
+    receipts: Receipts
     dump: "Dump | None" = None
     checks: list[CheckResult] = field(default_factory=list)
 
@@ -232,6 +241,7 @@ class _Conversion:
         compiled = compilation.compiled
         rows = account(self.source, compiled.sources)
         linked = self._link(compiled)
+        self.receipts.hash_model(linked.path)
         files = {"tflite": linked.path}
         prompts: list[Spoken] = []
         if self.settings.verify != "off":
@@ -239,13 +249,15 @@ class _Conversion:
             self._check_constants(linked, compiled)
             reason = why_not_run(needs_of(self.source, self.settings))
             if reason:
-                self.checks.append(CheckResult(_FILE_CHECK, False, reason))
+                self.checks.append(CheckResult(FILE, False, reason))
             else:
                 prompts = self._check_file(linked, compiled)
         if self.tokenizer is not None and self.bundled is not None:
-            files["litertlm"] = self._bundle(linked, compiled, self.bundled)
+            draft = self.receipts.drafted(self.settings, rows, self.checks)
+            files["litertlm"] = self._bundle(linked, compiled, self.bundled, room_for(draft))
             if prompts:
                 self._check_bundle(files["litertlm"], self.tokenizer, prompts)
+        receipt = self.receipts.written(self.settings, rows, self.checks, linked.size, files.get("litertlm"))
         files = {name: file for name, file in files.items() if name in self.settings.formats}
         report = make_report(
             self.source.name,
@@ -258,6 +270,7 @@ class _Conversion:
             self.timeline.stages,
             self.checks,
             (*self.source.notes, *(self.tokenizer.notes if self.tokenizer else ())),
+            receipt,
         )
         files["report"] = write_report(report, self.folder / REPORT)
         return files, report
@@ -288,7 +301,7 @@ class _Conversion:
                 compiled.graphs.values(),
             )
             stage.note = f"{checked.constants} tensors, {checked.numbers:,} numbers read back"
-            self.checks.append(CheckResult("constants", True, stage.note))
+            self.checks.append(CheckResult(CONSTANTS, True, stage.note))
 
     def _check_file(self, linked: Linked, compiled: Compiled) -> list[Spoken]:
         """Runs the file, and gives what it says of the prompts that the bundle is then asked."""
@@ -323,14 +336,14 @@ class _Conversion:
                 self.expected,
             )
             stage.note = str(found)
-            self.checks.append(CheckResult(_FILE_CHECK, True, stage.note))
+            self.checks.append(CheckResult(FILE, True, stage.note))
             if self.tokenizer is None:
                 return []
             context = self.settings.context
             thorough = self.settings.verify == "full" or is_cheap(self.source.parameters, context)
             return spoken(start(), context, self.tokenizer, thorough=thorough)
 
-    def _bundle(self, linked: Linked, compiled: Compiled, tokenizer: TokenizerSpec) -> Path:
+    def _bundle(self, linked: Linked, compiled: Compiled, tokenizer: TokenizerSpec, receipt_room: int) -> Path:
         with self.timeline.stage("bundle") as stage:
             path = self.folder / "model.litertlm"
             write_bundle(
@@ -342,6 +355,7 @@ class _Conversion:
                 path,
                 CPU.section,
                 consume="tflite" not in self.settings.formats,
+                receipt_room=receipt_room,
             )
             stage.note = readable_size(path.stat().st_size)
         return path
@@ -351,4 +365,4 @@ class _Conversion:
             tolerance = SAME_NUMBERS if self.settings.quantize.exact else SAME_CONSTANTS
             room = self.settings.context - 2 * min(self.settings.prefill)
             stage.note = str(check_bundle(bundle, tokenizer, prompts, room=room, tolerance=tolerance))
-            self.checks.append(CheckResult("bundle in the runtime", True, stage.note))
+            self.checks.append(CheckResult(BUNDLE, True, stage.note))

@@ -1,4 +1,4 @@
-"""The `.litertlm` bundle: metadata, tokenizer and model in one file, each section on a 16 KiB boundary.
+"""The `.litertlm` bundle: metadata, tokenizer, model and a receipt in one file, each section on a 16 KiB boundary.
 
 Format (litert-lm-builder 0.18, file version 1.7): magic, version, the end of the header at byte 24, from
 byte 32 a flatbuffer that says where each section lies. Buffers behind the model's flatbuffer are addressed
@@ -31,12 +31,15 @@ from litert_lm_builder.runtime.proto.llm_metadata_pb2 import LlmMetadata
 
 from autoconvert.errors import InputError, MachineError
 from autoconvert.packaging.tokenizer_section import TokenizerSection
+from autoconvert.system.hashing import digest_of, file_pieces
 from autoconvert.system.insert_range import insert_at_front
 from autoconvert.system.output import whole_file
 
 HEADER_BEGIN = 32
 HEADER_END_FIELD = 24
 MAGIC = b"LITERTLM"
+# What the section of a receipt is called: the runtime passes over sections of a kind that it has no use for.
+RECEIPT = "autoconvert.receipt"
 EPOCH = "1970-01-01T00:00:00+00:00"
 NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://github.com/google-ai-edge/LiteRT-LM")
 
@@ -45,13 +48,15 @@ NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://github.com/google-ai-edge/Li
 class Section:
     """Where a section lies: `kind` as the schema names it, bytes `begin` to `end` of the file.
 
-    `model` is the runtime's name for a model of this kind, as tf_lite_prefill_decode, where the section is one.
+    `model` is the runtime's name for a model of this kind, as tf_lite_prefill_decode, where the section is one; `name`
+    is what it is called where the runtime knows nothing of its kind.
     """
 
     kind: str
     begin: int
     end: int
     model: str = ""
+    name: str = ""
 
 
 def write_bundle(
@@ -64,15 +69,17 @@ def write_bundle(
     section: str,
     *,
     consume: bool = False,
+    receipt_room: int = 0,
     author: str = "autoconvert",
     created: str = EPOCH,
 ) -> None:
     """Writes `path`: the same inputs give the same bytes, and `path` appears only when it is whole.
 
     `digest` stands for the content of `tflite`, which is copied by the system, not read; with `consume` it may become
-    the bundle itself, and be gone. `section` is the runtime's name for a model of this kind. `created` is the file's
-    timestamp, ISO 8601; the default keeps files reproducible. Raises InputError without `tflite`, MachineError when the
-    system refuses a write.
+    the bundle itself, and be gone. `section` is the runtime's name for a model of this kind. With `receipt_room` there
+    is a section RECEIPT of so many spaces, which `write_section` fills. `created` is the file's timestamp, ISO 8601;
+    the default keeps files reproducible. Raises InputError without `tflite`, MachineError when the system refuses a
+    write.
     """
     if not tflite.is_file():
         raise InputError(f"there is no model at {tflite}", hint="Convert the model first.")
@@ -94,6 +101,10 @@ def write_bundle(
             builder.add_hf_tokenizer(str(files["tokenizer.json"]))
         else:
             builder.add_sentencepiece_tokenizer(str(files["tokenizer.model"]))
+        if receipt_room:
+            blank = Path(folder, "receipt.json")
+            blank.write_bytes(b" " * receipt_room)
+            builder.add_generic_binary_data(str(blank), [Metadata(key="name", value=RECEIPT, dtype=DType.STRING)])
         # The builder would copy the model through Python: it gets a byte, and the model takes its place.
         placeholder = Path(folder, "placeholder.tflite")
         placeholder.write_bytes(b"\0")
@@ -194,7 +205,8 @@ def read_sections(bundle: Path) -> tuple[Section, ...]:
         names = {value: name for name, value in vars(schema.AnySectionDataType).items()}
         sections = [objects.Objects(i) for i in range(objects.ObjectsLength())]
         found = tuple(
-            Section(names[s.DataType()], s.BeginOffset(), s.EndOffset(), _item(s, "model_type")) for s in sections
+            Section(names[s.DataType()], s.BeginOffset(), s.EndOffset(), _item(s, "model_type"), _item(s, "name"))
+            for s in sections
         )
     if not found or any(section.end > size for section in found):
         raise InputError(f"{bundle} is cut short at {size} bytes", hint="Convert or fetch the file again.")
@@ -215,13 +227,36 @@ def copy_section(bundle: Path, section: Section, path: Path) -> None:
                 left -= len(part)
 
 
+def read_section(bundle: Path, section: Section) -> bytes:
+    """The content of a section that is known to be small. Raises InputError if `bundle` cannot be read."""
+    with _readable(bundle), bundle.open("rb") as stream:
+        stream.seek(section.begin)
+        return stream.read(section.end - section.begin)
+
+
+def write_section(bundle: Path, section: Section, content: bytes) -> None:
+    """Puts `content` in the place of a section's own, with spaces behind it. Raises MachineError without permission."""
+    room = section.end - section.begin
+    if len(content) > room:
+        raise ValueError(f"{len(content)} bytes do not fit the {room} of section {section.name}")
+    with system_errors(bundle), bundle.open("r+b") as stream:
+        stream.seek(section.begin)
+        stream.write(content.ljust(room))
+
+
+def section_digest(bundle: Path, section: Section) -> str:
+    """The SHA-256 of a section's bytes, in hex. Raises InputError if `bundle` cannot be read."""
+    with _readable(bundle):
+        return digest_of(file_pieces(bundle, section.begin, section.end))
+
+
 def read_llm_metadata(bundle: Path) -> LlmMetadata:
     """The LlmMetadata of a bundle. Raises InputError if `bundle` is no bundle or has none."""
     for section in read_sections(bundle):
         if section.kind == "LlmMetadataProto":
-            with _readable(bundle), bundle.open("rb") as stream:
-                stream.seek(section.begin)
-                return LlmMetadata.FromString(stream.read(section.end - section.begin))
+            content = read_section(bundle, section)
+            with _readable(bundle):
+                return LlmMetadata.FromString(content)
     raise InputError(f"{bundle} holds no language model", hint="Give a bundle with an LlmMetadata section.")
 
 

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+# The checks of a conversion, in their order.
+REWRITES, CONSTANTS, FILE, BUNDLE = "rewrites", "constants", "file in the interpreter", "bundle in the runtime"
+
 
 @dataclass(frozen=True)
 class CheckResult:

@@ -12,11 +12,22 @@ from typing import Any
 from autoconvert.ir.fusion import Fusion
 from autoconvert.ir.state import State
 from autoconvert.lowering.link import Linked
+from autoconvert.packaging.receipt import Receipt
 from autoconvert.report.check_result import CheckResult
 from autoconvert.report.progress import StageTime
 from autoconvert.source.accounting import Row
 
-_PACKAGES = ("torch", "transformers", "litert-torch", "ai-edge-litert", "ai-edge-quantizer", "litert-lm-api")
+_PACKAGES = (
+    "autoconvert",
+    "torch",
+    "transformers",
+    "litert-torch",
+    "litert-converter",
+    "ai-edge-litert",
+    "ai-edge-quantizer",
+    "litert-lm-api",
+    "litert-lm-builder",
+)
 
 
 @dataclass(frozen=True)
@@ -40,6 +51,7 @@ class Report:
     seconds: float
     peak_memory: int
     versions: dict[str, str]
+    receipt: Receipt
 
 
 def make_report(
@@ -53,6 +65,7 @@ def make_report(
     stages: Sequence[StageTime],
     checks: Sequence[CheckResult],
     notes: Sequence[str],
+    receipt: Receipt,
 ) -> Report:
     """Gathers a finished conversion; `notes` are sentences on what could not be kept as it was."""
     return Report(
@@ -72,8 +85,14 @@ def make_report(
         stages=list(stages),
         seconds=sum(stage.seconds for stage in stages),
         peak_memory=_peak_memory(),
-        versions={package: version(package) for package in _PACKAGES},
+        versions=receipt.versions,
+        receipt=receipt,
     )
+
+
+def versions() -> dict[str, str]:
+    """Of this package and of those that decide what it writes."""
+    return {package: version(package) for package in _PACKAGES}
 
 
 def write_report(report: Report, path: Path) -> Path:

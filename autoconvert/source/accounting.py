@@ -22,7 +22,7 @@ def require(source: Source, used: Collection[str]) -> None:
     """Raise InputError naming the tensor if the checkpoint lacks one of `used`, or holds it in another shape or in an
     unsupported dtype.
     """
-    weights = _weights(source)
+    weights = module_weights(source)
     for name in used:
         weights.check(name)
 
@@ -32,7 +32,7 @@ def account(source: Source, used: Collection[str]) -> tuple[Row, ...]:
 
     `used` are the names of the module's parameters and buffers that the traced graph reaches; raises as `require`.
     """
-    weights = _weights(source)
+    weights = module_weights(source)
     require(source, used)
     made: dict[str, list[str]] = {}
     for name in weights.names():
@@ -55,7 +55,8 @@ def account(source: Source, used: Collection[str]) -> tuple[Row, ...]:
     return tuple(row(tensor, nbytes) for tensor, nbytes in source.checkpoint.items())
 
 
-def _weights(source: Source) -> ModuleWeights:
+def module_weights(source: Source) -> ModuleWeights:
+    """The weights of a source by the names of its module, and what they are made of."""
     weights = source.weights
     if not isinstance(weights, ModuleWeights):
         raise TypeError(f"a source made by load_source, not one with {type(weights).__name__}")

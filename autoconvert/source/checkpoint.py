@@ -1,7 +1,7 @@
 """The checkpoint of a folder, by the names that its files use."""
 
 import zipfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -9,7 +9,7 @@ import torch
 from autoconvert.errors import InputError, MachineError
 from autoconvert.source.checkpoint_files import CheckpointFiles, checkpoint_files
 from autoconvert.source.safetensors_file import SafetensorsFile
-from autoconvert.source.weights import TensorWeights, Weights
+from autoconvert.source.weights import StoredWeights, TensorWeights
 
 PICKLE_HINT = "save it as safetensors, or pass --allow-pickle if you trust where it comes from"
 
@@ -39,6 +39,9 @@ class SafetensorsCheckpoint:
     def read_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
         return self._holder(name).read_rows(name, start, stop)
 
+    def pieces(self, name: str) -> Iterator[memoryview]:
+        return self._holder(name).pieces(name)
+
     def _holder(self, name: str) -> SafetensorsFile:
         file = self._files[name]
         if name not in file.entries:
@@ -49,7 +52,7 @@ class SafetensorsCheckpoint:
         return file
 
 
-def open_checkpoint(folder: Path, allow_pickle: bool = False, found: CheckpointFiles | None = None) -> Weights:
+def open_checkpoint(folder: Path, allow_pickle: bool = False, found: CheckpointFiles | None = None) -> StoredWeights:
     """The checkpoint in `folder`, or in those of its files that were `found`.
 
     Raises InputError where there is none, a shard is missing, or only pickles are there and not allowed.

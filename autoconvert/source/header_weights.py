@@ -1,7 +1,7 @@
 """Weights of which only the headers are known: enough to plan with, nothing to read."""
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -46,3 +46,6 @@ class HeaderWeights:
 
     def read_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
         return self.read(name)
+
+    def pieces(self, name: str) -> Iterator[memoryview]:
+        yield self.read(name).numpy().data

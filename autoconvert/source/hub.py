@@ -1,6 +1,7 @@
 """Models of the Hugging Face hub: only the files that a conversion reads are downloaded."""
 
 import io
+import re
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,7 @@ from autoconvert.source.header_weights import Header, HeaderWeights
 
 Progress = Callable[[int, int], None]
 
+_SNAPSHOTS, _COMMIT = "snapshots", re.compile("[0-9a-f]{40}")
 SMALL_FILES = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")
 
 
@@ -62,6 +64,12 @@ def download(
     if not allow_pickle and _holds(model, revision, token, f"{PICKLE}*"):
         raise InputError(f"{model}: its weights are pickles, which can run code when read", hint=PICKLE_HINT)
     return folder
+
+
+def commit_of(folder: Path) -> str | None:
+    """The commit that `folder` holds, where it lies in a cache of the hub."""
+    is_snapshot = folder.parent.name == _SNAPSHOTS and _COMMIT.fullmatch(folder.name)
+    return folder.name if is_snapshot else None
 
 
 def fetch_headers(

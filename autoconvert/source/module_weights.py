@@ -7,7 +7,7 @@ from torch import nn
 
 from autoconvert.errors import InputError
 from autoconvert.source.derivation import Derivation
-from autoconvert.source.weights import FLOAT_DTYPES, TensorWeights, Weights
+from autoconvert.source.weights import FLOAT_DTYPES, StoredWeights, TensorWeights
 
 
 class ModuleWeights:
@@ -17,8 +17,8 @@ class ModuleWeights:
     value that the module computed. A parameter is floating point: other dtypes raise InputError.
     """
 
-    def __init__(self, module: nn.Module, checkpoint: Weights, derivations: Mapping[str, Derivation]) -> None:
-        self._checkpoint = checkpoint
+    def __init__(self, module: nn.Module, checkpoint: StoredWeights, derivations: Mapping[str, Derivation]) -> None:
+        self.checkpoint = checkpoint
         self._derivations: dict[str, Derivation] = dict(derivations)
         self._buffers = TensorWeights(dict(module.named_buffers(remove_duplicate=False)))
         self._parameters = {
@@ -37,10 +37,10 @@ class ModuleWeights:
         return () if self._computed(name) else self._derivation(name).sources
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return self._buffers.shape(name) if self._computed(name) else self._derivation(name).shape(self._checkpoint)
+        return self._buffers.shape(name) if self._computed(name) else self._derivation(name).shape(self.checkpoint)
 
     def dtype(self, name: str) -> torch.dtype:
-        return self._buffers.dtype(name) if self._computed(name) else self._derivation(name).dtype(self._checkpoint)
+        return self._buffers.dtype(name) if self._computed(name) else self._derivation(name).dtype(self.checkpoint)
 
     def nbytes(self, name: str) -> int:
         return torch.Size(self.shape(name)).numel() * self.dtype(name).itemsize
@@ -48,12 +48,12 @@ class ModuleWeights:
     def read(self, name: str) -> torch.Tensor:
         if self._computed(name):
             return self._buffers.read(name)
-        return self._checked(name).read(self._checkpoint)
+        return self._checked(name).read(self.checkpoint)
 
     def read_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
         if self._computed(name):
             return self._buffers.read_rows(name, start, stop)
-        return self._checked(name).read_rows(self._checkpoint, start, stop)
+        return self._checked(name).read_rows(self.checkpoint, start, stop)
 
     def check(self, name: str) -> None:
         """Raise InputError unless the checkpoint holds `name` in the module's shape and a floating dtype."""
@@ -78,12 +78,12 @@ class ModuleWeights:
         where = name if derivation.sources == (name,) else f"{name} (from {_listed(derivation.sources)})"
         if name not in self._parameters:
             return derivation
-        if (shape := derivation.shape(self._checkpoint)) != self._parameters[name]:
+        if (shape := derivation.shape(self.checkpoint)) != self._parameters[name]:
             raise InputError(
                 f"{where}: the checkpoint has shape {list(shape)}, the module {list(self._parameters[name])}",
                 hint="check that config.json belongs to this checkpoint",
             )
-        if (dtype := derivation.dtype(self._checkpoint)) not in FLOAT_DTYPES:
+        if (dtype := derivation.dtype(self.checkpoint)) not in FLOAT_DTYPES:
             raise InputError(
                 f"{where}: dtype {str(dtype).removeprefix('torch.')} is not supported yet as a weight",
                 hint="use a checkpoint in bfloat16, float16 or float32",

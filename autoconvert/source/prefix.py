@@ -1,6 +1,6 @@
 """A checkpoint whose every name has a prefix, as wrappers leave it when they are saved with the model in them."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 import torch
 from torch import nn
@@ -8,13 +8,13 @@ from torch import nn
 from autoconvert.errors import InputError
 from autoconvert.source.conversion import Plan, plan_conversion
 from autoconvert.source.module_weights import ties
-from autoconvert.source.weights import Weights
+from autoconvert.source.weights import StoredWeights
 
 
 class WithoutPrefix:
-    """As `Weights`, by names without the `prefix` that all of them have."""
+    """As `StoredWeights`, by names without the `prefix` that all of them have."""
 
-    def __init__(self, weights: Weights, prefix: str) -> None:
+    def __init__(self, weights: StoredWeights, prefix: str) -> None:
         self._weights, self._prefix = weights, prefix
 
     def names(self) -> Collection[str]:
@@ -35,8 +35,11 @@ class WithoutPrefix:
     def read_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
         return self._weights.read_rows(self._prefix + name, start, stop)
 
+    def pieces(self, name: str) -> Iterator[memoryview]:
+        return self._weights.pieces(self._prefix + name)
 
-def match(module: nn.Module, checkpoint: Weights) -> tuple[Plan, Weights, tuple[str, ...]]:
+
+def match(module: nn.Module, checkpoint: StoredWeights) -> tuple[Plan, StoredWeights, tuple[str, ...]]:
     """How the tensors of `module` are made, of which weights, and what there is to say about it.
 
     Where some are missing, and all are there without a prefix that every name has, that prefix is left out.

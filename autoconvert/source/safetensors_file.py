@@ -8,7 +8,8 @@ Reads are plain reads, not a memory map: a mapped file counts as resident memory
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 
 from autoconvert.errors import InputError, MachineError
 from autoconvert.source.file_state import FileState, changed, state_of
+from autoconvert.system.hashing import PIECE
 
 DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,
@@ -100,25 +102,43 @@ class SafetensorsFile:
         data = self._load(entry.begin + start * row, entry.begin + stop * row, self.dtype(name))
         return data.reshape(stop - start, *entry.shape[1:])
 
+    def pieces(self, name: str) -> Iterator[memoryview]:
+        """The bytes of a tensor, of whatever dtype, a piece at a time and each in the memory of the one before."""
+        entry = self.entries[name]
+        view = memoryview(bytearray(min(PIECE, entry.end - entry.begin)))
+        for begin in range(entry.begin, entry.end, PIECE):
+            piece = view[: min(PIECE, entry.end - begin)]
+            with self._opened() as descriptor:
+                self._fill(piece, descriptor, begin)
+            yield piece
+
     def _load(self, begin: int, end: int, dtype: torch.dtype) -> torch.Tensor:
         data = torch.empty((end - begin) // dtype.itemsize, dtype=dtype)
-        view = data.view(torch.uint8).numpy().data
+        with self._opened() as descriptor:
+            self._fill(data.view(torch.uint8).numpy().data, descriptor, begin)
+        return data
+
+    @contextmanager
+    def _opened(self) -> Iterator[int]:
+        """A descriptor of the file, as long as it is the one whose header was read."""
         try:
             descriptor = os.open(self.path, os.O_RDONLY)
             try:
                 if state_of(os.fstat(descriptor)) != self._state:
                     raise changed(self.path)
-                done = 0
-                while done < len(view):
-                    count = os.preadv(descriptor, [view[done : done + LARGEST_READ]], begin + done)
-                    if count == 0:
-                        raise self._corrupt(f"the file ends before byte {end}: it is truncated")
-                    done += count
+                yield descriptor
             finally:
                 os.close(descriptor)
         except OSError as error:
             raise self._unreadable(error) from error
-        return data
+
+    def _fill(self, view: memoryview, descriptor: int, begin: int) -> None:
+        done = 0
+        while done < len(view):
+            count = os.preadv(descriptor, [view[done : done + LARGEST_READ]], begin + done)
+            if count == 0:
+                raise self._corrupt(f"the file ends before byte {begin + len(view)}: it is truncated")
+            done += count
 
     def _unreadable(self, error: OSError) -> MachineError:
         return MachineError(f"{self.path}: cannot be read ({error.strerror})", hint="check disk and permissions")

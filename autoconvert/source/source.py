@@ -4,7 +4,7 @@ import importlib.resources
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from torch import nn
@@ -15,25 +15,40 @@ from autoconvert.source.checkpoint_files import CheckpointFiles, checkpoint_file
 from autoconvert.source.derivation import Derivation, Renamed
 from autoconvert.source.file_state import FileState, state_of
 from autoconvert.source.header_weights import HeaderWeights
-from autoconvert.source.hub import Progress, download, fetch_headers
+from autoconvert.source.hub import Progress, commit_of, download, fetch_headers
 from autoconvert.source.module_weights import ModuleWeights, ties
 from autoconvert.source.skeleton import copy_without_values, is_fake, set_buffer, untie
-from autoconvert.source.weights import FLOAT_DTYPES, TensorWeights, Weights
+from autoconvert.source.weights import FLOAT_DTYPES, StoredWeights, TensorWeights, Weights
 from autoconvert.system.output import expanded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
+
+Kind = Literal["hub", "folder", "module", "demo"]
+KINDS = get_args(Kind)
 
 DEMO = "demo"
 COMPARED_ROWS = 4096
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Where a model comes from: an id of the hub, the name of a folder or of a module's class, or demo.
+
+    `revision` is the hub's commit, where one is known.
+    """
+
+    kind: Kind
+    name: str
+    revision: str | None = None
+
+
+@dataclass(frozen=True)
 class Source:
     """A model whose weights are read as needed.
 
-    `name` is for the output folder. `module` is in eval mode and float32; its parameters have no values,
-    its buffers do. `weights` reads by the module's names. `folder` holds the tokenizer,
+    `name` is for the output folder, `origin` for receipts. `module` is in eval mode and float32; its parameters have
+    no values, its buffers do. `weights` reads by the module's names. `folder` holds the tokenizer,
     generation_config.json and the chat template, if there is one. `is_built` says that the module is what
     its configuration makes, and no more. `checkpoint` has every tensor of the
     checkpoint with its bytes, and `unmatched` why some have no place in the module. `files` are those that hold it, as
@@ -46,6 +61,7 @@ class Source:
     weights: Weights
     config: "PreTrainedConfig | None"
     folder: Path | None
+    origin: Origin
     is_built: bool = False
     checkpoint: Mapping[str, int] = field(default_factory=dict)
     unmatched: Mapping[str, str] = field(default_factory=dict)
@@ -90,14 +106,16 @@ def load_source(
         return _from_module(model)
     if model == DEMO:
         folder = Path(str(importlib.resources.files("autoconvert.source") / DEMO))
-        return _from_folder(folder, DEMO, trust_remote_code, allow_pickle)
+        return _from_folder(folder, DEMO, Origin("demo", DEMO), trust_remote_code, allow_pickle)
     if not str(model):
         raise InputError("no model is named", hint="pass a folder, a hub id, or demo")
     folder = expanded(model)
     if folder.is_dir():
         if revision is not None:
             raise InputError(f"{model}: a folder has no revisions", hint="leave --revision out")
-        return _from_folder(folder, folder.resolve().name, trust_remote_code, allow_pickle)
+        name = folder.resolve().name
+        origin = Origin("folder", name, commit_of(folder.resolve()))
+        return _from_folder(folder, name, origin, trust_remote_code, allow_pickle)
     if isinstance(model, Path) or _is_path(model):
         raise InputError(
             f"{model}: {'not a folder' if folder.exists() else 'no such folder'}",
@@ -111,7 +129,7 @@ def load_source(
         allow_pickle=allow_pickle,
         progress=progress,
     )
-    return _from_folder(folder, model.rpartition("/")[2], trust_remote_code, allow_pickle)
+    return _from_folder(folder, model.rpartition("/")[2], _of_hub(model, folder), trust_remote_code, allow_pickle)
 
 
 def plan_source(
@@ -126,7 +144,12 @@ def plan_source(
     if isinstance(model, Path) or model in ("", DEMO) or _is_path(model):
         return load_source(model, revision=revision, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
     folder, headers = fetch_headers(model, revision=revision, token=token, remote_code=trust_remote_code)
-    return _from_folder(folder, model.rpartition("/")[2], trust_remote_code, False, headers)
+    origin = _of_hub(model, folder)
+    return _from_folder(folder, model.rpartition("/")[2], origin, trust_remote_code, False, headers)
+
+
+def _of_hub(model: str, folder: Path) -> Origin:
+    return Origin("hub", model, commit_of(folder))
 
 
 def _is_path(model: str) -> bool:
@@ -134,7 +157,12 @@ def _is_path(model: str) -> bool:
 
 
 def _from_folder(
-    folder: Path, name: str, trust_remote_code: bool, allow_pickle: bool, headers: HeaderWeights | None = None
+    folder: Path,
+    name: str,
+    origin: Origin,
+    trust_remote_code: bool,
+    allow_pickle: bool,
+    headers: HeaderWeights | None = None,
 ) -> Source:
     # A module in memory converts without transformers; only a folder needs it.
     from autoconvert.source.config import build_module, read_config
@@ -144,7 +172,7 @@ def _from_folder(
     config = read_config(folder, trust_remote_code)
     found = checkpoint_files(folder) if headers is None else CheckpointFiles(())
     files = {folder / name: state_of((folder / name).stat()) for name in found.files}
-    stored: Weights = open_checkpoint(folder, allow_pickle, found) if headers is None else headers
+    stored: StoredWeights = open_checkpoint(folder, allow_pickle, found) if headers is None else headers
     module = build_module(config, trust_remote_code)
     plan, checkpoint, notes = match(module, stored)
     refuse_without_head(folder / "config.json", config, module, plan)
@@ -157,6 +185,7 @@ def _from_folder(
         weights=ModuleWeights(module, checkpoint, plan.derivations),
         config=module.config,
         folder=folder,
+        origin=origin,
         is_built=True,
         checkpoint={tensor: checkpoint.nbytes(tensor) for tensor in checkpoint.names()},
         unmatched=plan.unmatched,
@@ -190,13 +219,14 @@ def _from_module(live: nn.Module) -> Source:
     else:
         _compute_in_float32(config)
     weights = TensorWeights(tensors)
-    origin = Path(config.name_or_path).expanduser() if config and config.name_or_path else None
+    saved = Path(config.name_or_path).expanduser() if config and config.name_or_path else None
     return Source(
-        name=origin.name if origin else type(live).__name__,
+        name=saved.name if saved else type(live).__name__,
         module=module,
         weights=ModuleWeights(module, weights, {name: Renamed(name) for name in tensors}),
         config=config,
-        folder=origin if origin and origin.is_dir() else None,
+        folder=saved if saved and saved.is_dir() else None,
+        origin=Origin("module", type(live).__name__),
         checkpoint={name: weights.nbytes(name) for name in tensors},
     )
 

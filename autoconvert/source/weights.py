@@ -1,9 +1,11 @@
 """The weights of a model, read one at a time by the names of its module."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Protocol
 
 import torch
+
+from autoconvert.system.hashing import PIECE
 
 FLOAT_DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 
@@ -31,6 +33,13 @@ class Weights(Protocol):
         """Rows `start:stop` of axis 0, without reading the others."""
 
 
+class StoredWeights(Weights, Protocol):
+    """Weights as a checkpoint stores them."""
+
+    def pieces(self, name: str) -> Iterator[memoryview]:
+        """The bytes of the tensor as they are stored, row-major; each piece is valid until the next."""
+
+
 class TensorWeights:
     """Weights that are tensors in memory already: those of a live module, or of a loaded pickle."""
 
@@ -54,3 +63,8 @@ class TensorWeights:
 
     def read_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
         return self._tensors[name][start:stop].contiguous()
+
+    def pieces(self, name: str) -> Iterator[memoryview]:
+        data = self.read(name).reshape(-1).view(torch.uint8).numpy().data
+        for begin in range(0, len(data), PIECE):
+            yield data[begin : begin + PIECE]

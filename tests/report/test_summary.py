@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from autoconvert.packaging.receipt import Receipt
 from autoconvert.report.check_result import CheckResult
 from autoconvert.report.progress import StageTime
 from autoconvert.report.report import Report
 from autoconvert.report.summary import summary
+from autoconvert.source.source import Origin
 
 REPORT = Report(
     model="small",
@@ -42,6 +44,7 @@ REPORT = Report(
     seconds=1.5,
     peak_memory=1_250_000_000,
     versions={"torch": "2.13.0"},
+    receipt=Receipt(Origin("folder", "small"), {}, {}, (), (), {}),
 )
 
 

@@ -23,7 +23,7 @@ from tqdm.std import tqdm
 from autoconvert.errors import AutoconvertError, InputError, MachineError
 from autoconvert.source import hub
 from autoconvert.source.safetensors_file import SafetensorsFile
-from autoconvert.source.source import load_source, plan_source
+from autoconvert.source.source import Origin, load_source, plan_source
 
 from .tiny import build, llama
 
@@ -74,8 +74,20 @@ def names(folder: Path) -> set[str]:
 def test_only_what_a_conversion_reads_is_downloaded(downloads: Path) -> None:
     source = load_source("someone/tiny-model")
     assert source.name == "tiny-model" and source.folder == downloads
+    assert source.origin == Origin("hub", "someone/tiny-model")
     expected = {"config.json", "generation_config.json", "tokenizer.json", "chat_template.jinja"}
     assert names(downloads) == expected | {"model.safetensors"}
+
+
+def test_the_commit_is_told_where_the_hub_s_cache_says_it(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = "0123456789abcdef" * 2 + "01234567"
+    snapshot = shutil.copytree(model, tmp_path / "models--someone--tiny-model" / "snapshots" / commit)
+    monkeypatch.setattr(hub, "snapshot_download", lambda *_, **__: str(snapshot))
+    assert load_source("someone/tiny-model").origin == Origin("hub", "someone/tiny-model", commit)
+    assert load_source(snapshot).origin.revision == commit
+    assert hub.commit_of(model) is None and hub.commit_of(snapshot.parent / "main") is None
 
 
 def test_of_shards_the_index_says_which(model: Path, downloads: Path) -> None:

@@ -14,7 +14,7 @@ from transformers import (
 from autoconvert.errors import InputError, Refused
 from autoconvert.source.config import build_module
 from autoconvert.source.skeleton import build_without_values, is_fake
-from autoconvert.source.source import load_source
+from autoconvert.source.source import Origin, load_source
 from autoconvert.source.streamed import streamed
 
 from .tiny import CONFIGS, build, llama, load
@@ -103,7 +103,7 @@ def test_demo_is_the_folder_that_ships(monkeypatch: pytest.MonkeyPatch, folder: 
             load_source("demo")
         return
     source = load_source("demo")
-    assert source.name == "demo"
+    assert source.name == "demo" and source.origin == Origin("demo", "demo")
     assert source.folder == Path(package.__path__[0]) / "demo"
 
 

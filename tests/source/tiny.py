@@ -1,6 +1,6 @@
 """Tiny random models of several architectures, and weights that note what is read."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import torch
@@ -14,7 +14,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from autoconvert.source.weights import Weights
+from autoconvert.source.weights import TensorWeights, Weights
 
 SIZES = {
     "vocab_size": 97,
@@ -95,6 +95,9 @@ class Recording:
 
     def read_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
         return self._note(name, self._weights.read_rows(name, start, stop))
+
+    def pieces(self, name: str) -> Iterator[memoryview]:
+        return TensorWeights({name: self._weights.read(name)}).pieces(name)
 
     def _note(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         self.read_names.append(name)
