@@ -72,8 +72,13 @@ def make_report(
         stages=list(stages),
         seconds=sum(stage.seconds for stage in stages),
         peak_memory=_peak_memory(),
-        versions={package: version(package) for package in _PACKAGES},
+        versions=versions(),
     )
+
+
+def versions() -> dict[str, str]:
+    """The versions of the packages that compile and run."""
+    return {package: version(package) for package in _PACKAGES}
 
 
 def write_report(report: Report, path: Path) -> Path:
