@@ -1,4 +1,4 @@
-"""A failed check leaves a folder by which it fails again: really, with random weights, elsewhere; or it says why not."""
+"""A failed check leaves a folder by which it fails again: with random weights, elsewhere; or it says why not."""
 
 import json
 import os
@@ -13,11 +13,15 @@ import torch
 from torch import nn
 
 import autoconvert
+from autoconvert import ops
 from autoconvert.driver import keep_failure
 from autoconvert.driver.compile import Stages
 from autoconvert.driver.failure import MANIFEST
 from autoconvert.driver.keep_failure import _free_name
 from autoconvert.errors import CheckFailed, InputError
+from autoconvert.ir.editing import set_arguments
+from autoconvert.ir.nodes import named_arguments
+from autoconvert.ir.program import Program
 from autoconvert.passes.canonicalization import RULES as RIGHT_RULES
 from autoconvert.passes.pipeline import PASSES
 from autoconvert.rewrite.pass_manager import Pass
@@ -42,9 +46,30 @@ def failed(model: nn.Module | Path, output: Path, stages: Stages = FAULTY, **opt
     return caught.value
 
 
+def _quarter_off(program: Program) -> Program:
+    for node in program.graph.graph.find_nodes(op="call_function", target=ops.cached_attention):
+        set_arguments(node, scale=named_arguments(node)["scale"] * 1.25)
+    return program
+
+
+# Of any decoder with attention.
+WRONG_SCALE = Stages(before_lower=_quarter_off)
+
+
 def saved(folder: Path) -> Path:
     build(llama()).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> CheckFailed:
+    """What the fault in a pass leaves, for tests that only read it."""
+    return failed(build(llama()), tmp_path_factory.mktemp("kept") / "out")
+
+
+def folder_of(failure: CheckFailed) -> Path:
+    assert failure.folder is not None
+    return failure.folder
 
 
 def moved(failure: CheckFailed, tmp_path: Path) -> Path:
@@ -74,24 +99,19 @@ def test_a_fault_in_a_pass_fails_again_elsewhere_without_the_weights(tmp_path: P
     assert not list(folder.rglob("*.safetensors")) and str(tmp_path) not in texts(folder)
 
 
-def test_the_folder_shows_the_graph_before_and_after_the_pass_to_blame(tmp_path: Path) -> None:
-    failure = failed(build(llama()), tmp_path / "out")
-    assert failure.folder is not None
-    before, after = sorted((failure.folder / "graph").iterdir())
+def test_the_folder_shows_the_graph_before_and_after_the_pass_to_blame(kept: CheckFailed) -> None:
+    before, after = sorted((folder_of(kept) / "graph").iterdir())
     assert after.name.endswith("-pairing.txt")
     added = set(after.read_text().splitlines()[1:]) - set(before.read_text().splitlines()[1:])
     assert added and all("rotary" in line for line in added)
-    page = (failure.folder / "README.md").read_text()
-    assert all(word in page for word in (before.name, after.name, "`pairing`", failure.at, "Python", "No weights"))
+    page = (folder_of(kept) / "README.md").read_text()
+    assert all(word in page for word in (before.name, after.name, "`pairing`", kept.at, "Python", "No weights"))
 
 
-def test_one_that_is_mended_no_longer_fails(tmp_path: Path) -> None:
-    folder = failed(build(llama()), tmp_path / "out").folder
-    assert folder is not None
-    assert autoconvert.reproduce(folder).now is None
+def test_one_that_fails_otherwise_now_says_so(kept: CheckFailed) -> None:
     other = next(fault for fault in FAULTS if fault.name == "scale")
     stages = Stages(passes=(*PASSES, Pass("scale", "A fault.", lambda program, _: other.inject(program))))
-    found = autoconvert.reproduce(folder, stages=stages)
+    found = autoconvert.reproduce(folder_of(kept), stages=stages)
     assert found.now is not None and found.now.blamed == "scale" and not found.fails_as_before
 
 
@@ -108,8 +128,7 @@ def test_a_wrong_rule_fails_again_and_the_graph_before_it_is_there(
 
 
 def test_a_wrong_constant_fails_again_and_is_named(tmp_path: Path) -> None:
-    fault = next(fault for fault in FILE_FAULTS if fault.said == FILE_FAULTS[0].said)
-    stages = Stages(after_link=fault.inject)
+    stages = Stages(after_link=FILE_FAULTS[0].inject)
     failure = failed(build(llama()), tmp_path / "out", stages)
     assert failure.folder is not None
     assert autoconvert.reproduce(failure.folder, stages=stages).fails_as_before
@@ -151,14 +170,14 @@ def test_what_depends_on_the_weights_asks_for_the_model(tmp_path: Path) -> None:
 
 def test_a_module_that_nobody_else_can_build_is_asked_for_and_its_code_is_there(tmp_path: Path) -> None:
     module = Decoder()
-    failure = failed(module, tmp_path / "out", Stages(after_link=FILE_FAULTS[0].inject))
+    failure = failed(module, tmp_path / "out", WRONG_SCALE)
     folder = failure.folder
     assert folder is not None and f"autoconvert reproduce {folder} MODEL" in failure.hint
     assert "class Decoder" in (folder / "code" / "tests" / "models.py").read_text()
     assert "cannot be built anywhere else" in (folder / "README.md").read_text()
     with pytest.raises(InputError, match="a module in memory"):
         autoconvert.reproduce(folder)
-    assert autoconvert.reproduce(folder, module, stages=Stages(after_link=FILE_FAULTS[0].inject)).fails_as_before
+    assert autoconvert.reproduce(folder, module, stages=WRONG_SCALE).fails_as_before
 
 
 def test_code_and_patterns_in_the_folder_run_only_where_they_are_trusted(tmp_path: Path) -> None:
@@ -214,9 +233,12 @@ def test_a_disk_that_cannot_hold_the_folder_does_not_hide_the_failed_check(
     assert list(tmp_path.iterdir()) == [model]
 
 
+def out_of_time(_: object) -> None:
+    raise keep_failure._OutOfTime
+
+
 def test_an_attempt_is_given_up_when_its_time_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keep_failure, "_SHORTEST", -1e9)
-    monkeypatch.setattr(keep_failure.time, "monotonic", iter(range(0, 10**9, 10**4)).__next__)
+    monkeypatch.setattr("autoconvert.driver.keep_failure._Watch._end_in_time", out_of_time)
     failure = failed(saved(tmp_path / "model"), tmp_path / "out")
     assert failure.folder is not None
     assert "would have taken longer" in (failure.folder / "README.md").read_text()
@@ -232,9 +254,8 @@ def command(*words: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(run, capture_output=True, text=True, timeout=300, check=False)
 
 
-def test_the_command_says_that_nothing_fails_any_more(tmp_path: Path) -> None:
-    folder = moved(failed(build(llama()), tmp_path / "out"), tmp_path)
-    ended = command(folder)
+def test_the_command_says_that_nothing_fails_any_more(kept: CheckFailed) -> None:
+    ended = command(folder_of(kept))
     assert (ended.returncode, ended.stderr) == (0, ""), ended.stderr
     assert "no longer fails: every check passes. It was: check file, pass pairing, autoconvert.rotary" in ended.stdout
 
@@ -251,9 +272,10 @@ def test_the_command_ends_with_the_failed_check_s_code_where_it_fails_as_before(
 
 WRONG = '''"""A norm that is wrong for other sizes than its example's."""
 
-from autoconvert.pattern import Pattern, Tensor
-
 import torch
+from torch import Tensor
+
+from autoconvert.pattern import Pattern
 
 
 def block(x: Tensor) -> Tensor:
@@ -280,11 +302,7 @@ def test_a_folder_that_is_damaged_is_bad_input(damage: bytes, tmp_path: Path) ->
         autoconvert.reproduce(tmp_path)
 
 
-def test_random_weights_are_no_weights(tmp_path: Path) -> None:
-    """The folder must not carry the tensors themselves, whatever they are."""
-    module = build(llama())
-    folder = failed(module, tmp_path / "out").folder
-    assert folder is not None
-    looks = json.loads((folder / "model" / "weights.json").read_text())["tensors"]
+def test_the_folder_holds_no_tensor_of_the_model(kept: CheckFailed) -> None:
+    looks = json.loads((folder_of(kept) / "model" / "weights.json").read_text())["tensors"]
     assert all(set(look) == {"shape", "dtype", "mean", "spread"} for look in looks.values())
     assert torch.tensor([look["spread"] for look in looks.values()]).isfinite().all()

@@ -38,8 +38,8 @@ def test_the_source_has_the_module_s_tensors_without_their_values(name: str, tmp
     for parameter, value in source.module.named_parameters(remove_duplicate=False):
         assert alike.weights.shape(parameter) == tuple(value.shape)
         assert alike.weights.dtype(parameter) == source.weights.dtype(parameter)
-    for buffer, value in source.module.named_buffers():
-        assert torch.equal(alike.module.get_buffer(buffer), value)
+    for buffer, constant in source.module.named_buffers():
+        assert torch.equal(alike.module.get_buffer(buffer), constant)
 
 
 def test_what_is_untied_or_changed_in_the_module_is_so_again(tmp_path: Path) -> None:
@@ -50,8 +50,9 @@ def test_what_is_untied_or_changed_in_the_module_is_so_again(tmp_path: Path) -> 
     module.config.save_pretrained(tmp_path)
     assert write_likeness(source, tmp_path) == ""
     alike = likeness_in(tmp_path, "it")
-    assert alike.module.lm_head.weight is not alike.module.model.embed_tokens.weight
-    assert torch.equal(alike.module.model.rotary_emb.inv_freq, module.model.rotary_emb.inv_freq)
+    head, embedding = map(alike.module.get_parameter, ("lm_head.weight", "model.embed_tokens.weight"))
+    assert head is not embedding
+    assert torch.equal(alike.module.get_buffer("model.rotary_emb.inv_freq"), module.model.rotary_emb.inv_freq)
 
 
 def test_a_module_that_its_configuration_does_not_make_has_no_likeness(tmp_path: Path) -> None:
