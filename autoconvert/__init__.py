@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from autoconvert.driver.check_file import check_file
     from autoconvert.driver.convert import Bundle, convert
     from autoconvert.driver.convert_until import convert_until
+    from autoconvert.driver.reproduce import Reproduction, reproduce
 
 __all__ = [
     "AutoconvertError",
@@ -19,18 +20,22 @@ __all__ = [
     "InputError",
     "MachineError",
     "Refused",
+    "Reproduction",
     "Verdict",
     "check_file",
     "convert",
     "convert_until",
+    "reproduce",
 ]
 
 _LATER = {
     "Bundle": "autoconvert.driver.convert",
+    "Reproduction": "autoconvert.driver.reproduce",
     "Verdict": "autoconvert.check.verdict",
     "check_file": "autoconvert.driver.check_file",
     "convert": "autoconvert.driver.convert",
     "convert_until": "autoconvert.driver.convert_until",
+    "reproduce": "autoconvert.driver.reproduce",
 }
 
 

@@ -1,5 +1,6 @@
 """What can go wrong, by whose fault it is: each kind of failure has its own exit code."""
 
+from pathlib import Path
 from typing import ClassVar
 
 
@@ -46,9 +47,21 @@ class Inseparable(Refused):
 
 
 class CheckFailed(AutoconvertError):
-    """A check compared numbers and they differ: the result must not be used."""
+    """A check compared numbers and they differ: the result must not be used.
+
+    As far as it is known, `blamed` is the pass, the rule or the pattern that did it, `at` the operation with its module
+    or the constant, and `line` that of the model's code. `folder` is where `autoconvert reproduce` finds what makes it
+    again; only a conversion leaves one.
+    """
 
     exit_code = 4
+
+    def __init__(self, message: str, *, hint: str = "", blamed: str = "", at: str = "", line: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.blamed = blamed
+        self.at = at
+        self.line = line
+        self.folder: Path | None = None
 
 
 class MachineError(AutoconvertError):

@@ -12,7 +12,7 @@ from autoconvert.check.readings import Reading
 from autoconvert.ir.interface import Role
 from autoconvert.ir.nodes import shape
 from autoconvert.ir.program import Program
-from autoconvert.ir.provenance import location
+from autoconvert.ir.provenance import location, operation_in_module, source_line
 from autoconvert.runtime.chunks import Chunk, split
 from autoconvert.source.weights import Weights
 
@@ -29,6 +29,8 @@ Print = tuple[tuple[int, ...], tuple[float, ...]]
 class Blame:
     """Told each program in turn; `verdict` names the first pass whose program is wrong, and a place in it.
 
+    So do `blamed`, `at` and `line`, one by one and as `CheckFailed` has them.
+
     `expected` float32 [compared, vocabulary] is what the source says of `reading`, by which the file was found wrong:
     another text may not reach the place.
     """
@@ -37,12 +39,16 @@ class Blame:
     reading: Reading
     expected: Tensor
     verdict: str = ""
+    blamed: str = ""
+    at: str = ""
+    line: str = ""
     _last_right: str = "the trace"
     _prints: Mapping[str, Print] = field(default_factory=dict)
 
     def begin(self) -> None:
         """Another trace begins: what was seen of one before it was not kept."""
-        self.verdict, self._last_right, self._prints = "", "the trace", {}
+        self.verdict = self.blamed = self.at = self.line = ""
+        self._last_right, self._prints = "the trace", {}
 
     def see(self, name: str, program: Program) -> None:
         """Runs the program as pass `name` leaves it, unless one before it was wrong; what cannot be run is left out."""
@@ -53,7 +59,9 @@ class Blame:
             self._last_right, self._prints = name, prints
             return
         self.verdict = f"It is right after {self._last_right} and wrong by {worst:.2g} σ after {name}"
+        self.blamed = name
         if (node := self._first_changed(program, prints)) is not None:
+            self.at, self.line = operation_in_module(node), source_line(node)
             self.verdict += f", where values first change at {location(node)}"
         self.verdict += "."
 

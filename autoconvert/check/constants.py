@@ -156,6 +156,7 @@ def _compare(
         f"row {start + row} of constant {stored.name!r} lies {np.abs(distance[row]).max():.6g} from its source "
         f"{' and '.join(weight.sources)}, whose largest number there is {np.abs(source[row]).max():.6g}: {limit}",
         hint=BUG,
+        at=weight.name,
     )
 
 

@@ -10,7 +10,7 @@ from autoconvert.analysis.constants import digest
 from autoconvert.errors import CheckFailed
 from autoconvert.ir.graph_module import graph_module
 from autoconvert.ir.nodes import concrete, type_key
-from autoconvert.ir.provenance import source_line
+from autoconvert.ir.provenance import operation_in_module, source_line
 from autoconvert.ops.attention import HIDES
 from autoconvert.rewrite.matching import Match
 
@@ -57,6 +57,9 @@ class RegionCheck:
                 f"Pattern {match.pattern.name} ({match.pattern.source}) gives other numbers than what it "
                 f"replaces, at {source_line(match.output)}.",
                 hint="The pattern is wrong for these shapes: its guard must decline, or `becomes` change.",
+                blamed=f"pattern {match.pattern.name}",
+                at=operation_in_module(match.output),
+                line=source_line(match.output),
             )
         return _difference(actual, expected)
 

@@ -18,7 +18,7 @@ from autoconvert.analysis.op_traits import is_random
 from autoconvert.check.region import LENGTH, random_value, same_numbers
 from autoconvert.errors import CheckFailed
 from autoconvert.ir.nodes import concrete, frozen
-from autoconvert.ir.provenance import source_line
+from autoconvert.ir.provenance import operation_in_module, source_line
 from autoconvert.ir.types import type_of
 from autoconvert.rewrite.rule import Rule
 
@@ -51,6 +51,9 @@ class RuleCheck:
         raise CheckFailed(
             f"Rule {rule.name} gives other numbers than what it replaces, {node.target}, at {source_line(node)}.",
             hint="The rule is wrong for these operands: it must decline, or give another operation.",
+            blamed=f"rule {rule.name}",
+            at=operation_in_module(node),
+            line=source_line(node),
         )
 
 

@@ -1,7 +1,8 @@
 """The command line: `autoconvert MODEL` converts, `plan MODEL` foretells it, `run FILE` answers; one file a command.
 
 `check FILE MODEL` compares a file with the model that it is said to be, `inspect DIR` shows a dump, `patterns` lists
-the building blocks that are known, `explain MODEL` says which of them are in a model.
+the building blocks that are known, `explain MODEL` says which of them are in a model, `reproduce FOLDER` makes a failed
+check again.
 """
 
 import sys
@@ -16,6 +17,7 @@ from autoconvert.cli.inspect import app as inspect_app
 from autoconvert.cli.output import open_what_is_closed
 from autoconvert.cli.patterns import app as patterns_app
 from autoconvert.cli.plan import app as plan_app
+from autoconvert.cli.reproduce import app as reproduce_app
 from autoconvert.cli.run import app as run_app
 from autoconvert.system.interruption import raise_interrupts
 from autoconvert.system.memory import collect_seldom
@@ -27,6 +29,7 @@ COMMANDS: dict[str, typer.Typer] = {
     "inspect": inspect_app,
     "patterns": patterns_app,
     "plan": plan_app,
+    "reproduce": reproduce_app,
     "run": run_app,
 }
 

@@ -179,12 +179,16 @@ def convert(
       autoconvert check demo/model.litertlm demo
 
     \b
+    A failed check again, from the folder that it left (see autoconvert reproduce --help):
+      autoconvert reproduce my-model-failure
+
+    \b
     What each pass did to the graph, as a page (see autoconvert inspect --help):
       autoconvert inspect demo-passes
 
     \b
     The folder holds model.litertlm (or model.tflite) and report.json afterwards.
-    Nothing appears in it unless everything went well. Exit codes:
+    Nothing appears in it unless everything went well; a failed check leaves DIR-failure beside it. Exit codes:
       0    done
       1    a bug in autoconvert
       2    bad usage or bad input, a damaged checkpoint too

@@ -1,6 +1,7 @@
 """A conversion from end to end: a source is compiled, or was, then linked and bundled, each step checked."""
 
 import dataclasses
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from autoconvert.driver.cache import load as load_compiled
 from autoconvert.driver.cache import store as store_compiled
 from autoconvert.driver.compilation import Compilation
 from autoconvert.driver.compile import Stages, compile_model
+from autoconvert.driver.failure import Asked, Fault, fault_of
+from autoconvert.driver.keep_failure import Failed, keep_failure
 from autoconvert.driver.library import Library, in_order, libraries
 from autoconvert.driver.localize import localized
 from autoconvert.driver.needs import needs_of, why_not_run
@@ -90,24 +93,89 @@ def convert(
     installed packages and the built-in ones. With `dump`, a folder, all is compiled anew, and what every pass made lies
     there afterwards, also where the conversion ends in an error.
 
+    A failed check leaves a folder beside `output`, the `folder` of the exception, by which `reproduce` makes it again.
+
     Raises:
         InputError: the model, its checkpoint, a pattern or the options are not usable.
         Refused: something in the model is not proven to convert.
         CheckFailed: the result differs from the model.
         MachineError: disk, memory, access or network.
     """
+    begun = time.monotonic()
     timeline = Timeline(display or Silent())
     outside = libraries(patterns)
+    asked = Asked(
+        model,
+        quantize,
+        context,
+        prefill,
+        tuple(formats),
+        verify,
+        revision,
+        trust_remote_code,
+        allow_pickle,
+        tuple(patterns),
+    )
     with timeline.stage("read model") as stage:
         source = read_source(model, stage, revision, token, trust_remote_code, allow_pickle)
-        settings = choose(
-            source.config, context=context, prefill=prefill, quantize=quantize, formats=formats, verify=verify
-        )
+        settings = _settings(source, asked)
         tokenizer = tokenizer_of(source, settings)
         # Reading a tokenizer takes many times what stays of it.
         give_back()
     target = target_folder(source, output)
     refuse_what_cannot_be_written(needs_of(source, settings), settings, target)
+    try:
+        return _converted(source, settings, tokenizer, outside, target, timeline, stages, cache=cache, dump=dump)
+    except CheckFailed as failure:
+        seconds = time.monotonic() - begun
+        keep_failure(Failed(failure, source, asked, outside, stages, target, seconds), timeline, attempt)
+        raise
+
+
+def attempt(
+    source: Source,
+    asked: Asked,
+    outside: Sequence[Library],
+    output: Path,
+    *,
+    stages: Stages | None,
+    display: Display,
+    dump: Path | None,
+) -> Fault | None:
+    """Converts `source` into `output` as was `asked` and gives the fault that a check finds, None where none does."""
+    timeline = Timeline(display)
+    settings = _settings(source, asked)
+    tokenizer = tokenizer_of(source, settings)
+    try:
+        _converted(source, settings, tokenizer, outside, output, timeline, stages, cache=False, dump=dump)
+    except CheckFailed as failure:
+        return fault_of(failure, timeline.failed)
+    return None
+
+
+def _settings(source: Source, asked: Asked) -> Settings:
+    return choose(
+        source.config,
+        context=asked.context,
+        prefill=asked.prefill,
+        quantize=asked.quantize,
+        formats=asked.formats,
+        verify=asked.verify,
+    )
+
+
+def _converted(
+    source: Source,
+    settings: Settings,
+    tokenizer: TokenizerSpec | None,
+    outside: Sequence[Library],
+    target: Path,
+    timeline: Timeline,
+    stages: Stages | None,
+    *,
+    cache: bool,
+    dump: str | Path | None,
+) -> Bundle:
     with (
         dump_of(source, dump, outside) as dumped,
         output_folder(target) as (folder, publish),
@@ -308,8 +376,10 @@ class _Conversion:
         try:
             return self._run_file(linked, compiled)
         except CheckFailed as failure:
-            with self.timeline.stage("find the fault"):
-                raise localized(failure, self.source, compiled, self.stages, self.patterns) from failure
+            with self.timeline.stage("find the fault") as stage:
+                found = localized(failure, self.source, compiled, self.stages, self.patterns)
+                stage.note = ", ".join(filter(None, (found.blamed, found.at))) or "in no pass"
+            raise found from failure
 
     @contextmanager
     def _runs(self, what: str) -> Iterator[None]:

@@ -1,5 +1,6 @@
 """Why a file is wrong: the conversion is run again as far as lowering, and each program on the way is run."""
 
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -14,7 +15,7 @@ from autoconvert.errors import CheckFailed
 from autoconvert.ir.program import Program
 from autoconvert.lowering.compiled import Compiled
 from autoconvert.lowering.cpu import CPU
-from autoconvert.rewrite.pass_manager import Options, Pass
+from autoconvert.rewrite.pass_manager import Options, Pass, run_name
 from autoconvert.rewrite.pattern import Pattern
 from autoconvert.source.source import Source
 
@@ -37,11 +38,18 @@ def localized(
         expected = reference.placed(reading.tokens, reading.start, reading.compared)
         blame = Blame(source.weights, reading, expected)
 
+    runs: Counter[str] = Counter()
+
+    def begin(*_: object) -> None:
+        runs.clear()
+        blame.begin()
+
     def see(step: Pass, program: Program) -> None:
-        blame.see(step.name, program)
+        runs[step.name] += 1
+        blame.see(run_name(step.name, runs[step.name]), program)
 
     options = Options(compiled.capacity, patterns, lambda *_: None, CPU)
-    program = rewrite(source.module, options, stages.passes, see, on_trace=lambda *_: blame.begin())
+    program = rewrite(source.module, options, stages.passes, see, on_trace=begin)
     program = stages.before_lower(program)
     blame.see("what follows the passes", program)
     found = blame.verdict
@@ -49,7 +57,8 @@ def localized(
         found = "Every pass leaves it right, so it goes wrong in lowering, in linking or in the runtime."
     else:
         _refuse_contradiction(program, source)
-    return CheckFailed("\n".join(filter(None, (failure.message, found))), hint=failure.hint)
+    message = "\n".join(filter(None, (failure.message, found)))
+    return CheckFailed(message, hint=failure.hint, blamed=blame.blamed, at=blame.at, line=blame.line)
 
 
 def _short(compiled: Compiled) -> Reading:

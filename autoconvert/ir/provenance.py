@@ -16,14 +16,18 @@ def operation_name(node: fx.Node) -> str:
     return str(node.target).removeprefix("aten.").removesuffix(".default").removesuffix(".Tensor")
 
 
-def location(node: fx.Node) -> str:
-    """The place in the model a node came from: operation, module path and source line, for messages."""
+def operation_in_module(node: fx.Node) -> str:
+    """What a node computes and in which module: `linear in model.layers.0.mlp`."""
     stack = node.meta.get("nn_module_stack") or {}
     paths = [path for path, _ in stack.values()] if stack else []
     path = paths[-1].split("decoder.")[-1] if paths else ""
     operation = operation_name(node)
-    place = f"{operation} in {path}" if path else operation
-    line = source_line(node)
+    return f"{operation} in {path}" if path else operation
+
+
+def location(node: fx.Node) -> str:
+    """The place in the model a node came from: operation, module path and source line, for messages."""
+    place, line = operation_in_module(node), source_line(node)
     return f"{place} ({line})" if line else place
 
 

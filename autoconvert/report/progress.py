@@ -50,10 +50,11 @@ class Stage:
 
 @dataclass
 class Timeline:
-    """Runs stages one after the other, times them, and tells the display."""
+    """Runs stages one after the other, times them, and tells the display. `failed` is the last one that did."""
 
     display: Display
     stages: list[StageTime] = field(default_factory=list)
+    failed: str = ""
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Stage]:
@@ -64,6 +65,7 @@ class Timeline:
             yield stage
             raise_if_interrupted()
         except BaseException:
+            self.failed = name
             self.display.failed(name)
             raise
         seconds = time.perf_counter() - begun

@@ -39,12 +39,12 @@ def test_a_dump_is_there_where_a_check_fails(tmp_path: Path) -> None:
     folder = tmp_path / "dump"
     stages = Stages(passes=(*PASSES, Pass("fault", "A fault.", lambda program, _: off(program))))
     with pytest.raises(CheckFailed):
-        convert(tiny_llama(), tmp_path, context=32, formats=("tflite",), dump=folder, stages=stages)
+        convert(tiny_llama(), tmp_path / "out", context=32, formats=("tflite",), dump=folder, stages=stages)
     dump = Read(folder)
     assert dump.manifest["passes"][-1]["name"] == "decode"
     assert dump.the_pass("fault")["file"]
     assert [check["passed"] for check in dump.manifest["checks"]] == [True, True, False]
-    assert not (tmp_path / "model.tflite").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"dump", "out-failure"}
 
 
 def test_what_is_in_the_cache_is_compiled_anew_for_a_dump(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
