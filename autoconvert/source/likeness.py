@@ -6,7 +6,7 @@ They stand in for a checkpoint that is too large or too private to be sent, and 
 import hashlib
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,8 +19,8 @@ from autoconvert.source.config import build_module, read_config
 from autoconvert.source.derivation import Renamed
 from autoconvert.source.module_weights import ModuleWeights, ties
 from autoconvert.source.skeleton import set_buffer, untie
-from autoconvert.source.source import Source
-from autoconvert.source.weights import Weights
+from autoconvert.source.source import Origin, Source
+from autoconvert.source.weights import Weights, pieces_of
 
 WEIGHTS = "weights.json"
 BUFFERS = "buffers.safetensors"
@@ -41,7 +41,7 @@ class Look:
 
 
 class RandomWeights:
-    """As `Weights`: normal numbers by name and place alone, so that any rows of a tensor are those of the whole."""
+    """As `StoredWeights`: normal numbers by name and place alone, so that any rows are those of the whole tensor."""
 
     def __init__(self, looks: Mapping[str, Look]) -> None:
         self._looks = looks
@@ -72,6 +72,9 @@ class RandomWeights:
         rows = torch.cat(parts) if parts else torch.empty((0, size), dtype=self.dtype(name))
         begin = start - blocks.start * height
         return rows[begin : begin + stop - start].reshape(stop - start, *shape[1:])
+
+    def pieces(self, name: str) -> Iterator[memoryview]:
+        return pieces_of(self.read(name).contiguous())
 
     def _rows(self, name: str, block: int, height: int, size: int) -> Tensor:
         look = self._looks[name]
@@ -130,6 +133,7 @@ def likeness_in(folder: Path, name: str, trust_remote_code: bool = False) -> Sou
     weights = RandomWeights(looks)
     return Source(
         name=name,
+        origin=Origin("folder", name),
         module=module,
         weights=ModuleWeights(module, weights, {each: Renamed(each) for each in looks}),
         config=module.config,

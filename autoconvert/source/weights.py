@@ -65,6 +65,11 @@ class TensorWeights:
         return self._tensors[name][start:stop].contiguous()
 
     def pieces(self, name: str) -> Iterator[memoryview]:
-        data = self.read(name).reshape(-1).view(torch.uint8).numpy().data
-        for begin in range(0, len(data), PIECE):
-            yield data[begin : begin + PIECE]
+        return pieces_of(self.read(name))
+
+
+def pieces_of(tensor: torch.Tensor) -> Iterator[memoryview]:
+    """The bytes of a contiguous tensor, row-major."""
+    data = tensor.reshape(-1).view(torch.uint8).numpy().data
+    for begin in range(0, len(data), PIECE):
+        yield data[begin : begin + PIECE]
