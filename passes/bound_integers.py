@@ -5,19 +5,18 @@ is carried only where its range is shown to fit.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, fx
 from torch._ops import OpOverload
 
-from autoconvert.analysis.intervals import ANYTHING, Interval, at, whole
+from autoconvert.analysis.input_ranges import input_ranges
+from autoconvert.analysis.intervals import Interval, at, whole
 from autoconvert.analysis.invariants import POSITIONS_MATERIALIZED, SCANS_STATEFUL
-from autoconvert.analysis.op_traits import is_movement
 from autoconvert.analysis.ranges import called_scan, dtype_range, ranges
 from autoconvert.errors import Refused
-from autoconvert.ir.interface import Role
-from autoconvert.ir.nodes import named_arguments, shape
+from autoconvert.ir.nodes import named_arguments
 from autoconvert.ir.program import Program
 from autoconvert.ir.provenance import location
 from autoconvert.rewrite.pass_manager import Pass
@@ -26,6 +25,7 @@ from autoconvert.scan.scan import Scan
 aten = torch.ops.aten
 
 _INT32 = dtype_range(torch.int32)
+_SUMS = (aten.sum.default, aten.sum.dim_IntList, aten.cumsum.default)
 # Up to here float32 holds every whole number.
 _EXACT = whole(-(2**24), 2**24)
 
@@ -36,31 +36,8 @@ def bound_integers(program: Program, context: int) -> Program:
     Raises:
         Refused: a number may be too large, or nothing is known of it.
     """
-    known = {Role.TOKENS: whole(0, vocabulary(program) - 1), Role.INPUT_POS: whole(0, context - 1)}
-    placeholders = program.graph.graph.find_nodes(op="placeholder")
-    inputs = {node: known.get(program.roles[str(node.target)]) or ANYTHING for node in placeholders}
-    _bound(program.graph, inputs, context)
+    _bound(program.graph, input_ranges(program, context), context)
     return program
-
-
-def vocabulary(program: Program) -> int:
-    """How many tokens there are: the rows of the tables that they are looked up in, or else those the logits tell."""
-    tokens = program.find_input(Role.TOKENS)
-    rows = [shape(table)[0] for table in _tables(tokens)] if tokens is not None else []
-    logits = [port.shape[-1] for port in program.outputs if port.role is Role.LOGITS]
-    counts = [count for count in (rows or logits) if isinstance(count, int)]
-    return min(counts, default=2**31)
-
-
-def _tables(numbers: fx.Node) -> Iterator[fx.Node]:
-    """The tables whose rows `numbers` name, as they are, rearranged or cast."""
-    for user in numbers.users:
-        if user.target is aten.embedding.default and user.args[1] is numbers:
-            table = user.args[0]
-            assert isinstance(table, fx.Node)
-            yield table
-        elif user.target is aten._to_copy.default or (is_movement(user.target) and user.args[0] is numbers):
-            yield from _tables(user)
 
 
 def _bound(graph: fx.GraphModule, inputs: Mapping[fx.Node, Interval], context: int) -> None:
@@ -70,16 +47,23 @@ def _bound(graph: fx.GraphModule, inputs: Mapping[fx.Node, Interval], context: i
             scan, operands = called_scan(node)
             if isinstance(scan, Scan):
                 _bound(scan.step, {mine: found[its] for mine, its in operands.items()}, context)
-            elif not operands[node].meta["val"].is_floating_point():
+            elif not operands[node].meta["val"].is_floating_point() or _counts(found[node]):
                 _refuse_beyond(_EXACT, found[node], node, f"the device adds in float32, exactly up to {2**24:,} only")
         elif isinstance(node.meta.get("val"), Tensor) and node.op != "placeholder" and node.op != "output":
             _bound_node(node, found[node])
+
+
+def _counts(found: Interval) -> bool:
+    """Whether floating-point numbers are whole and of a range: counted and not learned."""
+    return found.whole and not math.isinf(found.size)
 
 
 def _bound_node(node: fx.Node, found: Interval) -> None:
     dtype = node.meta["val"].dtype
     if dtype == torch.float64 and found.whole:
         _refuse_beyond(_EXACT, found, node, f"the device has no float64, and float32 is exact up to {2**24:,} only")
+    if node.target in _SUMS and dtype.is_floating_point and _counts(found):
+        _refuse_beyond(_EXACT, found, node, f"float32 is exact up to {2**24:,} only")
     if dtype == torch.bool or dtype.is_floating_point or dtype.is_complex:
         number = next((n for n in _numbers(node) if not at(n).within(_INT32)), None)
         if number is not None:

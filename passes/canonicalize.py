@@ -14,32 +14,39 @@ from torch import fx
 from autoconvert.analysis.invariants import NO_ASSERTIONS
 from autoconvert.analysis.op_traits import ASSERTIONS, is_reduction
 from autoconvert.ir.editing import finish, infer
+from autoconvert.ir.interface import Role
 from autoconvert.ir.nodes import arguments, first_operand, frozen, shape
+from autoconvert.ir.program import Program
 from autoconvert.ir.types import type_of
 from autoconvert.passes.canonicalization import TABLE
 from autoconvert.passes.canonicalization.complex_numbers import real_pairs
-from autoconvert.rewrite.pass_manager import Pass
+from autoconvert.rewrite.pass_manager import Options, Pass
 from autoconvert.rewrite.rule import OnRewrite
 from autoconvert.rewrite.worklist import Worklist
 
 aten = torch.ops.aten
 
 _COMPUTED_IN_A_TYPE = {aten.softmax.int, aten.log_softmax.int, aten.mean.dim, aten.sum.dim_IntList}
+_COUNTED = (Role.TOKENS, Role.POSITIONS, Role.OFFSET, Role.INPUT_POS)
 _SAY_NOTHING = {"device", "layout", "pin_memory", "non_blocking", "memory_format", "cudnn_enable"}
 
 
 def canonicalize(
-    graph: fx.GraphModule, weights: Collection[str] = (), on_rewrite: OnRewrite = lambda *_: None
+    graph: fx.GraphModule,
+    weights: Collection[str] = (),
+    on_rewrite: OnRewrite = lambda *_: None,
+    counted: Collection[str] = (),
 ) -> fx.GraphModule:
     """Rewrites `graph` in place to the canonical form that patterns are traced to as well.
 
-    `weights` are the placeholders that are parameters, by name. `on_rewrite` sees each application of a rule.
+    `weights` are the placeholders that are parameters, by name, and `counted` those of tokens and positions.
+    `on_rewrite` sees each application of a rule.
     """
     real_pairs(graph)
     for node in list(graph.graph.nodes):
         if node.target in ASSERTIONS:
             graph.graph.erase_node(node)
-    worklist = Worklist(graph.graph, TABLE, weights, on_rewrite, prepare=_explicit_arguments)
+    worklist = Worklist(graph.graph, TABLE, weights, on_rewrite, _explicit_arguments, counted)
     worklist.add(graph.graph.nodes)
     while worklist.run():
         _share_equal_nodes(graph.graph, worklist.replace)
@@ -139,9 +146,14 @@ def _value_key(node: fx.Node) -> Any:
     return (node.target, frozen(arguments(node)), frozen(node.kwargs))
 
 
+def _run(program: Program, options: Options) -> Program:
+    counted = {name for name, role in program.roles.items() if role in _COUNTED}
+    return program.with_graph(canonicalize(program.graph, program.weights, options.on_rewrite, counted))
+
+
 PASS = Pass(
     "canonicalize",
     "What people write in many ways becomes one way, so that one pattern covers it.",
-    lambda program, options: program.with_graph(canonicalize(program.graph, program.weights, options.on_rewrite)),
+    _run,
     ensures=(NO_ASSERTIONS,),
 )

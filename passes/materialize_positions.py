@@ -20,7 +20,7 @@ from autoconvert.analysis.masks import Mask, classify_mask, same_mask
 from autoconvert.analysis.op_traits import FILLS
 from autoconvert.analysis.regions import extract
 from autoconvert.errors import Inseparable, Refused
-from autoconvert.ir.editing import emit, finish, infer, set_arguments
+from autoconvert.ir.editing import add_constant, emit, finish, infer, set_arguments
 from autoconvert.ir.interface import Role, port_of
 from autoconvert.ir.nodes import concrete, first_operand, is_symbolic, named_arguments, shape
 from autoconvert.ir.program import Program
@@ -227,7 +227,7 @@ def _drop_positions(graph: fx.Graph, positions: fx.Node, input_pos: fx.Node) -> 
 
 def _materialize_constant(graph: fx.GraphModule, node: fx.Node, value: Tensor) -> None:
     with graph.graph.inserting_before(_first_user(node)):
-        constant = _constant(graph, f"table_{node.name}", value, node)
+        constant = add_constant(graph, f"table_{node.name}", value, node)
     _replace_users(node, constant)
 
 
@@ -252,22 +252,13 @@ def _materialize_rows(graph: fx.GraphModule, node: fx.Node, table: Tensor, axis:
 
 def _rows(graph: fx.GraphModule, name: str, table: Tensor, input_pos: fx.Node, like: fx.Node) -> fx.Node:
     """The rows of a table [context, ...] at `input_pos`, as a matrix."""
-    matrix = _constant(graph, name, _narrow(table).reshape(table.shape[0], -1), like)
+    matrix = add_constant(graph, name, _narrow(table).reshape(table.shape[0], -1), like)
     return emit(graph.graph, aten.embedding.default, matrix, input_pos, like=like)
 
 
 def _narrow(table: Tensor) -> Tensor:
     """Indices fit int32, which is what the device computes with."""
     return table.to(torch.int32) if table.dtype == torch.int64 else table
-
-
-def _constant(graph: fx.GraphModule, name: str, value: Tensor, like: fx.Node) -> fx.Node:
-    """A new constant at the insertion point."""
-    graph.register_buffer(name, value.contiguous())
-    constant = graph.graph.get_attr(name)
-    constant.meta = dict(like.meta)
-    constant.meta["val"] = like.meta["val"].fake_mode.from_tensor(value, static_shapes=True)
-    return constant
 
 
 def _first_user(node: fx.Node) -> fx.Node:
@@ -305,9 +296,9 @@ def _bias(
     if mask.slopes is not None:
         rows = emit(order, aten._to_copy.default, input_pos, dtype=torch.float32, like=like)
         rows = emit(order, aten.reshape.default, rows, [1, 1, -1, 1], like=like)
-        slots = _constant(graph, f"slots_{name}", torch.arange(context, dtype=torch.float32), like)
+        slots = add_constant(graph, f"slots_{name}", torch.arange(context, dtype=torch.float32), like)
         distance = emit(order, aten.sub.Tensor, slots, rows, like=like)
-        slopes = _constant(graph, f"slopes_{name}", mask.slopes.reshape(1, -1, 1, 1), like)
+        slopes = add_constant(graph, f"slopes_{name}", mask.slopes.reshape(1, -1, 1, 1), like)
         return emit(order, aten.mul.Tensor, distance, slopes, like=like)
     if mask.table is None:
         return None

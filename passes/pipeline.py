@@ -6,6 +6,7 @@ from autoconvert.passes import (
     canonicalize,
     cumsum_to_scan,
     decompose,
+    exact_jumps,
     fold_weights,
     fuse,
     hoist_projections,
@@ -39,6 +40,8 @@ PASSES: tuple[Pass, ...] = (
     # What remains along the sequence is scans, so that everything else may be proven to be separate.
     insert_kv_cache.PASS,
     insert_scan_states.PASS,
+    # Before whole numbers are bounded: of those it makes the range must be shown too.
+    exact_jumps.PASS,
     # Last, so that it sees every number that a device is asked to compute.
     bound_integers.PASS,
 )

@@ -8,14 +8,16 @@ from itertools import product
 # A whole number, or an infinity.
 Bound = int | float
 
+_LARGEST_EXPONENT = 1000
+
 
 @dataclass(frozen=True)
 class Interval:
-    """The numbers from `low` up to and with `high`; `whole` where all are whole, which any type of numbers can hold."""
+    """The multiples of `unit`, a power of two, from `low` up to and with `high`; all numbers between where it is 0."""
 
     low: Bound
     high: Bound
-    whole: bool = False
+    unit: float = 0.0
 
     def __str__(self) -> str:
         return f"{_text(self.low)} to {_text(self.high)}"
@@ -25,66 +27,87 @@ class Interval:
         """The largest magnitude."""
         return max(abs(self.low), abs(self.high))
 
+    @property
+    def whole(self) -> bool:
+        """Whether all are whole numbers."""
+        return self.unit >= 1
+
+    def is_held_by(self, digits: int) -> bool:
+        """Whether floating-point numbers of so many binary digits hold each of them, without rounding."""
+        return self.size <= self.unit * 2**digits
+
     def within(self, other: "Interval") -> bool:
         return other.low <= self.low and self.high <= other.high
 
     def __or__(self, other: "Interval") -> "Interval":
         """What is in either."""
-        return Interval(min(self.low, other.low), max(self.high, other.high), self.whole and other.whole)
+        return Interval(min(self.low, other.low), max(self.high, other.high), min(self.unit, other.unit))
 
     def __neg__(self) -> "Interval":
-        return Interval(-self.high, -self.low, self.whole)
+        return Interval(-self.high, -self.low, self.unit)
 
     def __add__(self, other: "Interval") -> "Interval":
         low, high = self.low + other.low, self.high + other.high
-        return _interval([low, high], self.whole and other.whole)
+        return _interval([low, high], min(self.unit, other.unit))
 
     def __sub__(self, other: "Interval") -> "Interval":
         return self + -other
 
     def __mul__(self, other: "Interval") -> "Interval":
-        return _corners(_times, self, other, self.whole and other.whole)
+        return _corners(_times, self, other, _product_of_units(self.unit, other.unit))
 
     def sums(self, most: Bound) -> "Interval":
         """Sums of up to `most` of the numbers, and all that come before they are done."""
-        none = Interval(0, 0, whole=True)
-        return none | self * Interval(most, most, whole=True)
+        return at(0) | self * whole(most, most)
 
     def magnitude(self) -> "Interval":
         low = 0 if self.low <= 0 <= self.high else min(abs(self.low), abs(self.high))
-        return Interval(low, self.size, self.whole)
+        return Interval(low, self.size, self.unit)
 
     def remainder(self, other: "Interval") -> "Interval":
         """Of the sign of the divisor, as Python has it."""
         if self.low >= 0 and other.low > self.high:
             return self
-        step = 1 if self.whole and other.whole else 0
-        return Interval(min(0, other.low + step), max(0, other.high - step), self.whole and other.whole)
+        unit = min(self.unit, other.unit)
+        step = int(unit) if unit < math.inf else 0
+        return Interval(min(0, other.low + step), max(0, other.high - step), unit)
 
 
 ANYTHING = Interval(-math.inf, math.inf)
-TRUTH = Interval(0, 1, whole=True)
+TRUTH = Interval(0, 1, 1.0)
 
 
 def at(number: Bound) -> Interval:
     """The one number."""
     if number != number:
         return ANYTHING
-    return Interval(number, number, isinstance(number, int) or float(number).is_integer())
+    return Interval(number, number, _unit(number))
 
 
 def whole(low: Bound, high: Bound) -> Interval:
-    return Interval(low, high, whole=True)
+    return Interval(low, high, 1.0)
 
 
-def _corners(function: Callable[[Bound, Bound], Bound], a: Interval, b: Interval, is_whole: bool) -> Interval:
-    return _interval([function(x, y) for x, y in product((a.low, a.high), (b.low, b.high))], is_whole)
+def _unit(number: Bound) -> float:
+    """The largest power of two that a number is a multiple of; of 0 there is no end."""
+    if number == 0 or math.isinf(number):
+        return math.inf if number == 0 else 0.0
+    numerator, denominator = number.as_integer_ratio()
+    return math.ldexp(1.0, min((numerator & -numerator).bit_length() - denominator.bit_length(), _LARGEST_EXPONENT))
 
 
-def _interval(bounds: list[Bound], is_whole: bool) -> Interval:
+def _product_of_units(a: float, b: float) -> float:
+    return 0.0 if a == 0 or b == 0 else a * b
+
+
+def _corners(function: Callable[[Bound, Bound], Bound], a: Interval, b: Interval, unit: float) -> Interval:
+    return _interval([function(x, y) for x, y in product((a.low, a.high), (b.low, b.high))], unit)
+
+
+def _interval(bounds: list[Bound], unit: float) -> Interval:
     if any(bound != bound for bound in bounds):
         return ANYTHING
-    return Interval(min(bounds), max(bounds), is_whole)
+    return Interval(min(bounds), max(bounds), unit)
 
 
 def _times(a: Bound, b: Bound) -> Bound:

@@ -132,14 +132,19 @@ def _of_constant(value: Tensor | None) -> Interval:
     if value.is_floating_point() and not bool(value.isfinite().all()):
         return ANYTHING
     low, high = value.aminmax() if value.dtype != torch.bool else (value.min(), value.max())
-    return Interval(low.item(), high.item(), not value.is_floating_point() or bool((value == value.round()).all()))
+    return Interval(low.item(), high.item(), _unit_of_constant(value) if value.is_floating_point() else 1.0)
+
+
+def _unit_of_constant(value: Tensor) -> float:
+    """The largest power of two from 1 down that all entries are multiples of; 0 where there is none that is useful."""
+    return next((2.0**-e for e in range(0, 25, 4) if bool((value * 2**e == (value * 2**e).round()).all())), 0.0)
 
 
 def _result(of: _Ranges, node: fx.Node) -> Interval:
     """One of several results: entries, or where they were."""
     source, index = node.args
     assert isinstance(source, fx.Node)
-    if source.target in _WITH_PLACES:
+    if source.target in PAIRS_WITH_PLACES:
         operand = source.args[0]
         assert isinstance(operand, fx.Node)
         axis = named_arguments(source).get("dim")
@@ -178,7 +183,8 @@ def _ratio(of: _Ranges, node: fx.Node, given: Mapping[str, Any]) -> Interval:
     if b.low <= 0 or math.isinf(a.size) or math.isinf(b.size):
         return ANYTHING
     ends = [x / y for x in (a.low, a.high) for y in (b.low, b.high)]
-    return Interval(min(ends), max(ends))
+    is_by_power_of_two = b.low == b.high == b.unit
+    return Interval(min(ends), max(ends), a.unit / b.unit if is_by_power_of_two else 0.0)
 
 
 def _product(of: _Ranges, node: fx.Node, given: Mapping[str, Any]) -> Interval:
@@ -217,21 +223,21 @@ def _clamp(of: _Ranges, node: fx.Node, given: Mapping[str, Any]) -> Interval:
     x = of(given["self"])
     if given.get("min") is not None:
         least = of(given["min"])
-        x = Interval(max(x.low, least.low), max(x.high, least.high), x.whole and least.whole)
+        x = Interval(max(x.low, least.low), max(x.high, least.high), min(x.unit, least.unit))
     if given.get("max") is not None:
         most = of(given["max"])
-        x = Interval(min(x.low, most.low), min(x.high, most.high), x.whole and most.whole)
+        x = Interval(min(x.low, most.low), min(x.high, most.high), min(x.unit, most.unit))
     return x
 
 
 def _larger(of: _Ranges, node: fx.Node, given: Mapping[str, Any]) -> Interval:
     a, b = of(given["self"]), of(given["other"])
-    return Interval(max(a.low, b.low), max(a.high, b.high), a.whole and b.whole)
+    return Interval(max(a.low, b.low), max(a.high, b.high), min(a.unit, b.unit))
 
 
 def _smaller(of: _Ranges, node: fx.Node, given: Mapping[str, Any]) -> Interval:
     a, b = of(given["self"]), of(given["other"])
-    return Interval(min(a.low, b.low), min(a.high, b.high), a.whole and b.whole)
+    return Interval(min(a.low, b.low), min(a.high, b.high), min(a.unit, b.unit))
 
 
 def _bits(of: _Ranges, node: fx.Node, given: Mapping[str, Any]) -> Interval:
@@ -291,7 +297,7 @@ def _zeroed(of: _Ranges, node: fx.Node, given: Mapping[str, Any]) -> Interval:
 
 
 _JOINED = {aten.cat.default, aten.stack.default}
-_WITH_PLACES = {
+PAIRS_WITH_PLACES = {
     *(aten.topk.default, aten.sort.default, aten.sort.stable, aten.max.dim, aten.min.dim, aten.median.dim),
     *(aten.cummax.default, aten.cummin.default, aten.kthvalue.default),
 }
@@ -322,7 +328,8 @@ _RULES: dict[Any, _Rule] = {
     ),
     **dict.fromkeys((aten.matmul.default, aten.mm.default, aten.bmm.default, aten.linear.default), _product),
     **dict.fromkeys((aten.argmax.default, aten.argmin.default, aten.argsort.default, aten.argsort.stable), _places),
-    **dict.fromkeys((*_EXTREMES, aten.mean.default, aten.mean.dim), _of_argument("self")),
+    **dict.fromkeys(_EXTREMES, _of_argument("self")),
+    **dict.fromkeys((aten.mean.default, aten.mean.dim), lambda of, node, given: _any_of(of(given["self"]))),
     **dict.fromkeys((aten.div.Tensor, aten.div.Scalar), _ratio),
     aten.neg.default: lambda of, node, given: -of(given["self"]),
     aten.abs.default: lambda of, node, given: of(given["self"]).magnitude(),
@@ -387,4 +394,9 @@ _RULES: dict[Any, _Rule] = {
 
 
 def _nonnegative(x: Interval) -> Interval:
-    return Interval(max(x.low, 0), max(x.high, 0), x.whole)
+    return Interval(max(x.low, 0), max(x.high, 0), x.unit)
+
+
+def _any_of(x: Interval) -> Interval:
+    """All numbers between its bounds."""
+    return Interval(x.low, x.high)

@@ -25,6 +25,15 @@ def emit(graph: fx.Graph, target: Callable[..., Any], *args: Argument, like: fx.
     return node
 
 
+def add_constant(owner: fx.GraphModule, name: str, value: Tensor, like: fx.Node) -> fx.Node:
+    """A new constant that `owner` holds, at the insertion point of its graph."""
+    owner.register_buffer(name, value.contiguous())
+    constant = owner.graph.get_attr(name)
+    constant.meta = dict(like.meta)
+    constant.meta["val"] = like.meta["val"].fake_mode.from_tensor(value, static_shapes=True)
+    return constant
+
+
 def infer(node: fx.Node) -> Any:
     """The fake value of a call, from the fake values of its arguments."""
     args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])

@@ -14,25 +14,35 @@ Operation = Callable[..., Any]
 class Rewriter:
     """What a rule may know and do beside reading its node and adding nodes before it.
 
-    `weights` are the placeholders that are parameters, by name. `replace` gives the users of another node to a new
+    `weights` are the placeholders that are parameters, by name, `counted` those whose numbers are counted: tokens and
+    positions. `replace` gives the users of another node to a new
     one; what it gives a rule's own node, a rule returns.
     """
 
     weights: Collection[str]
+    counted: Collection[str]
     replace: Callable[[fx.Node, fx.Node], None]
 
     def is_weight(self, node: fx.Node) -> bool:
         """Whether a value depends on parameters and constants alone."""
-        seen: set[fx.Node] = set()
-        pending = [node]
-        while pending:
-            current = pending.pop()
-            if current.op == "placeholder" and current.target not in self.weights:
-                return False
-            if current not in seen:
-                seen.add(current)
-                pending.extend(current.all_input_nodes)
-        return True
+        return _depends_only_on(self.weights, node)
+
+    def is_counted(self, node: fx.Node) -> bool:
+        """Whether a value depends on tokens, positions and constants alone: its last bit may decide a step."""
+        return _depends_only_on(self.counted, node)
+
+
+def _depends_only_on(names: Collection[str], node: fx.Node) -> bool:
+    seen: set[fx.Node] = set()
+    pending = [node]
+    while pending:
+        current = pending.pop()
+        if current.op == "placeholder" and current.target not in names:
+            return False
+        if current not in seen:
+            seen.add(current)
+            pending.extend(current.all_input_nodes)
+    return True
 
 
 @dataclass(frozen=True)
@@ -40,11 +50,13 @@ class Rule:
     """`rewrite` gives the node that takes the place of one that calls one of `operations`, or None to decline.
 
     The new node computes the same; nodes that it needs are inserted before the old one. No operations stand for any.
+    One that `rounds` gives other last bits, and is not applied to what is counted.
     """
 
     name: str
     operations: frozenset[Operation]
     rewrite: Callable[[fx.Node, Rewriter], fx.Node | None]
+    rounds: bool = False
 
 
 # Sees the rule, the node and what takes its place, while both are in the graph.
@@ -56,6 +68,15 @@ def rule(*operations: Operation) -> Callable[[Callable[[fx.Node], fx.Node | None
 
     def declared(function: Callable[[fx.Node], fx.Node | None]) -> Rule:
         return Rule(_name(function), frozenset(operations), lambda node, _: function(node))
+
+    return declared
+
+
+def rounding_rule(*operations: Operation) -> Callable[[Callable[[fx.Node], fx.Node | None]], Rule]:
+    """As `rule`, of one whose result is rounded in another way."""
+
+    def declared(function: Callable[[fx.Node], fx.Node | None]) -> Rule:
+        return Rule(_name(function), frozenset(operations), lambda node, _: function(node), rounds=True)
 
     return declared
 

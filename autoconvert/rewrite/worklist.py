@@ -29,10 +29,11 @@ class Worklist:
         weights: Collection[str] = (),
         on_rewrite: OnRewrite = lambda *_: None,
         prepare: Callable[[fx.Node], None] = lambda _: None,
+        counted: Collection[str] = (),
     ) -> None:
         self._graph = graph
         self._table = table
-        self._rewriter = Rewriter(weights, self._replace_other)
+        self._rewriter = Rewriter(weights, counted, self._replace_other)
         self._on_rewrite = on_rewrite
         self._prepare = prepare
         self._queue: list[fx.Node] = []
@@ -71,6 +72,8 @@ class Worklist:
             self._prepared.add(node)
             self._prepare(node)
         for rule in self._table[node.target]:  # type: ignore[index]
+            if rule.rounds and self._rewriter.is_counted(node):
+                continue
             self._applied, before = rule, node.prev
             with self._graph.inserting_before(node):
                 new = rule.rewrite(node, self._rewriter)

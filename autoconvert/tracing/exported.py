@@ -129,10 +129,12 @@ def _try_assertions(graph: fx.Graph, lengths: Sequence[int]) -> None:
         fails = (n for n in lengths if expression.subs(dict.fromkeys(symbols, n)) is not sympy.true)
         failing = next(fails, None) if len(symbols) == 1 else "some lengths"
         if failing is not None:
+            # Where the shortest text fails, no context is small enough.
+            shorter = failing - 1 if isinstance(failing, int) and failing > min(lengths) else None
             raise Inseparable(
                 f"The model's code takes another path where {expression} does not hold: at {failing}.",
-                hint=f"A smaller context may do: --context {failing - 1}." if isinstance(failing, int) else "",
-                shorter=failing - 1 if isinstance(failing, int) else None,
+                hint=f"A smaller context may do: --context {shorter}." if shorter else "",
+                shorter=shorter,
             )
 
 

@@ -11,7 +11,7 @@ from autoconvert.analysis.constants import held_value
 from autoconvert.ir.editing import emit
 from autoconvert.ir.nodes import arguments, first_operand, is_symbolic, named_arguments, overload, shape
 from autoconvert.passes.canonicalization.copies import same_type
-from autoconvert.rewrite.rule import rule
+from autoconvert.rewrite.rule import rounding_rule, rule
 
 aten = torch.ops.aten
 
@@ -86,7 +86,7 @@ def _square_is_product(node: fx.Node) -> fx.Node | None:
     return None
 
 
-@rule(aten.pow.Tensor_Scalar)
+@rounding_rule(aten.pow.Tensor_Scalar)
 def _root_is_sqrt(node: fx.Node) -> fx.Node | None:
     """The same but for −0 and −∞, which no root of a model is taken of."""
     if arguments(node)[1] == 0.5 and is_float(first_operand(node)):
@@ -94,21 +94,21 @@ def _root_is_sqrt(node: fx.Node) -> fx.Node | None:
     return None
 
 
-@rule(aten.pow.Tensor_Scalar)
+@rounding_rule(aten.pow.Tensor_Scalar)
 def _inverse_root_is_rsqrt(node: fx.Node) -> fx.Node | None:
     if arguments(node)[1] == -0.5:
         return emit(node.graph, aten.rsqrt.default, first_operand(node), like=node)
     return None
 
 
-@rule(aten.reciprocal.default)
+@rounding_rule(aten.reciprocal.default)
 def _inverse_of_root_is_rsqrt(node: fx.Node) -> fx.Node | None:
     if _is_root(arguments(node)[0]):
         return emit(node.graph, aten.rsqrt.default, first_operand(arguments(node)[0]), like=node)
     return None
 
 
-@rule(aten.div.Tensor)
+@rounding_rule(aten.div.Tensor)
 def _division_by_root_is_product(node: fx.Node) -> fx.Node | None:
     """x / sqrt(y) = x · rsqrt(y)"""
     if node.kwargs or not _is_root(arguments(node)[1]):
@@ -118,7 +118,7 @@ def _division_by_root_is_product(node: fx.Node) -> fx.Node | None:
     return emit(node.graph, aten.mul.Tensor, dividend, root, like=node)
 
 
-@rule(aten.div.Tensor)
+@rounding_rule(aten.div.Tensor)
 def _division_by_number_is_product(node: fx.Node) -> fx.Node | None:
     """x / c = x · (1 / c)"""
     if node.kwargs:
@@ -154,7 +154,7 @@ def _adding_the_negative_is_subtraction(node: fx.Node) -> fx.Node | None:
     return None
 
 
-@rule(aten.linalg_vector_norm.default)
+@rounding_rule(aten.linalg_vector_norm.default)
 def _norm_is_root_of_sum(node: fx.Node) -> fx.Node | None:
     """The Euclidean norm along given axes, as F.normalize takes it."""
     if "dtype" in node.kwargs:
@@ -168,13 +168,13 @@ def _norm_is_root_of_sum(node: fx.Node) -> fx.Node | None:
     return emit(node.graph, aten.sqrt.default, total, like=node)
 
 
-@rule(aten.log_sigmoid.default)
+@rounding_rule(aten.log_sigmoid.default)
 def _log_sigmoid_is_softplus(node: fx.Node) -> fx.Node | None:
     """log σ(x) = −softplus(−x)"""
     return _minus_softplus_of_minus(node, first_operand(node))
 
 
-@rule(operator.getitem)
+@rounding_rule(operator.getitem)
 def _log_sigmoid_of_training_is_softplus(node: fx.Node) -> fx.Node | None:
     """The same as the first result of the form that keeps a buffer for training."""
     whole, index = arguments(node)
@@ -188,7 +188,7 @@ def _minus_softplus_of_minus(node: fx.Node, x: fx.Node) -> fx.Node:
     return emit(node.graph, aten.neg.default, emit(node.graph, aten.softplus.default, negative, like=node), like=node)
 
 
-@rule(aten.var.correction)
+@rounding_rule(aten.var.correction)
 def _variance_is_mean_of_squares(node: fx.Node) -> fx.Node | None:
     """Of what is left when the mean is taken away; n / (n − correction) times as much."""
     x, *rest = arguments(node)

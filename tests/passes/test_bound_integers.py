@@ -46,7 +46,7 @@ TOO_LARGE: dict[str, tuple[Numbers, int, str]] = {
     "a bound": (lambda x: (x < 2**40).to(torch.int64), VOCABULARY, "lt"),
     "a table": (lambda x: (x + torch.tensor([2**33])) % 7, VOCABULARY, "add"),
     "a power": (lambda x: (x**8) % 7, VOCABULARY, "pow|mul"),
-    "float64": (lambda x: (x.double() * 40000003 % 7).long(), VOCABULARY, "mul"),
+    "float64": (lambda x: (x.cumsum(1).double() * 40000003).sin().mul(3).abs().long(), VOCABULARY, "_to_copy"),
     "a cast of any number": (lambda x: (x.float() / (x - 3.5) * 1e9).long() % 7, VOCABULARY, "_to_copy"),
     "what wraps around": (lambda x: (x.to(torch.uint8) * 9).long() % 7, VOCABULARY, "mul"),
     "a shift": (lambda x: (x << 28) % 7, VOCABULARY, "lshift"),
@@ -80,3 +80,17 @@ def test_the_rows_of_the_table_say_how_many_tokens_there_are() -> None:
     rewritten(lambda x: x.cumsum(1) % 7, 2**24 // CONTEXT)
     with pytest.raises(Refused, match="running_sum"):
         rewritten(lambda x: x.cumsum(1) % 7, 2**24 // CONTEXT + 2)
+
+
+class Scaled(Hashed):
+    """As it, the logits scaled by a floating-point number of each position."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.decoder.head(self.decoder.embed(tokens)) * self.numbers(tokens)[..., None]
+
+
+def test_a_sum_of_counted_floats_is_bounded_as_one_of_whole_numbers() -> None:
+    rewrite(Scaled(lambda x: x.float().cumsum(1) / 1000))
+    with pytest.raises(Refused, match=r"running_sum.*test_bound_integers.*device"):
+        rewrite(Scaled(lambda x: x.float().cumsum(1) / 1000, LARGE))
+    rewrite(Scaled(lambda x: (x.float() * 0.1).cumsum(1) / 1000, LARGE))

@@ -207,6 +207,12 @@ def test_the_first_length_at_which_the_code_goes_another_way_is_named() -> None:
     assert refusal.value.hint == "A smaller context may do: --context 9."
 
 
+def test_no_smaller_context_is_proposed_where_the_shortest_text_goes_another_way() -> None:
+    with pytest.raises(Inseparable, match="at 2") as refusal:
+        program(assuming(lambda s: s != 2))
+    assert (refusal.value.hint, refusal.value.shorter) == ("", None)
+
+
 def test_lengths_that_are_not_asked_for_are_not_tried() -> None:
     program(assuming(lambda s: s * min(s, 10) < 100), lengths=range(2, 10))
 
