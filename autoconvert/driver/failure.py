@@ -24,7 +24,7 @@ MODEL = "model"
 
 _OPTIONS = {"quantize", "context", "prefill", "formats", "verify", "trust_remote_code", "allow_pickle"}
 _NUMBER = re.compile(r"[-+]?\d+(\.\d+)?(e[-+]?\d+)?")
-_FOLDERS = re.compile(r"/\S*/")
+_FOLDERS = re.compile(r"[^\s('\"]*/")
 
 
 @dataclass(frozen=True)

@@ -232,7 +232,7 @@ class _Keeping:
 
     def _write_patterns(self) -> tuple[str, ...]:
         given = [expanded(each) for each in self.failed.asked.patterns if not isinstance(each, Pattern)]
-        names = [f"{PATTERNS}/{index}-{file.name}" for index, file in enumerate(given, 1)]
+        names = [f"{PATTERNS}/{index}/{file.name}" for index, file in enumerate(given, 1)]
         for file, name in zip(given, names, strict=True):
             self._copy(file, self.folder / name)
         return tuple(names)

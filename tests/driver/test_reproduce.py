@@ -267,10 +267,10 @@ def test_the_command_ends_with_the_failed_check_s_code_where_it_fails_as_before(
     failure = failed(build(llama()), tmp_path / "out", Stages(), patterns=(wrong,))
     ended = command(moved(failure, tmp_path), "--trust-remote-code")
     assert ended.returncode == 4, ended.stderr
-    assert "fails as before: rewrite, pattern norm.wrong" in ended.stdout
+    assert "fails as before: rewrite, pattern wrong" in ended.stdout
 
 
-WRONG = '''"""A norm that is wrong for other sizes than its example's."""
+WRONG = '''"""An activation that is wrong for other sizes than its example's."""
 
 import torch
 from torch import Tensor
@@ -286,7 +286,7 @@ def wrong(x: Tensor) -> Tensor:
     return torch.nn.functional.silu(x) * (1.0 if x.shape[-1] == 6 else 1.1)
 
 
-PATTERNS = (Pattern(name="norm.wrong", matches=block, becomes=wrong, example={"x": (1, 5, 6)}),)
+PATTERNS = (Pattern(name="wrong", block="activation", matches=block, becomes=wrong, example={"x": (1, 5, 6)}),)
 '''
 
 
