@@ -17,7 +17,7 @@ from tests.source.tiny import build, llama
 
 BEFORE = b"from before"
 # The module, which the package's function of the same name hides.
-DRIVER = sys.modules["autoconvert.driver.convert"]
+DRIVER = [sys.modules[f"autoconvert.driver.{name}"] for name in ("convert", "link_and_check")]
 
 
 def converted(model: Path, output: Path, verify: str = "off") -> None:
@@ -67,13 +67,14 @@ def failing_after(count: int, works: Callable[..., Any], failure: OSError) -> Ca
 
 def before(name: str, happens: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets something happen just before the driver calls `name`."""
-    works = getattr(DRIVER, name)
+    module = next(module for module in DRIVER if hasattr(module, name))
+    works = getattr(module, name)
 
     def function(*args: Any, **options: Any) -> Any:
         happens()
         return works(*args, **options)
 
-    monkeypatch.setattr(DRIVER, name, function)
+    monkeypatch.setattr(module, name, function)
 
 
 @pytest.mark.parametrize("count", [0, 3])
@@ -111,7 +112,7 @@ def test_a_disk_that_gets_full_while_weights_are_written(
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EFBIG])
 def test_a_disk_that_gets_full_at_the_report(number: int, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(DRIVER, "write_report", failing_after(0, print, OSError(number, os.strerror(number))))
+    monkeypatch.setattr(DRIVER[1], "write_report", failing_after(0, print, OSError(number, os.strerror(number))))
     assert "Cannot write to" in refused(model, 5).message
 
 

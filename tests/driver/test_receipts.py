@@ -73,7 +73,7 @@ def test_checks_that_did_not_run_say_why(tmp_path: Path, monkeypatch: pytest.Mon
     assert [(check.name, check.passed, check.detail) for check in unchecked] == [
         (name, False, "not run: --verify off") for name in CHECKS
     ]
-    driver = sys.modules["autoconvert.driver.convert"]
+    driver = sys.modules["autoconvert.driver.link_and_check"]
     monkeypatch.setattr(driver, "why_not_run", lambda needs: "not run: needs 2 GB, has 1 GB")
     checks = receipt_of(with_tokenizer(tmp_path / "model"), tmp_path, formats=("litertlm",), verify="quick").checks
     assert [(check.name, check.passed) for check in checks] == [

@@ -1,0 +1,207 @@
+"""From compiled graphs to files: the weights are linked in, the file is checked, bundled, and the bundle checked."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from autoconvert.check.bundle import SAME_CONSTANTS, SAME_NUMBERS, Spoken, check_bundle, spoken
+from autoconvert.check.constants import check_constants
+from autoconvert.check.deployment import check_linked_file
+from autoconvert.check.expected import Expected
+from autoconvert.check.plan import Plan, is_cheap, plan
+from autoconvert.driver.compilation import Compilation
+from autoconvert.driver.compile import Stages
+from autoconvert.driver.localize import localized
+from autoconvert.driver.needs import needs_of, why_not_run
+from autoconvert.driver.ready import REPORT
+from autoconvert.driver.receipts import Receipts
+from autoconvert.driver.settings import Settings, as_data
+from autoconvert.errors import CheckFailed
+from autoconvert.lowering.compiled import Compiled
+from autoconvert.lowering.cpu import CPU
+from autoconvert.lowering.link import Linked, link
+from autoconvert.packaging.litertlm import write_bundle
+from autoconvert.packaging.metadata import build_executor_metadata, build_llm_metadata
+from autoconvert.packaging.receipt import room_for
+from autoconvert.packaging.tokenizer import TokenizerSpec
+from autoconvert.report.check_result import BUNDLE, CONSTANTS, FILE, CheckResult
+from autoconvert.report.progress import Timeline
+from autoconvert.report.readable import readable_size
+from autoconvert.report.report import Report, make_report, write_report
+from autoconvert.rewrite.pattern import Pattern
+from autoconvert.runtime.failed import RuntimeFailed
+from autoconvert.runtime.runner import start_file
+from autoconvert.source.accounting import account
+from autoconvert.source.source import Source
+
+if TYPE_CHECKING:
+    from autoconvert.dump.dump import Dump
+
+
+def reading_plan(source: Source, settings: Settings, compiled: Compiled) -> Plan:
+    """What the check of the file reads."""
+    context = min(settings.context, compiled.capacity)
+    return plan(compiled, context, source.parameters, thorough=settings.verify == "full")
+
+
+@dataclass
+class LinkAndCheck:
+    """What follows compiling; each method is a stage and writes into `folder`.
+
+    `tokenizer` is the source's, `bundled` is written: the same one, but for a test.
+    """
+
+    source: Source
+    settings: Settings
+    tokenizer: TokenizerSpec | None
+    bundled: TokenizerSpec | None
+    timeline: Timeline
+    folder: Path
+    stages: Stages
+    patterns: Sequence[Pattern]
+    expected: Expected
+    receipts: Receipts
+    dump: "Dump | None" = None
+    checks: list[CheckResult] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.dump is not None:
+            self.checks = self.dump.checks
+
+    def run(self, compilation: Compilation) -> tuple[dict[str, Path], Report]:
+        """The files by format, those that were asked for and the report.
+
+        Raises CheckFailed where one differs from the model.
+        """
+        compiled = compilation.compiled
+        rows = account(self.source, compiled.sources)
+        linked = self._link(compiled)
+        self.receipts.hash_model(linked.path)
+        files = {"tflite": linked.path}
+        prompts: list[Spoken] = []
+        if self.settings.verify != "off":
+            self.checks.extend(compilation.checks)
+            self._check_constants(linked, compiled)
+            reason = why_not_run(needs_of(self.source, self.settings))
+            if reason:
+                self.checks.append(CheckResult(FILE, False, reason))
+            else:
+                prompts = self._check_file(linked, compiled)
+        if self.tokenizer is not None and self.bundled is not None:
+            draft = self.receipts.drafted(self.settings, rows, self.checks)
+            files["litertlm"] = self._bundle(linked, compiled, self.bundled, room_for(draft))
+            if prompts:
+                self._check_bundle(files["litertlm"], self.tokenizer, prompts)
+        receipt = self.receipts.written(self.settings, rows, self.checks, linked.size, files.get("litertlm"))
+        files = {name: file for name, file in files.items() if name in self.settings.formats}
+        report = make_report(
+            self.source.name,
+            as_data(self.settings),
+            compiled.fusion,
+            compiled.states,
+            linked,
+            rows,
+            files,
+            self.timeline.stages,
+            self.checks,
+            (*self.source.notes, *(self.tokenizer.notes if self.tokenizer else ())),
+            receipt,
+        )
+        files["report"] = write_report(report, self.folder / REPORT)
+        return files, report
+
+    def _link(self, compiled: Compiled) -> Linked:
+        with self.timeline.stage("link") as stage:
+            linked = link(
+                list(compiled.graphs.values()),
+                compiled.weights,
+                self.source.weights,
+                self.settings.quantize,
+                self.folder / "model.tflite",
+                progress=stage.advance,
+            )
+            stage.note = f"{readable_size(linked.size)}, {self.settings.quantize.name}"
+        self.stages.after_link(linked.path)
+        if self.dump is not None:
+            self.dump.linked(linked.tensors)
+        return linked
+
+    def _check_constants(self, linked: Linked, compiled: Compiled) -> None:
+        with self.timeline.stage("check constants") as stage:
+            checked = check_constants(
+                linked.path,
+                compiled.weights,
+                self.source.weights,
+                self.settings.quantize,
+                compiled.graphs.values(),
+            )
+            stage.note = f"{checked.constants} tensors, {checked.numbers:,} numbers read back"
+            self.checks.append(CheckResult(CONSTANTS, True, stage.note))
+
+    def _check_file(self, linked: Linked, compiled: Compiled) -> list[Spoken]:
+        """Runs the file, and gives what it says of the prompts that the bundle is then asked."""
+        try:
+            return self._run_file(linked, compiled)
+        except CheckFailed as failure:
+            with self.timeline.stage("find the fault") as stage:
+                found = localized(failure, self.source, compiled, self.stages, self.patterns)
+                stage.note = ", ".join(filter(None, (found.blamed, found.at))) or "in no pass"
+            raise found from failure
+
+    @contextmanager
+    def _runs(self, what: str) -> Iterator[None]:
+        """What the runtime refuses or dies of is a failed check: it was written here."""
+        try:
+            yield
+        except RuntimeFailed as failure:
+            hint = f"{what} must not be used. Please report this with the model's config."
+            raise CheckFailed(failure.message, hint=hint) from failure
+
+    def _run_file(self, linked: Linked, compiled: Compiled) -> list[Spoken]:
+        with (
+            self._runs("The file"),
+            self.timeline.stage("check file") as stage,
+            start_file(linked.path) as start,
+        ):
+            found = check_linked_file(
+                linked.path,
+                start,
+                compiled,
+                reading_plan(self.source, self.settings, compiled),
+                self.source.weights,
+                self.settings.quantize,
+                self.expected,
+            )
+            stage.note = str(found)
+            self.checks.append(CheckResult(FILE, True, stage.note))
+            if self.tokenizer is None:
+                return []
+            context = self.settings.context
+            thorough = self.settings.verify == "full" or is_cheap(self.source.parameters, context)
+            return spoken(start(), context, self.tokenizer, thorough=thorough)
+
+    def _bundle(self, linked: Linked, compiled: Compiled, tokenizer: TokenizerSpec, receipt_room: int) -> Path:
+        with self.timeline.stage("bundle") as stage:
+            path = self.folder / "model.litertlm"
+            write_bundle(
+                linked.path,
+                linked.digest,
+                tokenizer.section,
+                build_llm_metadata(tokenizer, self.settings.context),
+                build_executor_metadata(compiled.states, self.settings.context, CPU),
+                path,
+                CPU.section,
+                consume="tflite" not in self.settings.formats,
+                receipt_room=receipt_room,
+            )
+            stage.note = readable_size(path.stat().st_size)
+        return path
+
+    def _check_bundle(self, bundle: Path, tokenizer: TokenizerSpec, prompts: Sequence[Spoken]) -> None:
+        with self._runs("The bundle"), self.timeline.stage("check bundle") as stage:
+            tolerance = SAME_NUMBERS if self.settings.quantize.exact else SAME_CONSTANTS
+            room = self.settings.context - 2 * min(self.settings.prefill)
+            stage.note = str(check_bundle(bundle, tokenizer, prompts, room=room, tolerance=tolerance))
+            self.checks.append(CheckResult(BUNDLE, True, stage.note))
