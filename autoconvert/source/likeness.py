@@ -15,7 +15,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from autoconvert.errors import InputError
-from autoconvert.source.config import build_module, read_config
 from autoconvert.source.derivation import Renamed
 from autoconvert.source.module_weights import ModuleWeights, ties
 from autoconvert.source.skeleton import set_buffer, untie
@@ -92,6 +91,9 @@ def write_likeness(source: Source, folder: Path) -> str:
         InputError: transformers cannot make a module of it.
         Refused: the module's constructor needs weights.
     """
+    # It imports transformers, which not every model needs.
+    from autoconvert.source.config import build_module, read_config
+
     built = build_module(read_config(folder, source.trusts_code), source.trusts_code)
     if (other := _other_structure(built, source.module)) is not None:
         return f"{other} is not what its configuration makes"
@@ -114,6 +116,8 @@ def likeness_in(folder: Path, name: str, trust_remote_code: bool = False) -> Sou
     Raises:
         InputError: a file of it is missing or damaged.
     """
+    from autoconvert.source.config import build_module, read_config
+
     path = folder / WEIGHTS
     try:
         content = json.loads(path.read_bytes())

@@ -9,7 +9,7 @@ import torch
 from transformers import Gemma2Config
 
 import autoconvert
-from autoconvert.check import deployment
+from autoconvert.check import plan
 from autoconvert.driver import compile as compiling
 from autoconvert.driver.compile import Stages
 from autoconvert.driver.convert import convert
@@ -130,7 +130,7 @@ def test_a_large_model_is_checked_alike(
 ) -> None:
     # It is lowered in another process, and read to the end of its context by a text that begins late.
     monkeypatch.setattr(compiling, "_LARGE_MODEL", 0)
-    monkeypatch.setattr(deployment, "_READ_WHOLE", 0)
+    monkeypatch.setattr(plan, "_READ_WHOLE", 0)
     with pytest.raises(autoconvert.CheckFailed, match=said):
         converted(tmp_path, stages, prefill=(4, 16))
 
