@@ -27,6 +27,7 @@ from autoconvert.runtime.runner import Runner
 from autoconvert.runtime.signatures import TextSignatures
 from autoconvert.runtime.stepwise import Call
 from autoconvert.source.weights import Weights
+from autoconvert.system.threads import threads
 
 _WHAT = "the file, run by its signatures,"
 
@@ -121,7 +122,8 @@ class _Check:
         return worst, 0.0 if self.recipe.exact else self._rounding(heard.plain, heard.expected)
 
     def _stepwise(self, readings: Sequence[Reading]) -> list[Tensor]:
-        with open_stepwise(self.path, self.compiled.weights, self.weights) as stepwise:
+        # The other core opens the file as it is.
+        with threads(1), open_stepwise(self.path, self.compiled.weights, self.weights) as stepwise:
             signatures = stepwise.signatures()
             outputs = stepwise.run([calls_of(reading, signatures) for reading in readings])
         return [_logits(chain) for chain in outputs]
