@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable
 
+import torch
 from torch import Tensor
 
-from autoconvert.check.parity import reference_of
+from autoconvert.check.parity import distance, reference_of
 from autoconvert.check.readings import Reading
 from autoconvert.source.source import Source
 
@@ -35,3 +36,18 @@ class Expected:
         """Logits [compared, vocabulary] of `reading`; None where the source cannot read a text that begins so late."""
         self.prepare([reading])
         return self._logits[reading]
+
+    def rounding(self, reading: Reading) -> Tensor | None:
+        """How far float32 takes the source itself from float64, at each compared position of `reading`, in σ.
+
+        None where it cannot be run in float64.
+        """
+        expected = self.logits(reading)
+        if expected is None:
+            return None
+        try:
+            with reference_of(self._source, torch.float64) as reference:
+                finer = reference.placed(reading.tokens, reading.start, reading.compared)
+        except (RuntimeError, TypeError, ValueError):
+            return None
+        return distance(expected, finer)

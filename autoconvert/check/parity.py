@@ -45,9 +45,9 @@ class Reference:
 
 
 @contextmanager
-def reference_of(source: Source) -> Iterator[Reference]:
-    """The source's module with its weights streamed in, for as long as the context lasts."""
-    with streamed(source) as module:
+def reference_of(source: Source, dtype: torch.dtype = torch.float32) -> Iterator[Reference]:
+    """The source's module with its weights streamed in as `dtype`, for as long as the context lasts."""
+    with streamed(source, dtype) as module:
         yield Reference(module)
 
 

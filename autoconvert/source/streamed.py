@@ -23,17 +23,17 @@ aten = torch.ops.aten
 
 
 @contextmanager
-def streamed(source: Source) -> Iterator[nn.Module]:
-    """`source.module` with parameters that read themselves, float32; as it was before on leaving.
+def streamed(source: Source, dtype: torch.dtype = torch.float32) -> Iterator[nn.Module]:
+    """`source.module` with parameters of `dtype` that read themselves; as it was before on leaving.
 
-    Numerically the module loaded in float32, but for the order of sums in large matrices. No gradients.
+    Numerically the module loaded in `dtype`, but for the order of sums in large matrices. No gradients.
     """
     module = source.module
     before = dict(module.named_parameters(remove_duplicate=False))
     readable: dict[int, nn.Parameter] = {}
     for name, parameter in before.items():
         if id(parameter) not in readable:
-            lazy = LazyParameter(source.weights, name, tuple(parameter.shape))
+            lazy = LazyParameter(source.weights, name, tuple(parameter.shape), dtype=dtype)
             readable[id(parameter)] = nn.Parameter(lazy, requires_grad=False)
     try:
         for name, parameter in before.items():
@@ -46,23 +46,31 @@ def streamed(source: Source) -> Iterator[nn.Module]:
 
 
 class LazyParameter(torch.Tensor):
-    """A float32 tensor that names a weight instead of holding it; `transposed` swaps the last two axes."""
+    """A tensor that names a weight instead of holding it; `transposed` swaps the last two axes."""
 
     weights: Weights
     name_in_module: str
     transposed: bool
 
     @staticmethod
-    def __new__(cls, weights: Weights, name: str, shape: tuple[int, ...], transposed: bool = False) -> "LazyParameter":
+    def __new__(
+        cls,
+        weights: Weights,
+        name: str,
+        shape: tuple[int, ...],
+        transposed: bool = False,
+        *,
+        dtype: torch.dtype = torch.float32,
+    ) -> "LazyParameter":
         order = _row_major(_swapped(shape) if transposed else shape)
         order = _swapped(order) if transposed else order
         lazy: LazyParameter = torch.Tensor._make_wrapper_subclass(
-            cls, shape, strides=order, dtype=torch.float32, device=torch.device("cpu"), requires_grad=False
+            cls, shape, strides=order, dtype=dtype, device=torch.device("cpu"), requires_grad=False
         )
         lazy.weights, lazy.name_in_module, lazy.transposed = weights, name, transposed
         return lazy
 
-    def __init__(self, *_: object) -> None:
+    def __init__(self, *_: object, **__: object) -> None:
         super().__init__()
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
@@ -87,12 +95,12 @@ class LazyParameter(torch.Tensor):
         return operation(*_read_all(args), **{key: _read_all(value) for key, value in kwargs.items()})
 
     def read(self) -> torch.Tensor:
-        whole = self.weights.read(self.name_in_module).to(torch.float32)
+        whole = self.weights.read(self.name_in_module).to(self.dtype)
         return whole.mT if self.transposed else whole
 
     def read_rows(self, start: int, stop: int) -> torch.Tensor:
         """Rows of the stored tensor, whether transposed or not."""
-        return self.weights.read_rows(self.name_in_module, start, stop).to(torch.float32)
+        return self.weights.read_rows(self.name_in_module, start, stop).to(self.dtype)
 
 
 def _register(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
@@ -125,7 +133,8 @@ def _read_all(value: Any) -> Any:
 
 
 def _same(tensor: LazyParameter) -> LazyParameter:
-    return LazyParameter(tensor.weights, tensor.name_in_module, tuple(tensor.shape), tensor.transposed)
+    shape, dtype = tuple(tensor.shape), tensor.dtype
+    return LazyParameter(tensor.weights, tensor.name_in_module, shape, tensor.transposed, dtype=dtype)
 
 
 def _transpose(tensor: LazyParameter, dim0: int = 0, dim1: int = 1) -> LazyParameter | None:
@@ -133,7 +142,7 @@ def _transpose(tensor: LazyParameter, dim0: int = 0, dim1: int = 1) -> LazyParam
     if rank < 2 or {dim0 % rank, dim1 % rank} != {rank - 2, rank - 1}:
         return None
     shape = _swapped(tuple(tensor.shape))
-    return LazyParameter(tensor.weights, tensor.name_in_module, shape, not tensor.transposed)
+    return LazyParameter(tensor.weights, tensor.name_in_module, shape, not tensor.transposed, dtype=tensor.dtype)
 
 
 def _permute(tensor: LazyParameter, dims: Sequence[int]) -> LazyParameter | None:
@@ -206,7 +215,7 @@ def _grouped_mm(left: Any, stack: Any, offsets: Any = None, bias: Any = None, dt
         return None
     if left.dim() != 2 or offsets is None or bias is not None or dtype is not None:
         return None
-    product = torch.zeros((left.shape[0], stack.shape[2]), dtype=torch.float32)
+    product = torch.zeros((left.shape[0], stack.shape[2]), dtype=stack.dtype)
     start = 0
     for place, stop in enumerate(offsets.tolist()):
         if stop > start:
@@ -223,7 +232,7 @@ def _tiled(left: torch.Tensor, matrix: LazyParameter) -> torch.Tensor | None:
     if matrix.numel() * 4 <= TILE:
         return None
     step = max(1, TILE // (columns * 4))
-    product = torch.empty((left.shape[0], rows), dtype=torch.float32)
+    product = torch.empty((left.shape[0], rows), dtype=matrix.dtype)
     for start in range(0, rows, step):
         stop = min(start + step, rows)
         product[:, start:stop] = left @ matrix.read_rows(start, stop).t()
