@@ -9,6 +9,8 @@ from autoconvert.lowering.compiled import Compiled
 _READ_WHOLE = 2_000_000_000
 # The same, where only that can tell whether the end of the context is right.
 _READ_WHOLE_IF_NEEDED = 200_000_000_000
+# Tokens of all prompts of a bundle together, with chunks of the usual lengths.
+_PROMPTED = 600
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,11 @@ class Plan:
 def is_cheap(parameters: int, context: int) -> bool:
     """Whether a model of so many parameters reads `context` positions in about the time that a process takes."""
     return parameters * context <= _READ_WHOLE
+
+
+def asks_all_prompts(parameters: int) -> bool:
+    """Whether the bundle of a model of so many parameters is asked prompts of all kinds, and not one."""
+    return is_cheap(parameters, _PROMPTED)
 
 
 def plan(compiled: Compiled, context: int, parameters: int, *, thorough: bool) -> Plan:

@@ -14,6 +14,7 @@ from autoconvert.check.contract import verdict_of
 from autoconvert.check.foreign import ForeignCheck
 from autoconvert.check.foreign_texts import TextCheck
 from autoconvert.check.parity import reference_of
+from autoconvert.check.plan import asks_all_prompts
 from autoconvert.check.receipt import verdict_of_receipt
 from autoconvert.check.verdict import (
     CONTRACT,
@@ -220,7 +221,8 @@ class _Check:
         if texts is None:
             return []
         try:
-            return spoken(runner, limit, texts.tokenizer, thorough=self.thorough)
+            thorough = self.thorough or asks_all_prompts(self.source.parameters)
+            return spoken(runner, limit, texts.tokenizer, thorough=thorough)
         except InputError:
             # Neither a context without room for a prompt nor a file that dies says more than is known by now.
             return []

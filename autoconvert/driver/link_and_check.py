@@ -10,7 +10,7 @@ from autoconvert.check.bundle import SAME_CONSTANTS, SAME_NUMBERS, Spoken, check
 from autoconvert.check.constants import check_constants
 from autoconvert.check.deployment import check_linked_file
 from autoconvert.check.expected import Expected
-from autoconvert.check.plan import Plan, is_cheap, plan
+from autoconvert.check.plan import Plan, asks_all_prompts, plan
 from autoconvert.driver.compilation import Compilation
 from autoconvert.driver.compile import Stages
 from autoconvert.driver.localize import localized
@@ -179,7 +179,7 @@ class LinkAndCheck:
             if self.tokenizer is None:
                 return []
             context = self.settings.context
-            thorough = self.settings.verify == "full" or is_cheap(self.source.parameters, context)
+            thorough = self.settings.verify == "full" or asks_all_prompts(self.source.parameters)
             return spoken(start(), context, self.tokenizer, thorough=thorough)
 
     def _bundle(self, linked: Linked, compiled: Compiled, tokenizer: TokenizerSpec, receipt_room: int) -> Path:
