@@ -60,6 +60,14 @@ class Interval:
         """Sums of up to `most` of the numbers, and all that come before they are done."""
         return at(0) | self * whole(most, most)
 
+    def at_least(self, least: "Interval") -> "Interval":
+        """The larger of each number and one of `least`."""
+        return Interval(max(self.low, least.low), max(self.high, least.high), min(self.unit, least.unit))
+
+    def at_most(self, most: "Interval") -> "Interval":
+        """The smaller of each number and one of `most`."""
+        return Interval(min(self.low, most.low), min(self.high, most.high), min(self.unit, most.unit))
+
     def magnitude(self) -> "Interval":
         low = 0 if self.low <= 0 <= self.high else min(abs(self.low), abs(self.high))
         return Interval(low, self.size, self.unit)

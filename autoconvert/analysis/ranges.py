@@ -222,22 +222,18 @@ def _rounded(of: _Ranges, node: fx.Node, given: Mapping[str, Any]) -> Interval:
 def _clamp(of: _Ranges, node: fx.Node, given: Mapping[str, Any]) -> Interval:
     x = of(given["self"])
     if given.get("min") is not None:
-        least = of(given["min"])
-        x = Interval(max(x.low, least.low), max(x.high, least.high), min(x.unit, least.unit))
+        x = x.at_least(of(given["min"]))
     if given.get("max") is not None:
-        most = of(given["max"])
-        x = Interval(min(x.low, most.low), min(x.high, most.high), min(x.unit, most.unit))
+        x = x.at_most(of(given["max"]))
     return x
 
 
 def _larger(of: _Ranges, node: fx.Node, given: Mapping[str, Any]) -> Interval:
-    a, b = of(given["self"]), of(given["other"])
-    return Interval(max(a.low, b.low), max(a.high, b.high), min(a.unit, b.unit))
+    return of(given["self"]).at_least(of(given["other"]))
 
 
 def _smaller(of: _Ranges, node: fx.Node, given: Mapping[str, Any]) -> Interval:
-    a, b = of(given["self"]), of(given["other"])
-    return Interval(min(a.low, b.low), min(a.high, b.high), min(a.unit, b.unit))
+    return of(given["self"]).at_most(of(given["other"]))
 
 
 def _bits(of: _Ranges, node: fx.Node, given: Mapping[str, Any]) -> Interval:
@@ -394,7 +390,7 @@ _RULES: dict[Any, _Rule] = {
 
 
 def _nonnegative(x: Interval) -> Interval:
-    return Interval(max(x.low, 0), max(x.high, 0), x.unit)
+    return x.at_least(at(0))
 
 
 def _any_of(x: Interval) -> Interval:
