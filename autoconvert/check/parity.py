@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from autoconvert.errors import CheckFailed
-from autoconvert.source.source import Source
+from autoconvert.source.source import Source, parameter_count
 from autoconvert.source.streamed import streamed
 from autoconvert.tracing.past import token_by_token
 from autoconvert.tracing.trace import TokensToLogits
@@ -22,7 +22,7 @@ class Reference:
     def __init__(self, module: nn.Module) -> None:
         self._decoder = TokensToLogits(module)
         self._placed = TokensToLogits(module, always_placed=True)
-        self.parameters = sum(parameter.numel() for parameter in module.parameters())
+        self.parameters = parameter_count(module)
 
     def __call__(self, tokens: Sequence[int], at: Sequence[int] | None = None) -> Tensor:
         """Logits float32 [positions, vocabulary] at the positions `at`, or at all of them, from one run."""

@@ -297,14 +297,15 @@ def _around(fault: Fault, passes: Sequence[dict[str, str | None]]) -> list[str]:
 
 def _original(asked: Asked, source: Source) -> tuple[str | None, str | None]:
     """What names the model on this machine, and of the hub's the very revision."""
-    if isinstance(asked.model, nn.Module):
-        return None, None
-    if asked.model == DEMO:
-        return DEMO, None
-    folder = expanded(asked.model)
-    if folder.is_dir():
-        return str(folder.absolute()), None
-    return str(asked.model), asked.revision or getattr(source.config, "_commit_hash", None)
+    match source.origin.kind:
+        case "module":
+            return None, None
+        case "folder":
+            return str(expanded(str(asked.model)).absolute()), None
+        case "demo":
+            return DEMO, None
+        case "hub":
+            return str(asked.model), asked.revision or source.origin.revision
 
 
 def _versions(asked: Asked, outside: Sequence[Library]) -> dict[str, str]:

@@ -8,6 +8,7 @@ import torch
 
 from autoconvert.errors import InputError
 from autoconvert.source.safetensors_file import DTYPES
+from autoconvert.source.weights import pieces_of
 
 
 @dataclass(frozen=True)
@@ -48,4 +49,4 @@ class HeaderWeights:
         return self.read(name)
 
     def pieces(self, name: str) -> Iterator[memoryview]:
-        yield self.read(name).numpy().data
+        return pieces_of(self.read(name))

@@ -72,7 +72,12 @@ class Source:
     @property
     def parameters(self) -> int:
         """How many numbers the module's parameters are, tied ones counted once."""
-        return sum(parameter.numel() for parameter in self.module.parameters())
+        return parameter_count(self.module)
+
+
+def parameter_count(module: nn.Module) -> int:
+    """The same of any module."""
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def embedding_rows(module: nn.Module) -> int | None:
