@@ -95,10 +95,25 @@ def check_bundle(
         check_readings(readings, engine.ask(read_texts, [reading.text for reading in readings]))
         check_dialogues(dialogues, engine.ask(render_dialogues, dialogues))
         check_messages(engine, tokenizer.encoder(), dialogues, room)
-        check_tokens(engine, prompts)
-        worst = check_scores(engine, prompts, texts.target, tolerance)
-        answers = sum(check_answer(engine, said, tolerance) for said in (prompts[0], prompts[-1])[: len(prompts)])
+        return check_prompts(engine, prompts, texts.target, tolerance)
+
+
+def check_prompts(engine: Asked, prompts: Sequence[Spoken], target: str, tolerance: float) -> EngineCheck:
+    """Compares tokens and scores of all `prompts`, and the first answers to the shortest and the longest.
+
+    Raises CheckFailed.
+    """
+    check_tokens(engine, prompts)
+    scores: list[Score] = engine.ask(scoring.score_all, [said.prompt for said in prompts], target)
+    worst = max(compare_score(found, said, tolerance) for found, said in zip(scores, prompts, strict=True))
+    ends = [prompts[0], *prompts[1:][-1:]]
+    answers = sum(check_answer(engine, said, tolerance) for said in ends)
     return EngineCheck(worst, tuple(len(said.ids) for said in prompts), answers)
+
+
+def room_for_chat(context: int, prefill: Sequence[int]) -> int:
+    """How many tokens a chat may have: the runtime takes a part-filled chunk only where all of it fits."""
+    return context - 2 * min(prefill)
 
 
 def check_messages(engine: Asked, encode: Encode, dialogues: Sequence[Dialogue], room: int) -> None:
@@ -107,12 +122,6 @@ def check_messages(engine: Asked, encode: Encode, dialogues: Sequence[Dialogue],
         lengths = [len(encode(rendering)) + 1 for rendering in dialogue.renderings]
         questions = [question for question, length in zip(dialogue.questions, lengths, strict=True) if length <= room]
         check_answered(questions, engine.ask(ask_in_turn, dialogue.opening, questions))
-
-
-def check_scores(engine: Asked, prompts: Sequence[Spoken], target: str, tolerance: float) -> float:
-    """The largest difference of a log-probability after any of `prompts`. Raises CheckFailed as `compare_score`."""
-    scores: list[Score] = engine.ask(scoring.score_all, [said.prompt for said in prompts], target)
-    return max(compare_score(found, said, tolerance) for found, said in zip(scores, prompts, strict=True))
 
 
 def compare_score(found: Score, expected: Spoken, tolerance: float) -> float:
@@ -176,7 +185,7 @@ def prompt_lengths(prefill: Sequence[int], context: int, target: int) -> list[in
     """
     shortest = min(prefill)
     room = context - shortest - target - 1
-    wanted = {4, shortest + 1, shortest + shortest // 2 + 1, sum(prefill) + 3, 2 * max(prefill) + min(prefill) // 2 + 1}
+    wanted = {4, shortest + 1, shortest + shortest // 2 + 1, sum(prefill) + 3, 2 * max(prefill) + shortest // 2 + 1}
     wanted |= {length // 2 + 2 for length in prefill}
     lengths = sorted(n for n in wanted if 4 <= n <= room)
     if not lengths:

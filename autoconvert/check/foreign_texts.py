@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from autoconvert.check.bundle import Spoken, check_answer, check_messages, check_scores, check_tokens
+from autoconvert.check.bundle import Spoken, check_messages, check_prompts
 from autoconvert.check.chat import check_dialogues
 from autoconvert.check.tokenizer import check_framing, check_readings, read_framing
 from autoconvert.check.verdict import CONTRACT, FRAMING, TEMPLATE, TOKENIZER, Verdict, judged, not_checked
@@ -57,11 +57,7 @@ class TextCheck:
         return f"starts with {start}, stops at {', '.join(map(str, wanted.stops)) or 'none'}"
 
     def _prompts(self, prompts: Sequence[Spoken], tolerance: float) -> str:
-        texts = self.tokenizer.texts
         with open_remote_engine(self.bundle) as engine:
-            check_tokens(engine, prompts)
-            worst = check_scores(engine, prompts, texts.target, tolerance)
-            for said in (prompts[0], prompts[-1])[: len(prompts)]:
-                check_answer(engine, said, tolerance)
-        lengths = ", ".join(str(len(said.ids)) for said in prompts)
-        return f"the runtime's log-probabilities are within {worst:.1e} at prompts of {lengths} tokens"
+            found = check_prompts(engine, prompts, self.tokenizer.texts.target, tolerance)
+        lengths = ", ".join(map(str, found.lengths))
+        return f"the runtime's log-probabilities are within {found.worst:.1e} at prompts of {lengths} tokens"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from autoconvert.check.bundle import SAME_CONSTANTS, SAME_NUMBERS, Spoken, spoken
+from autoconvert.check.bundle import SAME_CONSTANTS, SAME_NUMBERS, Spoken, room_for_chat, spoken
 from autoconvert.check.constant_types import Described, describe
 from autoconvert.check.contract import verdict_of
 from autoconvert.check.foreign import ForeignCheck
@@ -152,8 +152,8 @@ class _Check:
         except (InputError, Refused) as error:
             self._give_up(TEXT_LAYERS, f"the model's own tokenizer: {error.message}")
             return None
-        # The runtime takes a part-filled chunk only where all of it fits.
-        room = 0 if opened is None else (context or opened.runner.capacity) - 2 * min(opened.runner.prefill_lengths)
+        runner = None if opened is None else opened.runner
+        room = 0 if runner is None else room_for_chat(context or runner.capacity, runner.prefill_lengths)
         texts = TextCheck(self.path, tokenizer, room)
         with self.timeline.stage("check texts"):
             for verdict in texts.verdicts():

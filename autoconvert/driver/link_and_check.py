@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autoconvert.check.bundle import SAME_CONSTANTS, SAME_NUMBERS, Spoken, check_bundle, spoken
+from autoconvert.check.bundle import SAME_CONSTANTS, SAME_NUMBERS, Spoken, check_bundle, room_for_chat, spoken
 from autoconvert.check.constants import check_constants
 from autoconvert.check.deployment import check_linked_file
 from autoconvert.check.expected import Expected
@@ -146,7 +146,7 @@ class LinkAndCheck:
             return self._run_file(linked, compiled)
         except CheckFailed as failure:
             with self.timeline.stage("find the fault") as stage:
-                found = localized(failure, self.source, compiled, self.stages, self.patterns)
+                found = localized(failure, self.source, self.expected, compiled, self.stages, self.patterns)
                 stage.note = ", ".join(filter(None, (found.blamed, found.at))) or "in no pass"
             raise found from failure
 
@@ -202,6 +202,6 @@ class LinkAndCheck:
     def _check_bundle(self, bundle: Path, tokenizer: TokenizerSpec, prompts: Sequence[Spoken]) -> None:
         with self._runs("The bundle"), self.timeline.stage("check bundle") as stage:
             tolerance = SAME_NUMBERS if self.settings.quantize.exact else SAME_CONSTANTS
-            room = self.settings.context - 2 * min(self.settings.prefill)
+            room = room_for_chat(self.settings.context, self.settings.prefill)
             stage.note = str(check_bundle(bundle, tokenizer, prompts, room=room, tolerance=tolerance))
             self.checks.append(CheckResult(BUNDLE, True, stage.note))

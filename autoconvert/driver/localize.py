@@ -6,6 +6,7 @@ from contextlib import suppress
 
 from autoconvert.check.blame import Blame
 from autoconvert.check.deployment import Misread
+from autoconvert.check.expected import Expected
 from autoconvert.check.graph import check_graph
 from autoconvert.check.parity import reference_of
 from autoconvert.check.readings import Reading, from_the_start
@@ -23,6 +24,7 @@ from autoconvert.source.source import Source
 def localized(
     failure: CheckFailed,
     source: Source,
+    known: Expected,
     compiled: Compiled,
     stages: Stages,
     patterns: Sequence[Pattern],
@@ -34,9 +36,9 @@ def localized(
     """
     # What the file says wrong is asked of every program, at the same places in a text of the same chunks.
     reading = failure.reading if isinstance(failure, Misread) else _short(compiled)
-    with reference_of(source) as reference:
-        expected = reference.placed(reading.tokens, reading.start, reading.compared)
-        blame = Blame(source.weights, reading, expected)
+    expected = known.logits(reading)
+    assert expected is not None, "a file is only found wrong beside what the source says"
+    blame = Blame(source.weights, reading, expected)
 
     runs: Counter[str] = Counter()
 
