@@ -4,6 +4,7 @@ A checkpoint is written tensor by tensor and each tensor in slices, so memory st
 model's size. The same configuration and seed give the same bytes.
 """
 
+import copy
 import itertools
 import json
 import zlib
@@ -18,6 +19,7 @@ from transformers import (
     AutoModelForCausalLM,
     GenerationConfig,
     PretrainedConfig,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 
@@ -155,8 +157,9 @@ def write_checkpoint(
 ) -> None:
     """Write config, tokenizer and random weights to `folder`, as `save_pretrained` would leave them.
 
-    Tensors bear the names of the module that `AutoModelForCausalLM` builds. Weights of two and more axes,
-    and biases, are N(0, 0.02²); weights of one axis, which scale, are N(1, 0.02²). `config` is completed:
+    Tensors bear the names of the module that `AutoModelForCausalLM` builds. Weights of two and more axes
+    are N(0, 0.02²), those of one axis N(m, 0.02²) with m as the architecture starts them: a norm that
+    multiplies by 1 + w begins at 0, one that multiplies by w at 1. `config` is completed:
     its begin, end and padding tokens become the tokenizer's. A file holds at most `shard_bytes` bytes of
     weights, or one tensor. ValueError for a tensor that is not floating, or a vocabulary too small for
     `save_tokenizer`.
@@ -173,13 +176,14 @@ def write_checkpoint(
     config.save_pretrained(folder)
     GenerationConfig(bos_token_id=begin, eos_token_id=end, pad_token_id=padding).save_pretrained(folder)
 
+    means = _starting_means(model)
     shards = list(_shards(_tensors(model), shard_bytes))
     location: dict[str, str] = {}
     for number, tensors in enumerate(shards, start=1):
         part = "" if len(shards) == 1 else f"-{number:05}-of-{len(shards):05}"
         name = f"model{part}.safetensors"
         location |= dict.fromkeys(tensors, name)
-        _write_safetensors(folder / name, tensors, seed)
+        _write_safetensors(folder / name, tensors, means, seed)
     if len(shards) > 1:
         size = sum(tensor.nbytes for tensors in shards for tensor in tensors.values())
         index = {"metadata": {"total_size": size}, "weight_map": location}
@@ -225,6 +229,25 @@ def _tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensor for name, tensor in model.state_dict().items() if name in once}
 
 
+def _starting_means(model: PreTrainedModel) -> dict[str, float]:
+    """The mean that the architecture's own initialisation gives each parameter of one axis, by its name."""
+    means: dict[str, float] = {}
+    for path, module in model.named_modules():
+        names = [name for name, parameter in module.named_parameters(recurse=False) if parameter.ndim == 1]
+        if not names:
+            continue
+        # Only its own parameters are filled: a copy of all below it would hold the whole model.
+        alone = copy.copy(module)
+        alone._modules = {}
+        alone = copy.deepcopy(alone).to_empty(device="cpu")
+        with torch.no_grad():
+            for parameter in alone.parameters():
+                parameter.zero_()
+            model._init_weights(alone)
+        means |= {f"{path}.{name}": getattr(alone, name).detach().float().mean().item() for name in names}
+    return means
+
+
 def _shards(tensors: Mapping[str, torch.Tensor], limit: int) -> Iterator[dict[str, torch.Tensor]]:
     shard: dict[str, torch.Tensor] = {}
     size = 0
@@ -237,7 +260,7 @@ def _shards(tensors: Mapping[str, torch.Tensor], limit: int) -> Iterator[dict[st
     yield shard
 
 
-def _write_safetensors(path: Path, tensors: Mapping[str, torch.Tensor], seed: int) -> None:
+def _write_safetensors(path: Path, tensors: Mapping[str, torch.Tensor], means: Mapping[str, float], seed: int) -> None:
     """Format: u64 header length, JSON header, raw data (github.com/huggingface/safetensors, README)."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
@@ -255,12 +278,11 @@ def _write_safetensors(path: Path, tensors: Mapping[str, torch.Tensor], seed: in
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name, tensor in tensors.items():
-            _write_random(file, name, tensor, seed)
+            _write_random(file, name, tensor, means.get(name, 0.0), seed)
 
 
-def _write_random(file: BinaryIO, name: str, tensor: torch.Tensor, seed: int) -> None:
+def _write_random(file: BinaryIO, name: str, tensor: torch.Tensor, mean: float, seed: int) -> None:
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode(), seed))
-    mean = 1.0 if tensor.ndim == 1 and not name.endswith("bias") else 0.0
     for start in range(0, tensor.numel(), _SLICE_ELEMENTS):
         count = min(_SLICE_ELEMENTS, tensor.numel() - start)
         values = torch.randn(count, generator=generator).mul_(_STANDARD_DEVIATION).add_(mean).to(tensor.dtype)

@@ -61,6 +61,13 @@ def test_weights_are_scaled_like_a_trained_model(tmp_path: Path) -> None:
     assert 0.99 < scale.mean() < 1.01
 
 
+def test_norms_scale_by_about_one_in_every_form_of_norm(tmp_path: Path) -> None:
+    write_checkpoint(tiny("gemma3_text", hidden_size=256), tmp_path)
+    norm = AutoModelForCausalLM.from_pretrained(tmp_path).model.layers[0].input_layernorm
+    hidden = torch.randn(1, 64, 256, dtype=torch.bfloat16)
+    assert 0.97 < norm(hidden).float().std() < 1.03
+
+
 def test_shards_hold_the_same_weights_as_one_file(tmp_path: Path) -> None:
     for name, limit in (("one", 10**9), ("many", 8000)):
         write_checkpoint(tiny("llama"), tmp_path / name, shard_bytes=limit)
