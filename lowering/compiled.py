@@ -15,7 +15,8 @@ class Compiled:
     """Weightless flatbuffers by signature, and what linking, checking and reporting ask about them.
 
     `interfaces` are those of the model's programs by name; `capacity` is how many positions the caches hold,
-    `prefill` the lengths of chunks, the longest first; `windows` are how many positions attention looks back at most.
+    `prefill` the lengths of chunks, the longest first, and none where a chunk may have any; `windows` are how many
+    positions attention looks back at most; `why_fixed` says why lengths are fixed where nobody chose them.
     """
 
     graphs: Mapping[str, bytes]
@@ -27,6 +28,7 @@ class Compiled:
     prefill: tuple[int, ...]
     windows: tuple[int, ...]
     fusion: Fusion
+    why_fixed: str = ""
 
     @property
     def sources(self) -> list[str]:

@@ -11,7 +11,7 @@ from torch._ops import OpOverload
 from autoconvert import ops
 from autoconvert.ir.interface import Role, Size
 from autoconvert.ir.model import Signature
-from autoconvert.ir.program import LENGTH
+from autoconvert.ir.program import HISTORY, LENGTH
 from autoconvert.ir.state import State, Write
 from autoconvert.lowering.bodies import attention, division, experts, lookup, rotary, sorting
 from autoconvert.ops.semantic import Body
@@ -74,7 +74,17 @@ class _Cpu:
         return State(f"fixed_{index}", "constant", tuple(shape), Write.FIXED, dtype=dtype)
 
     def text_signatures(self, program: str, lengths: Sequence[int]) -> tuple[Signature, ...]:
-        """`prefill_N` fills the states and gives no logits; `decode` takes one token and gives those that follow it."""
+        """`prefill_N` fills the states and gives no logits; `decode` takes one token and gives those that follow it.
+
+        Without `lengths`, `prefill` takes a text of any length, and states are as long as it needs. What stands for
+        lengths until they are open is no prime number either.
+        """
+        if not lengths:
+            one, other = {LENGTH: 24, HISTORY: 192}, {LENGTH: 40, HISTORY: 336}
+            return (
+                Signature("prefill", program, one, frozenset({Role.LOGITS}), other),
+                Signature("decode", program, {**one, LENGTH: 1}, open={HISTORY: other[HISTORY]}),
+            )
         chunks = (Signature(f"prefill_{n}", program, {LENGTH: n}, frozenset({Role.LOGITS})) for n in lengths)
         return (*chunks, Signature("decode", program, {LENGTH: 1}))
 

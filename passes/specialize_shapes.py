@@ -16,7 +16,7 @@ from autoconvert.ir.graph_module import graph_module
 from autoconvert.ir.interface import Port, Role, in_numbers
 from autoconvert.ir.model import Model, Signature
 from autoconvert.ir.nodes import concrete, named_results
-from autoconvert.ir.program import Program
+from autoconvert.ir.program import HISTORY, Program
 from autoconvert.ir.verify import verify_ends
 
 
@@ -34,7 +34,9 @@ def signature_programs(model: Model, names: Mapping[Role, str]) -> dict[str, Pro
 
 def specialize_shapes(program: Program, signature: Signature, names: Mapping[Role, str]) -> Program:
     """The program as `signature` calls it: every shape a number, ports by the target's `names`, its outputs alone."""
-    values = {program.symbols[name]: size for name, size in signature.sizes.items()}
+    values = {program.symbols[name]: size for name, size in signature.sizes.items() if name != HISTORY}
+    program = _with_history(program, signature.sizes.get(HISTORY))
+    sizes = {port.name: in_numbers(port.shape, signature.sizes) for port in program.ports}
     inputs, outputs = (_specialized(ports, signature.sizes, names) for ports in (program.inputs, program.outputs))
     renamed = {old.name: new.name for old, new in zip(program.inputs, inputs, strict=True)}
     graph = fx.Graph()
@@ -46,7 +48,7 @@ def specialize_shapes(program: Program, signature: Signature, names: Mapping[Rol
             elif node.op == "output":
                 graph.output(fx.map_arg(_results(program, outputs, signature.without), lambda n: copies[n]))
             else:
-                copies[node] = _copy(graph, node, copies, values)
+                copies[node] = _copy(graph, node, copies, values, sizes)
             if node.op == "placeholder" and node.target in renamed:
                 copies[node].target = renamed[node.target]
     return replace(
@@ -57,6 +59,21 @@ def specialize_shapes(program: Program, signature: Signature, names: Mapping[Rol
         states=tuple(replace(state, shape=in_numbers(state.shape, signature.sizes)) for state in program.states),
         symbols={},
         streamed=None,
+    )
+
+
+def _with_history(program: Program, history: int | None) -> Program:
+    """The program over states of `history` entries; as it is for None.
+
+    Only attention over a cache reads the caches and the mask, and their lengths off them.
+    """
+    if history is None:
+        return program
+    inputs = (
+        replace(port, shape=(*port.shape[:-1], history)) if port.role is Role.MASK else port for port in program.inputs
+    )
+    return replace(
+        program, inputs=tuple(inputs), states=tuple(state.with_capacity(history) for state in program.states)
     )
 
 
@@ -86,7 +103,13 @@ def _unrolled(graph: fx.Graph, call: fx.Node, scan: nn.Module, copies: dict[fx.N
     return inline(graph, body.graph, arguments, like=call)
 
 
-def _copy(graph: fx.Graph, node: fx.Node, copies: dict[fx.Node, Any], values: Mapping[Symbol, int]) -> Any:
+def _copy(
+    graph: fx.Graph,
+    node: fx.Node,
+    copies: dict[fx.Node, Any],
+    values: Mapping[Symbol, int],
+    sizes: Mapping[str, tuple[int, ...]],
+) -> Any:
     value = node.meta.get("val")
     if node.target is operator.getitem and isinstance(copies[node.args[0]], tuple | list):  # type: ignore[index]
         return copies[node.args[0]][node.args[1]]  # type: ignore[index]
@@ -98,6 +121,6 @@ def _copy(graph: fx.Graph, node: fx.Node, copies: dict[fx.Node, Any], values: Ma
         args, kwargs = fx.map_arg((copy.args, copy.kwargs), lambda n: n.meta["val"])
         copy.meta["val"] = node.target(*args, **kwargs)  # type: ignore[operator]
     elif isinstance(value, Tensor):
-        sizes = [concrete(size, values) for size in value.shape]
-        copy.meta["val"] = torch.empty(sizes, dtype=value.dtype)
+        shape = sizes.get(str(node.target)) or [concrete(size, values) for size in value.shape]
+        copy.meta["val"] = torch.empty(shape, dtype=value.dtype)
     return copy

@@ -21,6 +21,8 @@ from autoconvert.runtime.scoring import Score
 
 # Natural log-probability of a token, in the engine against the file by its signatures: nothing rounded, or something.
 SAME_NUMBERS, SAME_CONSTANTS = 1e-3, 2e-2
+# The chunk that prompts are made for where one may have any length.
+_SHORT = 16
 DO_NOT_USE = "Do not use the bundle: convert with --quantize none --verify full to see where it breaks."
 
 
@@ -66,7 +68,8 @@ def spoken(runner: Runner, context: int, tokenizer: TokenizerSpec, *, thorough: 
     target = tokenizer.section.encoder()(texts.target)
     lengths = prompt_lengths(runner.prefill_lengths, context, len(target))
     if not thorough:
-        lengths = [max((n for n in lengths if n <= 2 * min(runner.prefill_lengths)), default=lengths[0])]
+        chained = 2 * min(runner.prefill_lengths, default=_SHORT)
+        lengths = [max((n for n in lengths if n <= chained), default=lengths[0])]
     found = []
     for prompt in dict.fromkeys(text_of_length(encode, texts.passage, length) for length in lengths):
         ids = encode(prompt)
@@ -113,7 +116,7 @@ def check_prompts(engine: Asked, prompts: Sequence[Spoken], target: str, toleran
 
 def room_for_chat(context: int, prefill: Sequence[int]) -> int:
     """How many tokens a chat may have: the runtime takes a part-filled chunk only where all of it fits."""
-    return context - 2 * min(prefill)
+    return context - 2 * min(prefill, default=1)
 
 
 def check_messages(engine: Asked, encode: Encode, dialogues: Sequence[Dialogue], room: int) -> None:
@@ -183,6 +186,7 @@ def prompt_lengths(prefill: Sequence[int], context: int, target: int) -> list[in
     The runtime holds back the last token, and takes a part-filled chunk only where all of it fits. `target` tokens
     follow.
     """
+    prefill = prefill or (_SHORT,)
     shortest = min(prefill)
     room = context - shortest - target - 1
     wanted = {4, shortest + 1, shortest + shortest // 2 + 1, sum(prefill) + 3, 2 * max(prefill) + shortest // 2 + 1}

@@ -23,10 +23,9 @@ ROUNDING = {"float16": RECIPES["fp16"].rounding, "int8": RECIPES["int8"].roundin
 
 @dataclass(frozen=True)
 class Described:
-    """`types` of constants that are no float32; `follows` says that lengths are left to the runtime."""
+    """`types` of constants that are no float32."""
 
     types: tuple[str, ...]
-    follows: bool
 
     @property
     def exact(self) -> bool:
@@ -55,7 +54,7 @@ def describe(path: Path) -> Described:
         _refuse_what_is_cut_short(model, len(content))
         subgraphs = [model.Subgraphs(i) for i in range(model.SubgraphsLength())]
         types = sorted({name for subgraph in subgraphs for name in _types_of(model, subgraph)} - _PLAIN)
-        return Described(tuple(types), any(map(_follows, subgraphs)))
+        return Described(tuple(types))
 
 
 @contextmanager
@@ -85,9 +84,3 @@ def _types_of(model: Any, subgraph: Any) -> Iterable[str]:
         shape = [tensor.Shape(axis) for axis in range(tensor.ShapeLength())]
         if (buffer.DataLength() or buffer.Offset() > 1 or tensor.ExternalBuffer()) and prod(shape) > 1:
             yield _NAMES.get(tensor.Type(), f"type {tensor.Type()}")
-
-
-def _follows(subgraph: Any) -> bool:
-    """Whether a dimension of an input is left open."""
-    tensors = (subgraph.Tensors(subgraph.Inputs(i)) for i in range(subgraph.InputsLength()))
-    return any(tensor.ShapeSignature(axis) < 0 for tensor in tensors for axis in range(tensor.ShapeSignatureLength()))

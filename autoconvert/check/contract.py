@@ -8,6 +8,7 @@ from autoconvert.check.verdict import CONTRACT, Verdict, failed, not_checked, pa
 from autoconvert.ir.interface import Role
 from autoconvert.lowering.cpu import CPU
 from autoconvert.runtime.loaded_file import SignatureTypes, TensorType
+from autoconvert.runtime.open_shapes import OPEN
 from autoconvert.runtime.signatures import DECODE, PARAMETERS, PREFILL
 
 _TOKENS, _POSITIONS = CPU.port_names[Role.TOKENS], CPU.port_names[Role.INPUT_POS]
@@ -29,8 +30,19 @@ def verdict_of(types: Mapping[str, SignatureTypes]) -> Verdict:
     if unknown := {port: name for name, given in run.items() for port in _unknown(given)}:
         inputs = ", ".join(f"{port} (of {name})" for port, name in unknown.items())
         return not_checked(CONTRACT, f"inputs that are not given here: {inputs}")
+    if len(set(_follow_the_history(run))) > 1:
+        return not_checked(CONTRACT, "some lengths follow the history and others are fixed, which is not run here")
     faults = [text for name, given in run.items() for text in _faults(name, given)] or list(_together(run))
     return failed(CONTRACT, "; ".join(faults)) if faults else passed(CONTRACT, _summary(run))
+
+
+def _follow_the_history(run: Mapping[str, SignatureTypes]) -> Iterator[bool]:
+    """For each length of a chunk or a history, whether each call decides it."""
+    for name, given in run.items():
+        if _MASK in given.inputs:
+            yield OPEN in given.inputs[_MASK].shape[-1:]
+        if name != DECODE and _POSITIONS in given.inputs:
+            yield OPEN in given.inputs[_POSITIONS].shape[:1]
 
 
 def _unknown(given: SignatureTypes) -> list[str]:
@@ -82,7 +94,7 @@ def _together(run: Mapping[str, SignatureTypes]) -> Iterator[str]:
     contexts = {given.inputs[_MASK].shape[-1] for given in run.values()}
     if len(contexts) > 1:
         yield f"the masks are for contexts of {', '.join(map(str, sorted(contexts)))} positions"
-    for context in sorted(contexts):
+    for context in sorted(contexts - {OPEN}):
         if CPU.capacity(context) != context:
             yield f"a context of {context} positions, a prime number, makes the runtime corrupt its memory"
     logits = decode.outputs[_LOGITS]
@@ -100,6 +112,8 @@ def _summary(run: Mapping[str, SignatureTypes]) -> str:
     decode = run[DECODE]
     shortest = min(given.inputs[_POSITIONS].shape[0] for name, given in run.items() if name != DECODE)
     context, states = decode.inputs[_MASK].shape[-1], len(_states(decode))
+    if context == OPEN:
+        return f"{', '.join(run)}; chunks of any length, {states} states that follow the history"
     said = f"{', '.join(run)}; a context of {context} positions, {states} states"
     if shortest > _SMALL_CHUNK:
         said += f"; note: no prefill is shorter than {shortest}, so that the last {shortest - 1} positions of a chat "

@@ -172,12 +172,13 @@ def read(runner: Runner, reading: Reading) -> Tensor:
 def calls_of(reading: Reading, signatures: TextSignatures) -> list[Call]:
     """The same reading as calls of signatures."""
     calls: list[Call] = []
-    begin = 0
+    begin = history = 0
     for real, slots in reading.pieces:
         tokens, position = reading.tokens[begin : begin + real], reading.start + begin
-        part = chunk(tokens, position, slots or 1, signatures.capacity, first=reading.start)
+        history = max(history, signatures.history(position + (slots or 1)))
+        part = chunk(tokens, position, slots or 1, history, first=reading.start)
         name = signatures.signature_of(slots)
-        calls.append(Call(name, signatures.inputs_of(name, part), part.real, part.size))
+        calls.append(Call(name, signatures.inputs_of(name, part), part.real, part.size, history))
         begin += real
     return calls
 

@@ -14,7 +14,7 @@ from autoconvert.check.constant_types import Described
 from autoconvert.check.deployment import read
 from autoconvert.check.parity import TOLERANCE, Reference, distance, root_mean_square
 from autoconvert.check.readings import DECODE as ONE
-from autoconvert.check.readings import LONGEST, Reading, at_the_end, from_the_start, token_by_token
+from autoconvert.check.readings import LONGEST, Reading, at_the_end, from_the_start, shortest_of, token_by_token
 from autoconvert.check.verdict import (
     DECODE,
     END,
@@ -75,7 +75,7 @@ class ForeignCheck:
 
     def _end(self) -> Verdict:
         lengths, limit, vocabulary = self.runner.prefill_lengths, self.limit, self.runner.vocabulary
-        if min(lengths) + 2 <= limit:
+        if shortest_of(lengths) + 2 <= limit:
             late = [self._judge(END, reading) for reading in at_the_end(lengths, limit, vocabulary)]
             # A model that counts positions in another way than it is told says nothing of a text that begins late.
             if all(verdict.outcome == "passed" for verdict in late):

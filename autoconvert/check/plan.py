@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from autoconvert.check.readings import Reading, at_the_end, from_all_starts, from_the_start, token_by_token
+from autoconvert.check.readings import Reading, at_the_end, from_all_starts, from_the_start, shortest_of, token_by_token
 from autoconvert.lowering.compiled import Compiled
 
 # Multiply-adds, a parameter and a position each, up to which a text is read to the end of the context.
@@ -49,7 +49,7 @@ def plan(compiled: Compiled, context: int, parameters: int, *, thorough: bool) -
     not_run = tuple(f"windows of {n} positions were not passed" for n in windows if n >= texts[0].length)
     if thorough:
         texts.append(token_by_token(context, vocabulary))
-    if to_the_end or texts[0].length >= context or min(lengths) + 2 > context:
+    if to_the_end or texts[0].length >= context or shortest_of(lengths) + 2 > context:
         return Plan(tuple(texts), not_run=not_run)
     late = tuple(at_the_end(lengths, context, vocabulary))
     affordable = parameters * context <= _READ_WHOLE_IF_NEEDED

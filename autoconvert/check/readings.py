@@ -15,6 +15,9 @@ LONGEST = 1024
 _EACH = 256
 # Tokens of a part-filled chunk at most: of one with more, more time goes by and nothing else is said.
 _PART = 16
+# Chunks of a file that takes any: a single token too, which a file of fixed lengths decodes.
+_ANY = (1, 7, _PART)
+_LONG = 128
 
 
 @dataclass(frozen=True)
@@ -53,9 +56,10 @@ def from_the_start(
 ) -> Reading:
     """A text from position 0 on: nothing before, a part-filled chunk, full ones, one after another, each then decoded.
 
-    It goes on past the `windows` that are no longer than LONGEST, or `to_the_end` of the cache.
+    It goes on past the `windows` that are no longer than LONGEST, or `to_the_end` of the cache. Without `lengths`
+    chunks are of any, and none is part-filled.
     """
-    shortest, *others = sorted(lengths)
+    shortest, *others = sorted(lengths or _ANY)
     pieces = _Pieces(capacity)
     pieces.add(1, DECODE)
     if shortest > 1:
@@ -66,19 +70,25 @@ def from_the_start(
     beyond = max((window for window in windows if window <= LONGEST), default=0)
     wanted = capacity - 1 if to_the_end else min(beyond + 1, capacity - 1)
     while pieces.position < wanted:
-        fitting = [length for length in lengths if pieces.position + length < capacity]
+        room = capacity - 1 - pieces.position
+        fitting = [length for length in lengths or (min(_LONG, room),) if length <= room]
         pieces.add(max(fitting, default=1), max(fitting, default=DECODE))
     pieces.add(1, DECODE)
     return Reading(0, tuple(pieces.taken), vocabulary)
+
+
+def shortest_of(lengths: Collection[int]) -> int:
+    """The slots of the shortest chunk that is read at the end of a cache."""
+    return min(lengths, default=_PART)
 
 
 def at_the_end(lengths: Collection[int], capacity: int, vocabulary: int) -> list[Reading]:
     """Short texts up to the last slot of the cache, everything before them closed.
 
     A chunk of many slots is part-filled, and the last tokens are a text of their own. The cache must have two slots
-    more than the shortest of `lengths`.
+    more than `shortest_of(lengths)`.
     """
-    shortest = min(lengths)
+    shortest = shortest_of(lengths)
     if shortest <= _PART:
         pieces = ((shortest, shortest), (1, DECODE), (1, DECODE))
         return [Reading(capacity - shortest - 2, pieces, vocabulary)]

@@ -30,6 +30,7 @@ from autoconvert.check.verdict import (
     not_checked,
 )
 from autoconvert.driver.convert import read_source
+from autoconvert.driver.settings import default_context
 from autoconvert.errors import CheckFailed, InputError, MachineError, Refused
 from autoconvert.packaging.litertlm import MAGIC, Section, copy_section, read_llm_metadata, read_sections
 from autoconvert.packaging.tokenizer import TokenizerSpec, read_tokenizer
@@ -153,7 +154,7 @@ class _Check:
             self._give_up(TEXT_LAYERS, f"the model's own tokenizer: {error.message}")
             return None
         runner = None if opened is None else opened.runner
-        room = 0 if runner is None else room_for_chat(context or runner.capacity, runner.prefill_lengths)
+        room = 0 if runner is None else room_for_chat(self._limit(runner, context), runner.prefill_lengths)
         texts = TextCheck(self.path, tokenizer, room)
         with self.timeline.stage("check texts"):
             for verdict in texts.verdicts():
@@ -182,9 +183,6 @@ class _Check:
         """The file, to be run, where it keeps the contract."""
         try:
             described = describe(path)
-            if described.follows:
-                self._give_up((CONTRACT, *NUMBER_LAYERS), "lengths that follow the history are not run here")
-                return None
             with self.timeline.stage("open file"):
                 types, run, reset = self.stack.enter_context(open_signatures(path))
         except (CheckFailed, RuntimeFailed) as error:
@@ -209,7 +207,7 @@ class _Check:
     def _numbers(self, opened: "_Opened", texts: TextCheck | None, context: int | None) -> list[Spoken]:
         """Judges what the file computes; gives what it says of the prompts that the runtime is then asked."""
         runner = opened.runner
-        limit = min(runner.capacity, context or runner.capacity)
+        limit = self._limit(runner, context)
         with reference_of(self.source) as reference:
             width = int(reference([0]).shape[-1])
             if width != runner.vocabulary:
@@ -226,6 +224,11 @@ class _Check:
         except InputError:
             # Neither a context without room for a prompt nor a file that dies says more than is known by now.
             return []
+
+    def _limit(self, runner: Runner, context: int | None) -> int:
+        """How many positions a text may have: a file whose states follow the history does not say it itself."""
+        limits = (runner.capacity, context)
+        return min((limit for limit in limits if limit), default=default_context(self.source.config))
 
     def _run(self, check: ForeignCheck) -> Iterator[Verdict]:
         verdicts = check.verdicts()

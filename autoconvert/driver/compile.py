@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING
 from autoconvert import ops
 from autoconvert.check.rewrites import RewriteChecks
 from autoconvert.driver.compilation import Compilation
-from autoconvert.driver.settings import Settings, at_context, for_unrolled
+from autoconvert.driver.settings import Settings, at_context, for_unrolled, with_fixed_lengths
 from autoconvert.driver.trace_and_rewrite import OnTrace, rewrite, rewrite_at_most
-from autoconvert.ir.model import Model
+from autoconvert.ir.model import Model, Signature
 from autoconvert.ir.nodes import named_arguments
 from autoconvert.ir.program import Program
 from autoconvert.lowering.compiled import Compiled
 from autoconvert.lowering.cpu import CPU
 from autoconvert.lowering.litert import lower
+from autoconvert.lowering.open_lengths import FixedLengths, open_lengths
 from autoconvert.lowering.worker import start_worker
 from autoconvert.packaging.tokenizer import TokenizerSpec
 from autoconvert.passes.pipeline import PASSES
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 _LARGE_MODEL = 300 << 20
 
 Lowered = Callable[[], bytes]
+LowerLater = Callable[[str, Program], Lowered]
 
 _DECODER = "decoder"
 
@@ -126,37 +128,56 @@ class _Compilation:
                 self.source, self.settings, rewrites, self.stages.passes, self.timeline, self.patterns, self.dump
             )
             require(self.source, [source for weight in program.weights.values() for source in weight.sources])
-            model = text_model(self.stages.before_lower(program), self.settings)
-            parts = signature_programs(model, CPU.port_names)
-            if self.dump:
-                for name, part in parts.items():
-                    self.dump.after(name, part)
-            lowered = {name: lower_later(name, part) for name, part in parts.items()}
-            give_back()
+            program = self.stages.before_lower(program)
             if rewrites is not None:
                 checks.append(CheckResult(REWRITES, True, str(rewrites)))
-            compiled = Compiled(
-                graphs={},
-                signatures=model.signatures,
-                interfaces={name: program.interface for name, program in model.programs.items()},
-                weights=model.weights,
-                states=model.states,
-                capacity=CPU.capacity(self.settings.context),
-                prefill=self.settings.prefill,
-                windows=windows_of(program),
-                fusion=program.fusion,
-            )
+            model, lowered = self._begin_lowering(program, lower_later)
             if self._is_large:
-                self.meanwhile(compiled)
-            graphs = self.stages.after_lower(self._lowered(lowered))
-        return Compilation(replace(compiled, graphs=graphs), tuple(checks))
+                self.meanwhile(self._compiled(model, {}))
+            try:
+                graphs = self._lowered(lowered)
+            except FixedLengths as fixed:
+                self.settings = with_fixed_lengths(self.settings, str(fixed))
+                model, lowered = self._begin_lowering(program, lower_later)
+                graphs = self._lowered(lowered)
+            graphs = self.stages.after_lower(graphs)
+        return Compilation(self._compiled(model, graphs), tuple(checks))
+
+    def _begin_lowering(self, program: Program, lower_later: LowerLater) -> tuple[Model, dict[str, Lowered]]:
+        model = text_model(program, self.settings)
+        parts = signature_programs(model, CPU.port_names)
+        if self.dump:
+            for name, part in parts.items():
+                self.dump.after(name, part)
+        lowered = {name: lower_later(name, part) for name, part in parts.items()}
+        opened = {signature.name: signature for signature in model.signatures if signature.open}
+        elsewhere = replace(model, signatures=tuple(signature.elsewhere for signature in opened.values()))
+        for name, part in signature_programs(elsewhere, CPU.port_names).items():
+            lowered[name] = _opened(lowered[name], lower_later(name, part), opened[name])
+        give_back()
+        return model, lowered
+
+    def _compiled(self, model: Model, graphs: dict[str, bytes]) -> Compiled:
+        (program,) = model.programs.values()
+        return Compiled(
+            graphs=graphs,
+            signatures=model.signatures,
+            interfaces={name: each.interface for name, each in model.programs.items()},
+            weights=model.weights,
+            states=model.states,
+            capacity=CPU.capacity(self.settings.context),
+            prefill=self.settings.prefill,
+            windows=windows_of(program),
+            fusion=program.fusion,
+            why_fixed=self.settings.why_fixed,
+        )
 
     @property
     def _is_large(self) -> bool:
         return sum(self.source.checkpoint.values()) >= _LARGE_MODEL
 
     @contextmanager
-    def _lowering(self) -> Iterator[Callable[[str, Program], Lowered]]:
+    def _lowering(self) -> Iterator[LowerLater]:
         """How to lower: for a large model in a process of its own, meanwhile; otherwise here, when asked."""
         if not self._is_large:
             yield lambda name, part: lambda: lower(name, part, CPU)
@@ -172,6 +193,11 @@ class _Compilation:
                 graphs[name] = result()
             stage.note = ", ".join(lowered)
         return graphs
+
+
+def _opened(one: Lowered, other: Lowered, signature: Signature) -> Lowered:
+    lengths = {name: (signature.sizes[name], size) for name, size in signature.open.items()}
+    return lambda: open_lengths(one(), other(), lengths)
 
 
 def windows_of(program: Program) -> tuple[int, ...]:

@@ -40,7 +40,7 @@ class Needs:
 def needs_of(source: Source, settings: Settings) -> Needs:
     """What converting `source` takes, from shapes alone: no less than it turns out to be."""
     shapes = parameter_shapes(source, [name for name, _ in source.module.named_parameters()])
-    file = file_size(shapes, settings.quantize, len(settings.prefill) + 1)
+    file = file_size(shapes, settings.quantize, settings.signatures)
     # Where a disk has no way to put room before the file, the bundle is a copy, and both are there for a moment.
     copies = 2 if "litertlm" in settings.formats else 1
     whole = [shape for shape in shapes.values() if not _is_read_in_tiles(shape)]

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from rich.text import Text
 
 from autoconvert.driver.plan import Plan
-from autoconvert.report.readable import readable_size
+from autoconvert.driver.settings import as_data
+from autoconvert.report.readable import readable_context, readable_size
 from autoconvert.report.summary import block_counts, labelled
 
 
@@ -16,8 +17,7 @@ def planned(plan: Plan) -> Iterator[Text]:
     yield labelled("checkpoint", f"{readable_size(plan.checkpoint_bytes)} to read")
     if plan.wall is None:
         yield labelled("found", block_counts(plan.blocks))
-    prefill = " or ".join(map(str, settings.prefill))
-    yield labelled("context", f"{settings.context} positions, prefilled {prefill} at a time")
+    yield labelled("context", readable_context(as_data(settings)))
     files = (f"{readable_size(size)} {recipe}" for recipe, size in plan.files.items())
     yield labelled("file", ", ".join(files))
     memory, disk = readable_size(plan.needs.memory), readable_size(plan.needs.disk)

@@ -19,7 +19,7 @@ Verify = Literal["quick", "full", "off"]
 DEFAULT_CONTEXT = 4096
 SHORTEST_CONTEXT = 4
 # A large rung for speed and a small one for the last slots of a conversation, which the planner fills only so.
-DEFAULT_PREFILL = (128, 16)
+FIXED_PREFILL = (128, 16)
 # Where a scan is unrolled over the positions of a chunk, a long chunk is a large file.
 UNROLLED_PREFILL = (16,)
 # What configurations call the number of positions that the model was made for.
@@ -28,9 +28,10 @@ _LIMITS = ("max_position_embeddings", "max_seq_len", "seq_length")
 
 @dataclass(frozen=True)
 class Settings:
-    """A valid choice: `context` in positions, `prefill` chunk lengths, the longest first.
+    """A valid choice: `context` in positions, `prefill` chunk lengths, the longest first; none where any is read.
 
-    `chose_context` and `chose_prefill` say whether a person did.
+    `chose_context` and `chose_prefill` say whether a person did. `why_fixed` says why lengths are fixed where nobody
+    chose them.
     """
 
     context: int
@@ -40,6 +41,12 @@ class Settings:
     quantize: Recipe
     formats: tuple[Format, ...]
     verify: Verify
+    why_fixed: str = ""
+
+    @property
+    def signatures(self) -> int:
+        """How many signatures a file has: one for each length of a chunk or for any, and one for a token."""
+        return max(len(self.prefill), 1) + 1
 
 
 def choose(
@@ -74,7 +81,7 @@ def choose(
             f"number, for a placeholder, and the model was made for at most {limit}.",
             hint=f"Choose --context {fitting}.",
         )
-    chosen = context if context is not None else min(DEFAULT_CONTEXT, fitting or DEFAULT_CONTEXT)
+    chosen = context if context is not None else default_context(config)
     return Settings(
         context=chosen,
         chose_context=context is not None,
@@ -101,7 +108,19 @@ def for_unrolled(settings: Settings) -> Settings:
     """The same, with a chunk length that suits a model whose positions are computed one after the other."""
     if settings.chose_prefill:
         return settings
-    return dataclasses.replace(settings, prefill=_fitting(UNROLLED_PREFILL, settings.context))
+    why = "positions are computed one after the other"
+    return dataclasses.replace(settings, prefill=_fitting(UNROLLED_PREFILL, settings.context), why_fixed=why)
+
+
+def with_fixed_lengths(settings: Settings, why: str) -> Settings:
+    """The same for a model that cannot read chunks of any length, which `why` says."""
+    return dataclasses.replace(settings, prefill=_fitting(FIXED_PREFILL, settings.context), why_fixed=why)
+
+
+def default_context(config: "PreTrainedConfig | None") -> int:
+    """The context of a conversion for which nobody chooses one."""
+    limit = context_limit(config)
+    return DEFAULT_CONTEXT if limit is None else min(DEFAULT_CONTEXT, longest_context(limit))
 
 
 def longest_context(limit: int) -> int:
@@ -120,7 +139,7 @@ def context_limit(config: "PreTrainedConfig | None") -> int | None:
 
 def _prefill(prefill: Sequence[int] | None, context: int) -> tuple[int, ...]:
     if prefill is None:
-        return _fitting(DEFAULT_PREFILL, context)
+        return ()
     if not prefill or any(length < 1 for length in prefill):
         raise InputError("Prefill lengths are positive numbers.", hint="For example --prefill 128,16.")
     too_long = max(prefill)
@@ -133,7 +152,7 @@ def _prefill(prefill: Sequence[int] | None, context: int) -> tuple[int, ...]:
 
 
 def _fitting(lengths: tuple[int, ...], context: int) -> tuple[int, ...]:
-    return tuple(length for length in lengths if length <= context) or (context,)
+    return tuple(length for length in lengths if length <= context) or (lengths and (context,))
 
 
 def _recipe(quantize: str | Recipe) -> Recipe:

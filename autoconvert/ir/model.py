@@ -1,7 +1,7 @@
 """A model: named programs over one set of weights, and the signatures by which they are called."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from autoconvert.errors import AutoconvertError
 from autoconvert.ir.interface import Role
@@ -14,13 +14,21 @@ from autoconvert.ir.weight import Weight
 class Signature:
     """One way to call a program: its name in the file, and a number for each of the program's symbols.
 
-    Outputs of the roles in `without` are left out.
+    With HISTORY in `sizes`, states are that long. `open` has another number for every size that stays open in the file,
+    where each call decides it: two numbers tell such a size from all others. Outputs of the roles in `without` are left
+    out.
     """
 
     name: str
     program: str
     sizes: Mapping[str, int] = field(default_factory=dict)
     without: frozenset[Role] = frozenset()
+    open: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def elsewhere(self) -> "Signature":
+        """The same with the other number for each open size."""
+        return replace(self, sizes={**self.sizes, **self.open}, open={})
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ from autoconvert.ir.weight import Weight
 # The symbol of a text's length, and that of texts that run side by side.
 LENGTH = "length"
 TEXTS = "texts"
+# How many entries the states hold that a call is given: the capacity, or as many as a text needs by then.
+HISTORY = "history"
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """States: tensors that live from call to call."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Literal
 
@@ -38,6 +38,14 @@ class State:
     @property
     def capacity(self) -> Size | None:
         return None if self.sequence_axis is None else self.shape[self.sequence_axis]
+
+    def with_capacity(self, capacity: Size) -> "State":
+        """The same for so many entries; as it is where none lie along an axis."""
+        if self.sequence_axis is None:
+            return self
+        shape = list(self.shape)
+        shape[self.sequence_axis] = capacity
+        return replace(self, shape=tuple(shape))
 
     @property
     def port(self) -> Port:

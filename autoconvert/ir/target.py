@@ -48,4 +48,7 @@ class Target(Protocol):
         """The state with this number among those that another program writes, once."""
 
     def text_signatures(self, program: str, lengths: Sequence[int]) -> tuple[Signature, ...]:
-        """The signatures by which a text is read in chunks of `lengths`, then continued token by token."""
+        """The signatures by which a text is read in chunks of `lengths`, then continued token by token.
+
+        Without `lengths`, those of a target that reads chunks of any length.
+        """

@@ -104,6 +104,10 @@ def _times_transposed(a: Tensor, b: Tensor) -> Tensor:
     return a @ b.transpose(-2, -1)
 
 
+def _slots(mask: Tensor) -> Tensor:
+    return torch.arange(mask.shape[-1], dtype=torch.int32, device=mask.device)[None]
+
+
 def attend(
     query: Tensor,
     keys: Tensor,
@@ -119,17 +123,19 @@ def attend(
     sinks: Tensor | None = None,
     bias: Tensor | None = None,
     times_transposed: Callable[[Tensor, Tensor], Tensor] = _times_transposed,
+    numbered: Callable[[Tensor], Tensor] = _slots,
 ) -> Tensor:
     """Attention of `query` [1, heads, chunk, width] over caches in a target's layouts; see cached_attention.
 
-    A product with the transpose of a cache is one that a device may have an operation for.
+    A product with the transpose of a cache is one that a device may have an operation for. `numbered` gives the numbers
+    of the slots [1, context] that a mask is for.
     """
     groups, context = keys.shape[1], keys.shape[key_axis]
     _, heads, chunk, width = query.shape
     repeats = heads // groups
     if window or chunk_size:
-        mask = torch.where(near(input_pos[:, None], context, window, chunk_size), mask, CLOSED)
-    added = mask if bias is None else bias + mask
+        mask = torch.where(_near(input_pos[:, None], numbered(mask), window, chunk_size), mask, CLOSED)
+    added = mask if bias is None else bias[..., :context] + mask
     # Heads of one group are rows of one matrix product; what is added repeats per head instead of the cache.
     if added.shape[1] > 1:
         added = added.reshape(1, groups, repeats * chunk, context)
@@ -155,7 +161,10 @@ def near(rows: Tensor, keys: int, window: int, chunk_size: int) -> Tensor:
 
     Later positions are for the causal mask to hide.
     """
-    columns = _columns(rows, keys)
+    return _near(rows, _columns(rows, keys), window, chunk_size)
+
+
+def _near(rows: Tensor, columns: Tensor, window: int, chunk_size: int) -> Tensor:
     # The chunk begins at the same position for a whole row, so that nothing is divided for each key.
     first = rows - rows % chunk_size if chunk_size else torch.zeros_like(rows)
     if window:

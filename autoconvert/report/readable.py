@@ -1,4 +1,7 @@
-"""Sizes as people write them."""
+"""Sizes and lengths as people write them."""
+
+from collections.abc import Mapping
+from typing import Any
 
 
 def readable_size(size: float) -> str:
@@ -7,3 +10,12 @@ def readable_size(size: float) -> str:
         if size >= factor:
             return f"{size / factor:.1f} {unit}"
     return f"{size:.0f} bytes"
+
+
+def readable_context(settings: Mapping[str, Any]) -> str:
+    """How many positions a file has, and how a text is read, by the settings as a report has them."""
+    positions = f"{settings['context']} positions"
+    if not settings["prefill"]:
+        return f"{positions}, a text of any length at a time; costs follow its length"
+    chunks = f"{positions}, prefilled {' or '.join(map(str, settings['prefill']))} at a time"
+    return f"{chunks}, since {settings['why_fixed']}" if settings["why_fixed"] else chunks

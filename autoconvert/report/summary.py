@@ -8,7 +8,7 @@ from typing import Any
 from rich.text import Text
 
 from autoconvert.report.check_result import CheckResult
-from autoconvert.report.readable import readable_size
+from autoconvert.report.readable import readable_context, readable_size
 from autoconvert.report.report import Report
 
 _LABEL_WIDTH = 12
@@ -21,8 +21,7 @@ def summary(report: Report, files: Mapping[str, Path], *, verbose: bool = False)
         yield Text.assemble((str(path), "bold"), f"  {readable_size(path.stat().st_size)}")
     yield Text()
     yield labelled("model", f"{report.model}: {report.layers} layers with a cache, {block_counts(report.blocks)}")
-    prefill = " or ".join(map(str, report.settings["prefill"]))
-    yield labelled("context", f"{report.settings['context']} positions, prefilled {prefill} at a time")
+    yield labelled("context", readable_context(report.settings))
     weights = [f"{readable_size(size)} {dtype}" for dtype, size in report.bytes_by_dtype.items()]
     yield labelled("weights", ", ".join(weights))
     yield labelled("checkpoint", _checkpoint(report))

@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from autoconvert.runtime.open_shapes import OPEN, Shapes, open_shapes
+
 Array = npt.NDArray[Any]
 _THREADS = 2
 
 
 @dataclass(frozen=True)
 class TensorType:
-    """Shape and dtype of an input or output."""
+    """Shape and dtype of an input or output; an axis is OPEN where each call decides how long it is."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -46,59 +48,95 @@ class LoadedFile:
         cpu = CpuOptions(num_threads=_THREADS, xnnpack_weight_cache_path=str(Path(self._folder.name, "packed")))
         options = Options(hardware_accelerators=HardwareAccelerator.CPU, cpu_options=cpu)
         self._model = CompiledModel.from_file(path, options=options)
-        self._types = {name: self._types_of(name) for name in self._model.get_signature_list()}
-        self._taken: dict[str, Any] = {}
-        self._given: dict[str, Any] = {}
+        opened = open_shapes(Path(path))
+        self._types = {name: self._types_of(name, *opened[name]) for name in self._model.get_signature_list()}
+        self._sizes: dict[tuple[str, str], tuple[int, ...]] = {}
+        self._states: dict[str, _State] = {}
 
     def types(self) -> dict[str, SignatureTypes]:
         return self._types
 
     def reset(self) -> None:
         """States are zero again."""
-        for name, buffer in self._taken.items():
-            buffer.write(self._zeros(name))
+        self._states.clear()
 
-    def run(self, signature: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Calls a signature with all inputs that are no state; gives all outputs that are none."""
+    def run(self, signature: str, inputs: Mapping[str, Array], history: int) -> dict[str, Array]:
+        """Calls a signature with all inputs that are no state; gives all outputs that are none.
+
+        States whose length is open have `history` entries, no fewer than at the call before.
+        """
         types = self._types[signature]
-        states = types.inputs.keys() & types.outputs.keys()
-        for name in states - self._taken.keys():
-            self._taken[name] = self._model.create_input_buffer_by_name(signature, name)
-            self._given[name] = self._model.create_output_buffer_by_name(signature, name)
-            self._taken[name].write(self._zeros(name))
-        taken = {name: self._taken[name] for name in states}
-        given = {name: self._given[name] for name in states}
-        for name in types.inputs.keys() - states:
+        names = types.inputs.keys() & types.outputs.keys()
+        sizes = {
+            name: with_history(type_.shape, history) if name in names else np.shape(inputs[name])
+            for name, type_ in types.inputs.items()
+        }
+        self._resize(signature, sizes)
+        states = {name: self._state(signature, name, sizes[name]) for name in names}
+        taken = {name: state.taken for name, state in states.items()}
+        given = {name: state.given for name, state in states.items()}
+        for name in types.inputs.keys() - names:
             taken[name] = self._model.create_input_buffer_by_name(signature, name)
             taken[name].write(np.ascontiguousarray(inputs[name], types.inputs[name].dtype))
-        for name in types.outputs.keys() - states:
+        for name in types.outputs.keys() - names:
             given[name] = self._model.create_output_buffer_by_name(signature, name)
         self._model.run_by_name(signature, taken, given)
-        for name in states:
-            self._taken[name], self._given[name] = self._given[name], self._taken[name]
-        return {name: self._read(given[name], types.outputs[name]) for name in types.outputs.keys() - states}
+        for state in states.values():
+            state.taken, state.given = state.given, state.taken
+        return {name: _read(given[name], types.outputs[name]) for name in types.outputs.keys() - names}
 
-    def _types_of(self, signature: str) -> SignatureTypes:
+    def _resize(self, signature: str, sizes: Mapping[str, tuple[int, ...]]) -> None:
+        """Tells the runtime the lengths of what is open, where they are others than at the last call."""
+        for name, type_ in self._types[signature].inputs.items():
+            if OPEN in type_.shape and self._sizes.get((signature, name)) != sizes[name]:
+                self._model.resize_input_tensor_by_name(signature, name, sizes[name])
+                self._sizes[signature, name] = sizes[name]
+
+    def _state(self, signature: str, name: str, shape: tuple[int, ...]) -> "_State":
+        """A state in this shape: with what it holds at the beginning of each axis, and zeros behind that."""
+        state = self._states.get(name)
+        if state is None or state.type.shape != shape:
+            type_ = TensorType(shape, self._types[signature].inputs[name].dtype)
+            # Of an output whose length is open the runtime does not know yet how much room it needs.
+            taken, given = (self._model.create_input_buffer_by_name(signature, name) for _ in range(2))
+            values = np.zeros(shape, type_.dtype)
+            if state is not None:
+                values[tuple(map(slice, state.type.shape))] = _read(state.taken, state.type)
+            taken.write(values)
+            state = self._states[name] = _State(type_, taken, given)
+        return state
+
+    def _types_of(self, signature: str, inputs: Shapes, outputs: Shapes) -> SignatureTypes:
         model = self._model
         return SignatureTypes(
-            tensor_types(model.get_input_tensor_details(signature)),
-            tensor_types(model.get_output_tensor_details(signature)),
+            tensor_types(model.get_input_tensor_details(signature), inputs),
+            tensor_types(model.get_output_tensor_details(signature), outputs),
         )
 
-    def _zeros(self, state: str) -> Array:
-        type_ = next(types.inputs[state] for types in self._types.values() if state in types.inputs)
-        return np.zeros(type_.shape, type_.dtype)
 
-    @staticmethod
-    def _read(buffer: Any, type_: TensorType) -> Array:
-        count = int(np.prod(type_.shape))
-        values: Array = np.array(buffer.read(count, type_.dtype.type)).reshape(type_.shape)
-        return values
+@dataclass
+class _State:
+    """Buffers that the next call takes from and gives to."""
+
+    type: TensorType
+    taken: Any
+    given: Any
 
 
-def tensor_types(details: Mapping[str, Any]) -> dict[str, TensorType]:
-    """From what the runtime says of inputs or outputs."""
+def _read(buffer: Any, type_: TensorType) -> Array:
+    count = int(np.prod(type_.shape))
+    values: Array = np.array(buffer.read(count, type_.dtype.type)).reshape(type_.shape)
+    return values
+
+
+def with_history(shape: tuple[int, ...], history: int) -> tuple[int, ...]:
+    """The shape of a state that has `history` entries where its length is open."""
+    return tuple(history if size == OPEN else size for size in shape)
+
+
+def tensor_types(details: Mapping[str, Any], opened: Shapes) -> dict[str, TensorType]:
+    """From what the runtime says of inputs or outputs, and the shapes of those that have an `opened` axis."""
     return {
-        name: TensorType(tuple(int(size) for size in detail["shape"]), np.dtype(detail["dtype"]))
+        name: TensorType(opened.get(name, tuple(int(size) for size in detail["shape"])), np.dtype(detail["dtype"]))
         for name, detail in details.items()
     }

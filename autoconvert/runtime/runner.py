@@ -17,7 +17,7 @@ from autoconvert.runtime.loaded_file import LoadedFile, SignatureTypes
 from autoconvert.runtime.signatures import DECODE, TextSignatures
 from autoconvert.system.remote import Died, remote
 
-Run = Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
+Run = Callable[[str, Mapping[str, Any], int], Mapping[str, Any]]
 Signatures = tuple[Mapping[str, SignatureTypes], Run, Callable[[], None]]
 
 
@@ -30,19 +30,24 @@ class Runner(TextSignatures):
     def __init__(self, types: Mapping[str, SignatureTypes], run: Run, reset: Callable[[], None]) -> None:
         super().__init__(types)
         self._run, self._forget = run, reset
-        self._first = self.position = 0
+        self._first = self.position = self._history = 0
 
     def reset(self, position: int = 0) -> None:
         """Forgets what was run: the next token is the first of a text and stands at `position`."""
         self._forget()
         self._first = self.position = position
+        self._history = 0
 
     def rewind(self, position: int) -> None:
         """The next token stands at `position`, whose slot and those behind it are written again; states stay."""
         self.position = position
 
     def prefill(self, tokens: Sequence[int]) -> None:
-        """Takes `tokens` in as the runtime's planner would split them."""
+        """Takes `tokens` in as the runtime's planner would split them: as one chunk where that may have any length."""
+        if self.capacity is None:
+            if tokens:
+                self.take(tokens, len(tokens))
+            return
         start = 0
         for real, size in plan_prefill(len(tokens), self.prefill_lengths, self.capacity - self.position):
             self.take(tokens[start : start + real], size)
@@ -64,10 +69,12 @@ class Runner(TextSignatures):
         return self.decode(tokens[position])
 
     def _chunk(self, tokens: Sequence[int], size: int) -> Chunk:
-        return chunk(tokens, self.position, size, self.capacity, first=self._first)
+        # States never shrink, as when a text is continued from an earlier position.
+        self._history = max(self._history, self.history(self.position + size))
+        return chunk(tokens, self.position, size, self._history, first=self._first)
 
     def _call(self, signature: str, part: Chunk) -> Mapping[str, Any]:
-        outputs = self._run(signature, self.inputs_of(signature, part))
+        outputs = self._run(signature, self.inputs_of(signature, part), self._history)
         self.position += part.real
         return outputs
 

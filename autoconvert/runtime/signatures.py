@@ -10,18 +10,21 @@ from autoconvert.ir.interface import Role
 from autoconvert.lowering.cpu import CPU
 from autoconvert.runtime.chunks import Chunk
 from autoconvert.runtime.loaded_file import SignatureTypes
+from autoconvert.runtime.open_shapes import OPEN
 
 # Signatures by name: any that begins with PREFILL takes a chunk, DECODE a token; others, as for drafts, are not run.
 PREFILL, DECODE = "prefill", "decode"
 # An input that some files take: int32 [1, 1, 1, 7], the first position of a call and twice the one after its last.
 PARAMETERS = "param_tensor"
+# By how many entries the runtime lengthens states that follow the history.
+_GROWTH = 16
 
 
 class TextSignatures:
     """What `types`, the inputs and outputs of a file's signatures, say of how texts are read.
 
-    `prefill_lengths` are slots of a chunk, ascending; `capacity` is in positions, `vocabulary` in tokens.
-    Raises InputError where the file is no decoder.
+    `prefill_lengths` are slots of a chunk, ascending, none where a chunk may have any; `capacity` is in positions, None
+    where states follow the history; `vocabulary` is in tokens. Raises InputError where the file is no decoder.
     """
 
     def __init__(self, types: Mapping[str, SignatureTypes]) -> None:
@@ -34,13 +37,18 @@ class TextSignatures:
             )
         chunks = {name: given for name, given in types.items() if name.startswith(PREFILL)}
         self._prefill = {given.inputs[self._names[Role.INPUT_POS]].shape[0]: name for name, given in chunks.items()}
-        self.prefill_lengths = sorted(self._prefill)
-        self.capacity = types[DECODE].inputs[self._names[Role.MASK]].shape[-1]
+        self.prefill_lengths = sorted(self._prefill.keys() - {OPEN})
+        slots = types[DECODE].inputs[self._names[Role.MASK]].shape[-1]
+        self.capacity = None if slots == OPEN else slots
         self.vocabulary = types[DECODE].outputs[self._names[Role.LOGITS]].shape[-1]
 
     def signature_of(self, size: int) -> str:
         """The signature that takes `size` slots where one prefills so many; otherwise the one that decodes."""
-        return self._prefill.get(size, DECODE)
+        return self._prefill.get(size, self._prefill.get(OPEN, DECODE) if size else DECODE)
+
+    def history(self, end: int) -> int:
+        """How many entries states have in a call that ends before position `end`."""
+        return -(-end // _GROWTH) * _GROWTH if self.capacity is None else self.capacity
 
     def inputs_of(self, signature: str, part: Chunk) -> dict[str, Any]:
         """The inputs of a signature that are no states, by name, each as the signature has its type."""

@@ -93,7 +93,9 @@ class Stepped:
         return frozenset(tensor for port, tensor in self.outputs.items() if port in self.inputs)
 
     def shape(self, tensor: int) -> tuple[int, ...]:
-        return _shape(self.subgraph.tensors[tensor])
+        """OPEN where each call decides how long an axis is."""
+        signature = self.subgraph.tensors[tensor].shapeSignature
+        return _shape(self.subgraph.tensors[tensor]) if signature is None else tuple(map(int, signature))
 
     def dtype(self, tensor: int) -> type[np.generic]:
         return _DTYPES[self.subgraph.tensors[tensor].type]
@@ -148,6 +150,7 @@ class SteppedFile:
         for index in local:
             tensor = signature.subgraph.tensors[index]
             copy = schema.TensorT(shape=tensor.shape, type=tensor.type, name=b"%d" % len(copies), buffer=0)
+            copy.shapeSignature = tensor.shapeSignature
             copy.hasRank = tensor.hasRank
             if index in signature.weights:
                 copy.type = schema.TensorType.FLOAT32
@@ -269,7 +272,8 @@ def _tensors_of(operator: Any, local: Mapping[int, int]) -> tuple[int, ...]:
 
 
 def _type_key(tensor: Any, is_input: bool) -> tuple[Any, ...]:
-    return _shape(tensor), int(tensor.type), None if is_input else int(tensor.buffer)
+    opened = None if tensor.shapeSignature is None else tuple(map(int, tensor.shapeSignature))
+    return _shape(tensor), opened, int(tensor.type), None if is_input else int(tensor.buffer)
 
 
 def _description(operator: Any) -> tuple[Any, ...]:

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from autoconvert.runtime.loaded_file import SignatureTypes, TensorType
+from autoconvert.runtime.loaded_file import SignatureTypes, TensorType, with_history
+from autoconvert.runtime.open_shapes import OPEN
 from autoconvert.runtime.steps import Array, Piece, Product, Rows, Step, Stepped, SteppedFile, makes, reads
 
 _THREADS = 2
@@ -20,12 +21,16 @@ _OPEN_PIECES = 128
 
 @dataclass(frozen=True)
 class Call:
-    """A call of `signature` with all inputs that are no state; `real` of its `slots` are tokens, the rest padding."""
+    """A call of `signature` with all inputs that are no state; `real` of its `slots` are tokens, the rest padding.
+
+    States whose length is open have `history` entries.
+    """
 
     signature: str
     inputs: Mapping[str, Array]
     real: int
     slots: int
+    history: int
 
 
 @dataclass(frozen=True)
@@ -150,7 +155,7 @@ class StepwiseFile:
         assert run.pending is not None
         match step:
             case Product() if run.pending.x is not None:
-                result = with_padding(given, prod(run.signature.shape(step.x)[:-1]))
+                result = with_padding(given, prod(self._value(run, step.x).shape[:-1]))
                 result = result if step.bias is None else result + self._value(run, step.bias)
                 result = activated(result, step.activation)
             case Rows() if run.pending.indices is not None:
@@ -162,9 +167,11 @@ class StepwiseFile:
         self._leave(run, step)
 
     def _run_piece(self, run: _Run, piece: Piece) -> None:
-        interpreter, inputs, outputs = self._open(_Keyed(piece.key, run.signature, piece))
-        for tensor, index in zip(piece.inputs, inputs, strict=True):
-            interpreter.set_tensor(index, self._value(run, tensor))
+        values = [self._value(run, tensor) for tensor in piece.inputs]
+        shapes = tuple(value.shape for value in values)
+        interpreter, inputs, outputs = self._open(_Keyed((piece.key, shapes), run.signature, piece, shapes))
+        for value, index in zip(values, inputs, strict=True):
+            interpreter.set_tensor(index, value)
         interpreter.invoke()
         for tensor, index in zip(piece.outputs, outputs, strict=True):
             run.values[tensor] = interpreter.get_tensor(index)
@@ -174,9 +181,15 @@ class StepwiseFile:
 
         content = self._file.file_of(keyed.signature, keyed.piece)
         interpreter = Interpreter(model_content=content, num_threads=_THREADS)
+        inputs, outputs = (
+            [tensor["index"] for tensor in tensors]
+            for tensors in (interpreter.get_input_details(), interpreter.get_output_details())
+        )
+        for index, tensor, shape in zip(inputs, keyed.piece.inputs, keyed.shapes, strict=True):
+            if OPEN in keyed.signature.shape(tensor):
+                interpreter.resize_tensor_input(index, shape)
         interpreter.allocate_tensors()
-        inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
-        return interpreter, [tensor["index"] for tensor in inputs], [tensor["index"] for tensor in outputs]
+        return interpreter, inputs, outputs
 
     def _is_at_hand(self, run: _Run, tensor: int) -> bool:
         if tensor in run.values or tensor not in run.signature.ports:
@@ -194,12 +207,13 @@ class StepwiseFile:
             constant = self._file.constant(signature, tensor)
             assert constant is not None, f"tensor {tensor} has no value"
             return constant
+        shape = with_history(signature.shape(tensor), run.call.history)
         if run.before is None:
-            run.values[tensor] = np.zeros(signature.shape(tensor), signature.dtype(tensor))
+            run.values[tensor] = np.zeros(shape, signature.dtype(tensor))
         else:
             output = run.from_before(tensor)
             assert output is not None
-            run.values[tensor] = run.before.values[output]
+            run.values[tensor] = _lengthened(run.before.values[output], shape)
             run.before.taken.add(output)
             run.before.forget([output])
         return run.values[tensor]
@@ -212,11 +226,12 @@ class StepwiseFile:
 
 @dataclass(frozen=True, eq=False)
 class _Keyed:
-    """A piece that equals every other with its key."""
+    """A piece for inputs of these shapes, that equals every other with its key."""
 
     key: tuple[Any, ...]
     signature: Stepped
     piece: Piece
+    shapes: tuple[tuple[int, ...], ...]
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Keyed) and self.key == other.key
@@ -229,6 +244,15 @@ def _types(signature: Stepped, ports: Mapping[str, int]) -> dict[str, TensorType
     return {
         port: TensorType(signature.shape(tensor), np.dtype(signature.dtype(tensor))) for port, tensor in ports.items()
     }
+
+
+def _lengthened(state: Array, shape: tuple[int, ...]) -> Array:
+    """A state with zeros behind what it holds."""
+    if state.shape == shape:
+        return state
+    longer = np.zeros(shape, state.dtype)
+    longer[tuple(map(slice, state.shape))] = state
+    return longer
 
 
 def without_padding(x: Array, call: Call) -> Array:

@@ -30,8 +30,24 @@ def cached_attention(
         for cache, chunk, axis in ((key_cache, key, key_axis), (value_cache, value, value_axis))
     )
     layout = (key_axis, value_axis)
-    attended = attend(query, keys, values, input_pos, mask, *layout, **attributes, times_transposed=_times_transposed)
+    attended = attend(
+        query,
+        keys,
+        values,
+        input_pos,
+        mask,
+        *layout,
+        **attributes,
+        times_transposed=_times_transposed,
+        numbered=_counted,
+    )
     return attended, keys, values
+
+
+def _counted(mask: Tensor) -> Tensor:
+    """The numbers of the slots int32 [1, context], counted when run: how many there are may be open."""
+    row = mask[0, 0, :1]
+    return (row == row).to(torch.int32).cumsum(-1, dtype=torch.int32) - 1
 
 
 def _times_transposed(a: Tensor, b: Tensor) -> Tensor:

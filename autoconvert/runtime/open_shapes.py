@@ -1,0 +1,36 @@
+"""Shapes of what a `.tflite`'s signatures take and give, where the runtime tells only those of the last call."""
+
+import mmap
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ai_edge_litert import schema_py_generated as schema
+
+# The size of an axis that each call decides.
+OPEN = -1
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def open_shapes(path: Path) -> dict[str, tuple[Shapes, Shapes]]:
+    """By signature, the shapes of those inputs and of those outputs that have an open axis, by name."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        model = schema.Model.GetRootAs(data, 0)
+        entries = [model.SignatureDefs(index) for index in range(model.SignatureDefsLength())]
+        return {
+            entry.SignatureKey().decode(): _ports(entry, model.Subgraphs(entry.SubgraphIndex())) for entry in entries
+        }
+
+
+def _ports(signature: Any, subgraph: Any) -> tuple[Shapes, Shapes]:
+    inputs = (signature.Inputs(index) for index in range(signature.InputsLength()))
+    outputs = (signature.Outputs(index) for index in range(signature.OutputsLength()))
+    return dict(_opened(inputs, subgraph)), dict(_opened(outputs, subgraph))
+
+
+def _opened(ports: Iterator[Any], subgraph: Any) -> Iterator[tuple[str, tuple[int, ...]]]:
+    for port in ports:
+        tensor = subgraph.Tensors(port.TensorIndex())
+        shape = tuple(int(tensor.ShapeSignature(axis)) for axis in range(tensor.ShapeSignatureLength()))
+        if OPEN in shape:
+            yield port.Name().decode(), shape
