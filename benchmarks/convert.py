@@ -30,6 +30,8 @@ from rich.console import Console
 from rich.table import Table
 
 GIGABYTE = 10**9
+# What the peer has by default, and what is asked of a bundle with --decode.
+PREFILL = 128
 
 
 @dataclass(frozen=True)
@@ -86,19 +88,20 @@ def make_checkpoint(shape: str, layers: int | None, folder: Path) -> Path:
     return made
 
 
-def autoconvert(checkpoint: Path, context: int, prefill: int, cache: Path) -> Converter:
-    """Ours, with default flags but for the lengths; what it compiles is kept in `cache`."""
+def autoconvert(checkpoint: Path, context: int, prefill: int | None, cache: Path) -> Converter:
+    """Ours, with default flags but for the context, and for `prefill` if given; `cache` keeps what it compiles."""
     output = checkpoint.with_name("autoconvert")
     program = Path(sysconfig.get_path("scripts")) / "autoconvert"
     command = (
         *(str(program), str(checkpoint), "-o", str(output)),
-        *("--quantize", "int8", "--context", str(context), "--prefill", str(prefill)),
+        *("--quantize", "int8", "--context", str(context)),
+        *(() if prefill is None else ("--prefill", str(prefill))),
     )
     return Converter("autoconvert", Path(sys.executable), command, output, {"AUTOCONVERT_CACHE": str(cache)})
 
 
 def litert_torch(python: Path, checkpoint: Path, context: int, prefill: int, lightweight: bool) -> Converter:
-    """The peer, to the same signatures and the same kind of quantization."""
+    """The peer, to the same context and the same kind of quantization."""
     output = checkpoint.with_name("litert-torch")
     command = (
         *(str(python), "-m", "litert_torch.cli", "export_hf"),
@@ -210,7 +213,12 @@ def main(
     shape: Annotated[str, typer.Option(help=f"One of {', '.join(SHAPES)}.")] = "llama-3.2-1b",
     layers: Annotated[int | None, typer.Option(help="This many layers instead of the shape's.", min=1)] = None,
     context: Annotated[int, typer.Option(help="Positions of the cache.", min=1)] = 1280,
-    prefill: Annotated[int, typer.Option(help="Length of the one prefill signature.", min=1)] = 128,
+    prefill: Annotated[
+        int | None,
+        typer.Option(
+            help=f"Length of one prefill signature. Otherwise ours takes any; the peer's has {PREFILL}.", min=1
+        ),
+    ] = None,
     peer: Annotated[
         Path | None,
         typer.Option(help="Interpreter of an environment with litert-torch and tensorflow.", exists=True),
@@ -248,7 +256,7 @@ def main(
             command = (*ours.command, "--verify", "off", "--no-cache")
             converters.append(dataclasses.replace(ours, name="autoconvert, unchecked", command=command))
         if peer is not None:
-            converters.append(litert_torch(peer, checkpoint, context, prefill, peer_lightweight))
+            converters.append(litert_torch(peer, checkpoint, context, prefill or PREFILL, peer_lightweight))
         files = sorted(checkpoint.glob("*.safetensors"))
         conversions = []
         for converter in converters:
@@ -266,7 +274,7 @@ def main(
                 console.print(stage_table(run.stages, run.cost.wall_seconds))
         speeds: list[list[Speed]] = []
         if decode:
-            load = Load(prefill=prefill, decode=128, context=context, threads=threads)
+            load = Load(prefill=prefill or PREFILL, decode=128, context=context, threads=threads)
             speeds = alternate([run.bundle for run in conversions], load, runs)
             console.print(speed_table([run.name for run in conversions], speeds))
         if json_file is not None:

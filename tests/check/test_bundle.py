@@ -41,7 +41,7 @@ def runner_of(logits: Callable[[list[int]], torch.Tensor]) -> Runner:
     """Reads as a file would whose caches hold tokens."""
     slots: dict[int, int] = {}
 
-    def run(signature: str, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+    def run(signature: str, inputs: Mapping[str, Any], history: int) -> Mapping[str, Any]:
         seen = inputs["mask"][0, 0]
         for token, position, row in zip(inputs["tokens"][0], inputs["input_pos"], seen, strict=True):
             if row[position] == 0:

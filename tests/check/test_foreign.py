@@ -40,7 +40,7 @@ class Model:
 def verdicts(fault: Fault, *types: str, parameters: int = 1) -> dict[str, tuple[str, str]]:
     calls = count()
 
-    def run(signature: str, inputs: Any) -> Any:
+    def run(signature: str, inputs: Any, history: int) -> Any:
         token, number = int(inputs["tokens"][0, 0]), next(calls)
         logits = table(token) + fault(int(inputs["input_pos"][0]), number) * torch.arange(VOCABULARY)
         return {"logits": logits.numpy()[None, None]}
@@ -55,7 +55,7 @@ def verdicts(fault: Fault, *types: str, parameters: int = 1) -> dict[str, tuple[
     runner = Runner({f"prefill_{CHUNK}": signature(CHUNK, {}), "decode": signature(1, logits)}, run, lambda: None)
     model = Model()
     model.parameters = parameters
-    check = ForeignCheck(runner, Described(types, False), cast(Reference, model), CONTEXT, False)
+    check = ForeignCheck(runner, Described(types), cast(Reference, model), CONTEXT, False)
     return {verdict.layer: (verdict.outcome, verdict.detail) for verdict in check.verdicts()}
 
 

@@ -21,12 +21,14 @@ def runner_of(interpreter: Any) -> Runner:
     """A runner whose states are kept here, by the interpreter's signature runners."""
     signatures = {name: interpreter.get_signature_runner(name) for name in interpreter.get_signature_list()}
     types = {
-        name: SignatureTypes(tensor_types(runner.get_input_details()), tensor_types(runner.get_output_details()))
+        name: SignatureTypes(
+            tensor_types(runner.get_input_details(), {}), tensor_types(runner.get_output_details(), {})
+        )
         for name, runner in signatures.items()
     }
     states: dict[str, Any] = {}
 
-    def run(name: str, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+    def run(name: str, inputs: Mapping[str, Any], history: int) -> Mapping[str, Any]:
         taken = types[name].inputs
         zeros = {state: np.zeros(taken[state].shape, taken[state].dtype) for state in taken.keys() - inputs.keys()}
         given = {port: value.astype(taken[port].dtype) for port, value in inputs.items()}

@@ -31,7 +31,7 @@ def calls_of(mask: type) -> list[tuple[str, Mapping[str, Any]]]:
     """A text of two tokens in a chunk and one that is decoded."""
     calls: list[tuple[str, Mapping[str, Any]]] = []
 
-    def run(signature: str, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+    def run(signature: str, inputs: Mapping[str, Any], history: int) -> Mapping[str, Any]:
         calls.append((signature, inputs))
         return {"logits": np.zeros((1, 1, 5), np.float32)}
 
@@ -59,4 +59,4 @@ def test_the_parameters_are_the_first_position_and_twice_the_one_after_the_last(
 
 def test_a_file_without_a_signature_that_decodes_is_no_decoder() -> None:
     with pytest.raises(InputError, match="no signature decode of the file gives logits: it has verify"):
-        Runner({"verify": types(np.float32)["verify"]}, lambda name, inputs: inputs, lambda: None)
+        Runner({"verify": types(np.float32)["verify"]}, lambda name, inputs, history: inputs, lambda: None)
