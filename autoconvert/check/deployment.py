@@ -74,7 +74,7 @@ def check_linked_file(
     Raises CheckFailed.
     """
     check = _Check(path, start, compiled, weights, recipe, source)
-    heard = check.read(plan.all)
+    heard = check.read(plan.texts, plan.late)
     found = [check.judge(each) for each in heard[: len(plan.texts)]]
     not_run = list(plan.not_run)
     try:
@@ -92,13 +92,14 @@ def check_linked_file(
 class _Heard:
     """Logits [compared, vocabulary] of a reading: the source's, the file's in float32, and those of the file as it is.
 
-    `expected` is None where the source cannot read a text that begins so late.
+    `expected` is None where the source cannot read a text that begins so late, `plain` where the file as it is was not
+    asked.
     """
 
     reading: Reading
     expected: Tensor | None
     exact: Tensor
-    plain: Tensor
+    plain: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -110,20 +111,29 @@ class _Check:
     recipe: Recipe
     source: Expected
 
-    def read(self, readings: Sequence[Reading]) -> list[_Heard]:
-        """Reads texts in all three ways, one after the other: each has its own peak of memory."""
+    def read(self, texts: Sequence[Reading], late: Sequence[Reading] = ()) -> list[_Heard]:
+        """Reads texts in all three ways, one after the other: each has its own peak of memory.
+
+        What is `late` takes a whole cache; of a rounded file it is read step by step alone, in the same kernels.
+        """
+        readings = (*texts, *late)
         exact = None if self.recipe.exact else self._stepwise(readings)
         expected = [self.source.logits(reading) for reading in readings]
         runner = self.start()
-        plain = [read(runner, reading) for reading in readings]
-        return list(map(_Heard, readings, expected, exact or plain, plain))
+        if exact is None:
+            plain = [read(runner, reading) for reading in readings]
+            return list(map(_Heard, readings, expected, plain, plain))
+        rounded = [*(read(runner, reading) for reading in texts), *(None for _ in late)]
+        return list(map(_Heard, readings, expected, exact, rounded))
 
     def judge(self, heard: _Heard) -> tuple[float, float]:
         """How far the file lies from the source in float32, and what rounding changes; raises CheckFailed."""
         if heard.expected is None:
             raise CheckFailed(f"The source reads no text that begins at position {heard.reading.start}.")
         worst = self._distance(heard.exact, heard.expected, heard.reading)
-        return worst, 0.0 if self.recipe.exact else self._rounding(heard.plain, heard.expected)
+        if heard.plain is None or self.recipe.exact:
+            return worst, 0.0
+        return worst, self._rounding(heard.plain, heard.expected)
 
     def _stepwise(self, readings: Sequence[Reading]) -> list[Tensor]:
         # The other core opens the file as it is.

@@ -52,13 +52,17 @@ class Stepwise:
         calls = [call for chain in chains for call in chain]
         finished: dict[int, Finished] = {}
         needs: dict[int, Needs] = {}
+        # What was needed before comes first: who falls behind catches up, and then shares weights with the others.
+        order: dict[tuple[str, bool, bool], int] = {}
         waiting = list(range(len(calls)))
         while len(finished) < len(calls):
             waiting = [number for number in waiting if not self._advance(number, None, needs, finished)]
             if not needs:
                 continue
-            first = needs[min(needs)]
-            group = [n for n, other in needs.items() if other.weight == first.weight and _kind(other) == _kind(first)]
+            for need in needs.values():
+                order.setdefault(_key(need), len(order))
+            first = min(map(_key, needs.values()), key=order.__getitem__)
+            group = sorted(number for number, need in needs.items() if _key(need) == first)
             for number, given in zip(group, self._given([needs.pop(n) for n in group]), strict=True):
                 if not self._advance(number, given, needs, finished):
                     waiting.append(number)
@@ -128,8 +132,9 @@ class Stepwise:
             raise RuntimeFailed(f"the runtime cannot run {self._path} step by step: {error}") from error
 
 
-def _kind(need: Needs) -> tuple[bool, bool]:
-    return need.x is not None, need.indices is not None
+def _key(need: Needs) -> tuple[str, bool, bool]:
+    """What several runs need at once: a weight, and how."""
+    return need.weight, need.x is not None, need.indices is not None
 
 
 def _is_plain(weight: Weight) -> bool:

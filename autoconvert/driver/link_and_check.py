@@ -1,7 +1,7 @@
 """From compiled graphs to files: the weights are linked in, the file is checked, bundled, and the bundle checked."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,9 +32,11 @@ from autoconvert.report.readable import readable_size
 from autoconvert.report.report import Report, make_report, write_report
 from autoconvert.rewrite.pattern import Pattern
 from autoconvert.runtime.failed import RuntimeFailed
-from autoconvert.runtime.runner import start_file
-from autoconvert.source.accounting import account
+from autoconvert.runtime.runner import Runner, start_file
+from autoconvert.source.accounting import Row, account
 from autoconvert.source.source import Source
+from autoconvert.system.memory import freed_at_once, give_back
+from autoconvert.system.threads import threads
 
 if TYPE_CHECKING:
     from autoconvert.dump.dump import Dump
@@ -79,21 +81,10 @@ class LinkAndCheck:
         rows = account(self.source, compiled.sources)
         linked = self._link(compiled)
         self.receipts.hash_model(linked.path)
-        files = {"tflite": linked.path}
-        prompts: list[Spoken] = []
-        if self.settings.verify != "off":
-            self.checks.extend(compilation.checks)
-            self._check_constants(linked, compiled)
-            reason = why_not_run(needs_of(self.source, self.settings))
-            if reason:
-                self.checks.append(CheckResult(FILE, False, reason))
-            else:
-                prompts = self._check_file(linked, compiled)
-        if self.tokenizer is not None and self.bundled is not None:
-            draft = self.receipts.drafted(self.settings, rows, self.checks)
-            files["litertlm"] = self._bundle(linked, compiled, self.bundled, room_for(draft))
-            if prompts:
-                self._check_bundle(files["litertlm"], self.tokenizer, prompts)
+        # What was taken so far goes back before the checks need it, and what these take as soon as it is free.
+        give_back()
+        with freed_at_once():
+            files = self._checked_files(compilation, linked, rows)
         receipt = self.receipts.written(self.settings, rows, self.checks, linked.size, files.get("litertlm"))
         files = {name: file for name, file in files.items() if name in self.settings.formats}
         report = make_report(
@@ -111,6 +102,29 @@ class LinkAndCheck:
         )
         files["report"] = write_report(report, self.folder / REPORT)
         return files, report
+
+    def _checked_files(self, compilation: Compilation, linked: Linked, rows: Sequence[Row]) -> dict[str, Path]:
+        """The file, checked, and the bundle where there is a tokenizer, checked too."""
+        compiled = compilation.compiled
+        files = {"tflite": linked.path}
+        prompts: list[Spoken] = []
+        if self.settings.verify != "off":
+            self.checks.extend(compilation.checks)
+            reason = why_not_run(needs_of(self.source, self.settings))
+            with nullcontext() if reason else start_file(linked.path) as start:
+                # The other core opens the file.
+                with threads(1):
+                    self._check_constants(linked, compiled)
+                if start is None:
+                    self.checks.append(CheckResult(FILE, False, reason))
+                else:
+                    prompts = self._check_file(linked, compiled, start)
+        if self.tokenizer is not None and self.bundled is not None:
+            draft = self.receipts.drafted(self.settings, rows, self.checks)
+            files["litertlm"] = self._bundle(linked, compiled, self.bundled, room_for(draft))
+            if prompts:
+                self._check_bundle(files["litertlm"], self.tokenizer, prompts)
+        return files
 
     def _link(self, compiled: Compiled) -> Linked:
         with self.timeline.stage("link") as stage:
@@ -140,10 +154,10 @@ class LinkAndCheck:
             stage.note = f"{checked.constants} tensors, {checked.numbers:,} numbers read back"
             self.checks.append(CheckResult(CONSTANTS, True, stage.note))
 
-    def _check_file(self, linked: Linked, compiled: Compiled) -> list[Spoken]:
+    def _check_file(self, linked: Linked, compiled: Compiled, start: Callable[[], Runner]) -> list[Spoken]:
         """Runs the file, and gives what it says of the prompts that the bundle is then asked."""
         try:
-            return self._run_file(linked, compiled)
+            return self._run_file(linked, compiled, start)
         except CheckFailed as failure:
             with self.timeline.stage("find the fault") as stage:
                 found = localized(failure, self.source, self.expected, compiled, self.stages, self.patterns)
@@ -159,12 +173,8 @@ class LinkAndCheck:
             hint = f"{what} must not be used. Please report this with the model's config."
             raise CheckFailed(failure.message, hint=hint) from failure
 
-    def _run_file(self, linked: Linked, compiled: Compiled) -> list[Spoken]:
-        with (
-            self._runs("The file"),
-            self.timeline.stage("check file") as stage,
-            start_file(linked.path) as start,
-        ):
+    def _run_file(self, linked: Linked, compiled: Compiled, start: Callable[[], Runner]) -> list[Spoken]:
+        with self._runs("The file"), self.timeline.stage("check file") as stage:
             found = check_linked_file(
                 linked.path,
                 start,

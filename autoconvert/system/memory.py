@@ -6,6 +6,9 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+# Of mallopt in glibc's malloc.h.
+_M_MMAP_THRESHOLD = -3
+
 
 def collect_seldom() -> None:
     """For a process of our own: a million imported objects are seldom looked through, and not at the end."""
@@ -31,3 +34,21 @@ def give_back() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+@contextmanager
+def freed_at_once() -> Iterator[None]:
+    """Blocks of a megabyte and more go back to the system when they are freed, and not when the allocator sees fit.
+
+    Each then costs new pages. Without glibc, nothing is changed.
+    """
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_option is None:
+        yield
+        return
+    set_option(_M_MMAP_THRESHOLD, 1 << 20)
+    try:
+        yield
+    finally:
+        # The most that glibc would have come to by itself.
+        set_option(_M_MMAP_THRESHOLD, 32 << 20)

@@ -1,5 +1,7 @@
 """A linked file run step by step: its numbers are the runtime's of an unquantized file, whatever it stores."""
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ import torch
 from autoconvert.check.deployment import calls_of, read
 from autoconvert.check.parity import distance
 from autoconvert.check.readings import Reading, at_the_end, from_the_start
-from autoconvert.check.stepwise import open_stepwise
+from autoconvert.check.stepwise import Stepwise, open_stepwise
 from autoconvert.driver.compile import Stages, compile_model
 from autoconvert.driver.settings import choose
 from autoconvert.lowering.compiled import Compiled
@@ -16,7 +18,9 @@ from autoconvert.lowering.link import link
 from autoconvert.quantization.recipes import RECIPES
 from autoconvert.report.progress import Silent, Timeline
 from autoconvert.runtime.runner import open_file
+from autoconvert.runtime.stepwise import StepwiseFile
 from autoconvert.source.source import Source, load_source
+from autoconvert.system.remote import remote
 from tests.driver.test_convert import noisy
 from tests.source.tiny import CONFIGS, build
 
@@ -24,10 +28,10 @@ CAPACITY = 64
 LENGTHS = (30, 20)
 
 
-def compiled(name: str) -> tuple[Source, Compiled]:
+def compiled(name: str, lengths: Sequence[int] | None = LENGTHS) -> tuple[Source, Compiled]:
     source = load_source(noisy(build(CONFIGS[name])))
     settings = choose(
-        source.config, context=CAPACITY, prefill=LENGTHS, quantize="int8", formats=("tflite",), verify="off"
+        source.config, context=CAPACITY, prefill=lengths, quantize="int8", formats=("tflite",), verify="off"
     )
     return source, compile_model(source, settings, Timeline(Silent()), Stages()).compiled
 
@@ -44,11 +48,14 @@ def logits(path: Path, source: Source, made: Compiled, readings: list[Reading]) 
     return steps, plain
 
 
+@pytest.mark.parametrize("lengths", [LENGTHS, None], ids=["fixed", "any"])
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gemma3"])
-def test_whatever_the_weights_are_stored_as_the_sources_decide(name: str, tmp_path: Path) -> None:
-    source, made = compiled(name)
-    vocabulary = made.vocabulary
-    readings = [from_the_start(LENGTHS, CAPACITY, vocabulary), *at_the_end(LENGTHS, CAPACITY, vocabulary)]
+def test_whatever_the_weights_are_stored_as_the_sources_decide(
+    name: str, lengths: Sequence[int] | None, tmp_path: Path
+) -> None:
+    source, made = compiled(name, lengths)
+    vocabulary, lengths = made.vocabulary, made.prefill
+    readings = [from_the_start(lengths, CAPACITY, vocabulary), *at_the_end(lengths, CAPACITY, vocabulary)]
     found = {}
     for recipe in RECIPES.values():
         linked = link(list(made.graphs.values()), made.weights, source.weights, recipe, tmp_path / recipe.name)
@@ -57,6 +64,25 @@ def test_whatever_the_weights_are_stored_as_the_sources_decide(name: str, tmp_pa
     for steps, plain in found.values():
         assert max(float(distance(ours, wanted).max()) for ours, wanted in zip(steps, exact, strict=True)) < 1e-5
         assert max(float(distance(ours, wanted).max()) for ours, wanted in zip(plain, exact, strict=True)) < 0.5
+
+
+def test_a_weight_is_read_once_however_many_calls_there_are(tmp_path: Path) -> None:
+    source, made = compiled("llama", None)
+    linked = link(list(made.graphs.values()), made.weights, source.weights, RECIPES["int8"], tmp_path / "file")
+    reading = from_the_start((), CAPACITY, made.vocabulary, to_the_end=True)
+    asked: Counter[str] = Counter()
+
+    class Counted(Stepwise):
+        def _product(self, name: str, x: torch.Tensor) -> torch.Tensor:
+            asked[name] += 1
+            return super()._product(name, x)
+
+    with remote(StepwiseFile, str(linked.path), list(made.weights)) as loaded:
+        stepwise = Counted(linked.path, loaded, made.weights, source.weights)
+        stepwise.run([calls_of(reading, stepwise.signatures())])
+    assert len(reading.pieces) > 8
+    # Where signatures compute queries, keys and values in another order, a value may be late.
+    assert {count for name, count in asked.items() if "mlp" in name or "lm_head" in name} == {1}
 
 
 def test_chains_know_nothing_of_each_other(tmp_path: Path) -> None:

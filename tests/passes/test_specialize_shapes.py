@@ -26,7 +26,7 @@ def prefill(program: Program, length: int) -> Program:
 
 
 def decode(program: Program) -> Program:
-    return signatures(program, ())["decode"]
+    return signatures(program, (1,))["decode"]
 
 
 @pytest.fixture(scope="module")

@@ -38,3 +38,20 @@ def test_a_process_of_our_own_ends_without_looking_through_what_it_imported() ->
     )
     run = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert run.stdout.split() == ["True", "True"]
+
+
+def test_what_is_freed_leaves_the_process_at_once() -> None:
+    code = (
+        "import ctypes, psutil, numpy\n"
+        "from autoconvert.system.memory import freed_at_once\n"
+        "warm = numpy.ones(3 << 20); del warm\n"  # From here on glibc would keep blocks of this size.
+        "def held(): return psutil.Process().memory_info().rss\n"
+        "with freed_at_once():\n"
+        "    before = held()\n"
+        "    blocks = [(numpy.ones(1 << 18), bytearray(9000)) for _ in range(20)]\n"
+        "    small = [each for _, each in blocks]\n"
+        "    del blocks\n"
+        "    print(held() - before)\n"
+    )
+    grown = int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    assert grown < 8 << 20
