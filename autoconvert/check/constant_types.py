@@ -1,7 +1,6 @@
 """How the constants of a `.tflite` are stored, whoever made it, and what that may change in the logits."""
 
 import mmap
-import struct
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,11 +11,13 @@ from typing import Any
 from ai_edge_litert import schema_py_generated as schema
 
 from autoconvert.errors import CheckFailed
+from autoconvert.lowering.flatbuffer import BROKEN, FILE_IDENTIFIER, root_of
 from autoconvert.quantization.recipes import RECIPES
 
 _NAMES = {number: name.lower() for name, number in vars(schema.TensorType).items() if isinstance(number, int)}
 # Whole numbers that are shapes, indices and tables; no weight is stored as one.
 _PLAIN = frozenset({"float32", "int32", "int64", "uint32", "uint64", "bool", "string"})
+_AGAIN = "Get the file again, or make it again."
 # In σ, root mean square, as Recipe.rounding has it; four bits are rounded sixteen times as coarsely as eight.
 ROUNDING = {"float16": RECIPES["fp16"].rounding, "int8": RECIPES["int8"].rounding, "int4": 0.6}
 
@@ -49,9 +50,9 @@ def describe(path: Path) -> Described:
         path.open("rb") as file,
         mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
     ):
-        if content[4:8] != b"TFL3":
-            raise CheckFailed("this is no .tflite")
-        model = schema.Model.GetRootAs(content, 0)
+        if content[4:8] != FILE_IDENTIFIER:
+            raise CheckFailed("this is no .tflite", hint=_AGAIN)
+        model = root_of(content, len(content))
         _refuse_what_is_cut_short(model, len(content))
         subgraphs = [model.Subgraphs(i) for i in range(model.SubgraphsLength())]
         types = sorted({name for subgraph in subgraphs for name in _types_of(model, subgraph)} - _PLAIN)
@@ -63,8 +64,8 @@ def _readable(path: Path) -> Iterator[None]:
     """Foreign bytes may lead a reader anywhere."""
     try:
         yield
-    except (struct.error, LookupError, AttributeError, TypeError, ValueError, OverflowError, MemoryError) as error:
-        raise CheckFailed(f"the flatbuffer is broken: {error}") from error
+    except BROKEN as error:
+        raise CheckFailed(f"the flatbuffer is broken: {error}", hint=_AGAIN) from error
 
 
 def _refuse_what_is_cut_short(model: Any, size: int) -> None:
@@ -72,9 +73,10 @@ def _refuse_what_is_cut_short(model: Any, size: int) -> None:
         buffer = model.Buffers(index)
         # Offsets 0 and 1 say that the data lies in the flatbuffer itself.
         if buffer.Offset() > 1 and buffer.Offset() + buffer.Size() > size:
-            raise CheckFailed(f"it is cut short: {size} bytes, and {buffer.Offset() + buffer.Size()} are needed")
+            needed = buffer.Offset() + buffer.Size()
+            raise CheckFailed(f"it is cut short: {size} bytes, and {needed} are needed", hint=_AGAIN)
         if buffer.DataLength() > size:
-            raise CheckFailed(f"it is cut short at {size} bytes")
+            raise CheckFailed(f"it is cut short at {size} bytes", hint=_AGAIN)
 
 
 def _types_of(model: Any, subgraph: Any) -> Iterable[str]:
