@@ -14,7 +14,7 @@ from autoconvert.check.plan import Plan, asks_all_prompts, plan
 from autoconvert.driver.compilation import Compilation
 from autoconvert.driver.compile import Stages
 from autoconvert.driver.localize import localized
-from autoconvert.driver.needs import needs_of, why_not_run
+from autoconvert.driver.needs import Needs, why_not_run
 from autoconvert.driver.ready import REPORT
 from autoconvert.driver.receipts import Receipts
 from autoconvert.driver.settings import Settings, as_data
@@ -55,6 +55,7 @@ class LinkAndCheck:
 
     source: Source
     settings: Settings
+    needs: Needs
     tokenizer: TokenizerSpec | None
     bundled: TokenizerSpec | None
     timeline: Timeline
@@ -84,7 +85,7 @@ class LinkAndCheck:
         if self.settings.verify != "off":
             self.checks.extend(compilation.checks)
             self._check_constants(linked, compiled)
-            reason = why_not_run(needs_of(self.source, self.settings))
+            reason = why_not_run(self.needs)
             if reason:
                 self.checks.append(CheckResult(FILE, False, reason))
             else:
