@@ -188,7 +188,7 @@ class LinkAndCheck:
             path = self.folder / "model.litertlm"
             write_bundle(
                 linked.path,
-                linked.digest,
+                self.receipts.model_digest,
                 tokenizer.section,
                 build_llm_metadata(tokenizer, self.settings.context),
                 build_executor_metadata(compiled.states, self.settings.context, CPU),
