@@ -17,6 +17,7 @@ from autoconvert.quantization.recipes import RECIPES
 _NAMES = {number: name.lower() for name, number in vars(schema.TensorType).items() if isinstance(number, int)}
 # Whole numbers that are shapes, indices and tables; no weight is stored as one.
 _PLAIN = frozenset({"float32", "int32", "int64", "uint32", "uint64", "bool", "string"})
+_BYTES = {"float32": 4, "int32": 4, "uint32": 4, "float16": 2, "int16": 2, "int64": 8, "float64": 8}
 _AGAIN = "Get the file again, or make it again."
 # In σ, root mean square, as Recipe.rounding has it; four bits are rounded sixteen times as coarsely as eight.
 ROUNDING = {"float16": RECIPES["fp16"].rounding, "int8": RECIPES["int8"].rounding, "int4": 0.6}
@@ -24,10 +25,14 @@ ROUNDING = {"float16": RECIPES["fp16"].rounding, "int8": RECIPES["int8"].roundin
 
 @dataclass(frozen=True)
 class Described:
-    """`types` of constants that are no float32; `follows` says that lengths are left to the runtime."""
+    """`types` of constants that are no float32; `follows` says that lengths are left to the runtime.
+
+    `largest` are the bytes of the largest tensor that is computed: running takes no less memory.
+    """
 
     types: tuple[str, ...]
     follows: bool
+    largest: int = 0
 
     @property
     def exact(self) -> bool:
@@ -56,7 +61,8 @@ def describe(path: Path) -> Described:
         _refuse_what_is_cut_short(model, len(content))
         subgraphs = [model.Subgraphs(i) for i in range(model.SubgraphsLength())]
         types = sorted({name for subgraph in subgraphs for name in _types_of(model, subgraph)} - _PLAIN)
-        return Described(tuple(types), any(map(_follows, subgraphs)))
+        largest = max((size for subgraph in subgraphs for size in _sizes(model, subgraph)), default=0)
+        return Described(tuple(types), any(map(_follows, subgraphs)), largest)
 
 
 @contextmanager
@@ -79,13 +85,25 @@ def _refuse_what_is_cut_short(model: Any, size: int) -> None:
             raise CheckFailed(f"it is cut short at {size} bytes", hint=_AGAIN)
 
 
+def _sizes(model: Any, subgraph: Any) -> Iterator[int]:
+    """The bytes of each tensor of a subgraph that is no constant."""
+    for tensor in map(subgraph.Tensors, range(subgraph.TensorsLength())):
+        if not _is_constant(model, tensor):
+            entries = prod(max(tensor.Shape(axis), 1) for axis in range(tensor.ShapeLength()))
+            yield entries * _BYTES.get(_NAMES.get(tensor.Type(), ""), 1)
+
+
+def _is_constant(model: Any, tensor: Any) -> bool:
+    buffer = model.Buffers(tensor.Buffer())
+    return bool(buffer.DataLength() or buffer.Offset() > 1 or tensor.ExternalBuffer())
+
+
 def _types_of(model: Any, subgraph: Any) -> Iterable[str]:
     """Types of the constants of a subgraph that hold more than one number."""
     for index in range(subgraph.TensorsLength()):
         tensor = subgraph.Tensors(index)
-        buffer = model.Buffers(tensor.Buffer())
         shape = [tensor.Shape(axis) for axis in range(tensor.ShapeLength())]
-        if (buffer.DataLength() or buffer.Offset() > 1 or tensor.ExternalBuffer()) and prod(shape) > 1:
+        if _is_constant(model, tensor) and prod(shape) > 1:
             yield _NAMES.get(tensor.Type(), f"type {tensor.Type()}")
 
 

@@ -66,6 +66,13 @@ def test_the_whole_file_is_read(whole: bytes, tmp_path: Path, read: Reader) -> N
     read(file)
 
 
+def test_the_largest_tensor_that_is_computed_is_known(whole: bytes, tmp_path: Path) -> None:
+    """That of four numbers, and no constant."""
+    file = tmp_path / "model.tflite"
+    file.write_bytes(whole)
+    assert describe(file).largest == 16
+
+
 # What lengths, offsets, indices and types become.
 NUMBERS = st.sampled_from([0, 1, 4, 255, 1 << 16, (1 << 31) - 1, 1 << 31, (1 << 32) - 1])
 CHANGES = st.lists(st.tuples(st.integers(0, 4000), NUMBERS, st.sampled_from(["<B", "<H", "<I"])), max_size=5)
