@@ -4,6 +4,7 @@ The format is `tflite/converter/schema/schema.fbs` of LiteRT; the objects are th
 `ai_edge_litert.schema_py_generated` (`ModelT`, `SubGraphT`, ...), which carries no type hints.
 """
 
+import struct
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -12,9 +13,11 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
-from autoconvert.errors import AutoconvertError
+from autoconvert.errors import AutoconvertError, InputError
 
 FILE_IDENTIFIER = b"TFL3"
+# What reading raises where bytes lead it anywhere.
+BROKEN = (struct.error, LookupError, AttributeError, TypeError, ValueError, OverflowError, MemoryError)
 NO_TENSOR = -1
 _BUFFER_ALIGNMENT = 16
 _OPERATOR_NAMES = {code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)}
@@ -23,11 +26,48 @@ _OPERATOR_NAMES = {code: name for name, code in vars(schema.BuiltinOperator).ite
 def read_model(data: bytes) -> Any:
     """The `ModelT` of a flatbuffer, every buffer's data in the object whether it lay inside or after it.
 
-    Raises AutoconvertError when the bytes are no TFLite flatbuffer.
+    Raises InputError when the bytes are no TFLite flatbuffer, or a damaged one.
     """
+    hint = "Make the file again."
     if data[4:8] != FILE_IDENTIFIER:
-        raise AutoconvertError(f"not a TFLite flatbuffer: its identifier is {bytes(data[4:8])!r}")
-    return flatbuffer_utils.read_model_from_bytearray(data)
+        raise InputError(f"not a TFLite flatbuffer: its identifier is {bytes(data[4:8])!r}", hint=hint)
+    try:
+        root_of(data, len(data))
+        return flatbuffer_utils.read_model_from_bytearray(data)
+    except BROKEN as error:
+        raise InputError(f"the flatbuffer is damaged: {error}", hint=hint) from error
+
+
+def root_of(data: Any, size: int) -> Any:
+    """The schema's `Model` in a flatbuffer of `size` bytes, whose lists can be walked in the time of reading those.
+
+    Raises one of BROKEN where they are longer together than the bytes can hold, as offsets to one list many times say.
+    """
+    model = schema.Model.GetRootAs(data, 0)
+    listed = 0
+    for length in _lengths(model):
+        listed += length
+        if listed > size:
+            raise ValueError(f"its lists are longer than its {size} bytes")
+    return model
+
+
+def _lengths(model: Any) -> Iterator[int]:
+    """The lengths of all lists that readers walk, outer ones before what is in them."""
+    yield model.OperatorCodesLength() + model.BuffersLength() + model.MetadataLength()
+    yield model.SubgraphsLength()
+    for subgraph in map(model.Subgraphs, range(model.SubgraphsLength())):
+        yield subgraph.InputsLength() + subgraph.OutputsLength() + subgraph.TensorsLength()
+        for tensor in map(subgraph.Tensors, range(subgraph.TensorsLength())):
+            yield tensor.ShapeLength() + tensor.ShapeSignatureLength()
+            if (quantization := tensor.Quantization()) is not None:
+                yield quantization.ScaleLength() + quantization.ZeroPointLength()
+        yield subgraph.OperatorsLength()
+        for operator in map(subgraph.Operators, range(subgraph.OperatorsLength())):
+            yield operator.InputsLength() + operator.OutputsLength() + operator.IntermediatesLength()
+    yield model.SignatureDefsLength()
+    for signature in map(model.SignatureDefs, range(model.SignatureDefsLength())):
+        yield signature.InputsLength() + signature.OutputsLength()
 
 
 def write_model(model: Any) -> bytes:

@@ -54,13 +54,9 @@ class LinkedSignature:
 
 @dataclass(frozen=True)
 class Linked:
-    """The file that was written; sizes in bytes. `unused` are weights that no signature needs.
-
-    `digest` is a hash, in hex, that follows from the content and from nothing else.
-    """
+    """The file that was written; sizes in bytes. `unused` are weights that no signature needs."""
 
     path: Path
-    digest: str
     size: int
     flatbuffer_size: int
     tensors: tuple[LinkedTensor, ...]
@@ -115,12 +111,11 @@ def link(
             file.write_at(buffer.offset, table.data)
         file.write_at(0, flatbuffer.write_model(model))
         progress(layout.file_size, layout.file_size)
-    return _linked(path, file.digest, layout.file_size, layout.flatbuffer_size, model, constants, weights)
+    return _linked(path, layout.file_size, layout.flatbuffer_size, model, constants, weights)
 
 
 def _linked(
     path: Path,
-    digest: str,
     size: int,
     flatbuffer_size: int,
     model: Any,
@@ -149,4 +144,4 @@ def _linked(
     )
     stored = {name for tensor in tensors for name in tensor.names}
     unused = tuple(name for name in weights if name not in stored)
-    return Linked(path, digest, size, flatbuffer_size, tensors, signatures, unused)
+    return Linked(path, size, flatbuffer_size, tensors, signatures, unused)

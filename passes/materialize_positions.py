@@ -4,9 +4,10 @@ A table with one sequence axis is read at `input_pos`. What attention takes as i
 window or in chunks, which become attributes of the attention; numbers added to the scores become its bias.
 """
 
+import bisect
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -162,19 +163,38 @@ def _evaluate(program: Program, nodes: list[fx.Node], times: dict[fx.Node, Time]
             )
     region = extract(program.graph, nodes)
     tables = _run(region, program.roles, context)
+
+    def changed(tables: list[Tensor], shorter: int) -> fx.Node | None:
+        """The first node whose value for a text of length `shorter` is not how its table begins."""
+        pairs = zip(nodes, tables, _run(region, program.roles, shorter), strict=True)
+        return next((node for node, table, part in pairs if not _begins_with(node, table, part, times)), None)
+
     # A value that changes when the sequence grows is no function of the position.
     for shorter in _shorter_lengths(context):
-        for node, table, part in zip(nodes, tables, _run(region, program.roles, shorter), strict=True):
-            leading = table[tuple(slice(0, size) for size in part.shape)]
-            if not same_constant(leading, part) and not _same_for_attention(
-                table, part, _later_users(node, times), node
-            ):
-                raise Refused(
-                    f"The value of {location(node)} at one position depends on how long the sequence is "
-                    f"(it differs between lengths {shorter} and {context}).",
-                    hint="A shorter --context may lie in the range where it does not.",
-                )
+        if (different := changed(tables, shorter)) is not None:
+            most = _longest_alike(
+                context, lambda long, short: changed(_run(region, program.roles, long), short) is None
+            )
+            raise Refused(
+                f"The value of {location(different)} at one position depends on how long the sequence is "
+                f"(it differs between lengths {shorter} and {context}).",
+                hint=f"It does not up to {most} positions: choose --context {most} or less." if most else "",
+                shorter=most,
+            )
     return tables
+
+
+def _begins_with(node: fx.Node, table: Tensor, part: Tensor, times: dict[fx.Node, Time]) -> bool:
+    """Whether the value of `node` for a long text says of the first positions what `part`, of a shorter one, does."""
+    leading = table[tuple(slice(0, size) for size in part.shape)]
+    return same_constant(leading, part) or _same_for_attention(table, part, _later_users(node, times), node)
+
+
+def _longest_alike(context: int, alike: Callable[[int, int], bool]) -> int | None:
+    """The longest length below `context` that is like all shorter ones; None where that is the shortest of all."""
+    longest = bisect.bisect_left(range(context), True, lo=3, key=lambda length: not alike(length, 2)) - 1
+    is_alike = longest > 2 and all(alike(longest, length) for length in _shorter_lengths(longest))
+    return longest if is_alike else None
 
 
 def _same_for_attention(table: Tensor, part: Tensor, users: list[fx.Node], node: fx.Node) -> bool:

@@ -1,7 +1,6 @@
 """How the constants of a `.tflite` are stored, whoever made it, and what that may change in the logits."""
 
 import mmap
-import struct
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,20 +11,27 @@ from typing import Any
 from ai_edge_litert import schema_py_generated as schema
 
 from autoconvert.errors import CheckFailed
+from autoconvert.lowering.flatbuffer import BROKEN, FILE_IDENTIFIER, root_of
 from autoconvert.quantization.recipes import RECIPES
 
 _NAMES = {number: name.lower() for name, number in vars(schema.TensorType).items() if isinstance(number, int)}
 # Whole numbers that are shapes, indices and tables; no weight is stored as one.
 _PLAIN = frozenset({"float32", "int32", "int64", "uint32", "uint64", "bool", "string"})
+_BYTES = {"float32": 4, "int32": 4, "uint32": 4, "float16": 2, "int16": 2, "int64": 8, "float64": 8}
+_AGAIN = "Get the file again, or make it again."
 # In σ, root mean square, as Recipe.rounding has it; four bits are rounded sixteen times as coarsely as eight.
 ROUNDING = {"float16": RECIPES["fp16"].rounding, "int8": RECIPES["int8"].rounding, "int4": 0.6}
 
 
 @dataclass(frozen=True)
 class Described:
-    """`types` of constants that are no float32."""
+    """`types` of constants that are no float32.
+
+    `largest` are the bytes of the largest tensor that is computed: running takes no less memory.
+    """
 
     types: tuple[str, ...]
+    largest: int = 0
 
     @property
     def exact(self) -> bool:
@@ -48,13 +54,14 @@ def describe(path: Path) -> Described:
         path.open("rb") as file,
         mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
     ):
-        if content[4:8] != b"TFL3":
-            raise CheckFailed("this is no .tflite")
-        model = schema.Model.GetRootAs(content, 0)
+        if content[4:8] != FILE_IDENTIFIER:
+            raise CheckFailed("this is no .tflite", hint=_AGAIN)
+        model = root_of(content, len(content))
         _refuse_what_is_cut_short(model, len(content))
         subgraphs = [model.Subgraphs(i) for i in range(model.SubgraphsLength())]
         types = sorted({name for subgraph in subgraphs for name in _types_of(model, subgraph)} - _PLAIN)
-        return Described(tuple(types))
+        largest = max((size for subgraph in subgraphs for size in _sizes(model, subgraph)), default=0)
+        return Described(tuple(types), largest)
 
 
 @contextmanager
@@ -62,8 +69,8 @@ def _readable(path: Path) -> Iterator[None]:
     """Foreign bytes may lead a reader anywhere."""
     try:
         yield
-    except (struct.error, LookupError, AttributeError, TypeError, ValueError, OverflowError, MemoryError) as error:
-        raise CheckFailed(f"the flatbuffer is broken: {error}") from error
+    except BROKEN as error:
+        raise CheckFailed(f"the flatbuffer is broken: {error}", hint=_AGAIN) from error
 
 
 def _refuse_what_is_cut_short(model: Any, size: int) -> None:
@@ -71,16 +78,29 @@ def _refuse_what_is_cut_short(model: Any, size: int) -> None:
         buffer = model.Buffers(index)
         # Offsets 0 and 1 say that the data lies in the flatbuffer itself.
         if buffer.Offset() > 1 and buffer.Offset() + buffer.Size() > size:
-            raise CheckFailed(f"it is cut short: {size} bytes, and {buffer.Offset() + buffer.Size()} are needed")
+            needed = buffer.Offset() + buffer.Size()
+            raise CheckFailed(f"it is cut short: {size} bytes, and {needed} are needed", hint=_AGAIN)
         if buffer.DataLength() > size:
-            raise CheckFailed(f"it is cut short at {size} bytes")
+            raise CheckFailed(f"it is cut short at {size} bytes", hint=_AGAIN)
+
+
+def _sizes(model: Any, subgraph: Any) -> Iterator[int]:
+    """The bytes of each tensor of a subgraph that is no constant."""
+    for tensor in map(subgraph.Tensors, range(subgraph.TensorsLength())):
+        if not _is_constant(model, tensor):
+            entries = prod(max(tensor.Shape(axis), 1) for axis in range(tensor.ShapeLength()))
+            yield entries * _BYTES.get(_NAMES.get(tensor.Type(), ""), 1)
+
+
+def _is_constant(model: Any, tensor: Any) -> bool:
+    buffer = model.Buffers(tensor.Buffer())
+    return bool(buffer.DataLength() or buffer.Offset() > 1 or tensor.ExternalBuffer())
 
 
 def _types_of(model: Any, subgraph: Any) -> Iterable[str]:
     """Types of the constants of a subgraph that hold more than one number."""
     for index in range(subgraph.TensorsLength()):
         tensor = subgraph.Tensors(index)
-        buffer = model.Buffers(tensor.Buffer())
         shape = [tensor.Shape(axis) for axis in range(tensor.ShapeLength())]
-        if (buffer.DataLength() or buffer.Offset() > 1 or tensor.ExternalBuffer()) and prod(shape) > 1:
+        if _is_constant(model, tensor) and prod(shape) > 1:
             yield _NAMES.get(tensor.Type(), f"type {tensor.Type()}")

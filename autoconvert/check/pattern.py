@@ -4,6 +4,7 @@ import inspect
 import traceback
 import typing
 from collections.abc import Callable, Collection, Mapping
+from math import prod
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from autoconvert.check.region import same_numbers
 from autoconvert.ir.editing import replace, traced
 from autoconvert.ir.fusion import NearMiss
 from autoconvert.ir.program import Program
-from autoconvert.ops.semantic import OUTSIDE
+from autoconvert.ops.semantic import OUTSIDE, Operation
 from autoconvert.passes.canonicalize import canonicalize
 from autoconvert.passes.decompose import decompose
 from autoconvert.rewrite.matching import Match, Matcher
@@ -23,6 +24,9 @@ from autoconvert.rewrite.pattern import Pattern
 _OWN = "the example"
 
 _EXAMPLE = 'It has a size for each `Tensor` and a number for each `float`: {"x": (1, 5, 14), "eps": 1e-6}.'
+# Numbers in a tensor of an example, which is run twice, and once more with each size doubled.
+_LARGEST = 1 << 20
+_SMALL = "A small size stands for any of a model's."
 
 Values = Mapping[str, Tensor | float]
 
@@ -96,6 +100,9 @@ def _check_form(pattern: Pattern) -> None:
     example = pattern.example
     if not inspect.isfunction(pattern.matches):
         raise pattern.fault("`matches` is not a function.")
+    operations = pattern.operations
+    if not isinstance(operations, tuple | list) or not all(isinstance(each, Operation) for each in operations):
+        raise pattern.fault("`operations` is no tuple of operations.", hint="Each is what `operation(body)` gives.")
     parameters = inspect.signature(pattern.matches).parameters
     if set(parameters) != set(example):
         raise pattern.fault(
@@ -119,8 +126,10 @@ def _check_example(pattern: Pattern) -> None:
         raise pattern.fault(f"`example` is no dict: {pattern.example!r}.", hint=_EXAMPLE)
     for name, value in pattern.example.items():
         is_sizes = isinstance(value, tuple) and all(isinstance(size, int) and size > 0 for size in value)
-        if not is_sizes and not isinstance(value, Tensor | int | float):
+        if not isinstance(name, str) or (not is_sizes and not isinstance(value, Tensor | int | float)):
             raise pattern.fault(f"`example` has {value!r} for `{name}`.", hint=_EXAMPLE)
+        if isinstance(value, tuple) and prod(value) > _LARGEST:
+            raise pattern.fault(f"`example` has {prod(value)} numbers for `{name}`.", hint=_SMALL)
 
 
 def _check_annotations(pattern: Pattern) -> None:

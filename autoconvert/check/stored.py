@@ -2,7 +2,6 @@
 
 import mmap
 import os
-import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import prod
@@ -15,6 +14,7 @@ import torch
 from ai_edge_litert import schema_py_generated as schema
 
 from autoconvert.errors import CheckFailed, InputError
+from autoconvert.lowering.flatbuffer import BROKEN, FILE_IDENTIFIER, root_of
 from autoconvert.quantization.encoding import Encoding, Numbers
 from autoconvert.quantization.recipes import ENCODINGS
 
@@ -77,14 +77,14 @@ class Constants:
         try:
             # Mapped, since only the pages of the flatbuffer itself are touched.
             with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                if data[4:8] != b"TFL3":
+                if data[4:8] != FILE_IDENTIFIER:
                     raise InputError(f"{path} is not a TFLite file", hint="Give a .tflite file.")
-                model = schema.Model.GetRootAs(data, 0)
+                model = root_of(data, len(data))
                 self.tensors = {stored.name: stored for stored in _external_tensors(model)}
                 self.signature_inputs = dict(_signature_inputs(model))
         except OSError as error:
-            raise InputError(f"{path} cannot be read: {error.strerror}") from error
-        except (ValueError, IndexError, struct.error) as error:
+            raise InputError(f"{path} cannot be read: {error.strerror}", hint="Give a .tflite file.") from error
+        except BROKEN as error:
             raise InputError(f"{path} is damaged: {error}", hint="Convert the model again.") from error
 
     def read(self, name: str, encodings: Iterable[Encoding] = ENCODINGS) -> torch.Tensor:

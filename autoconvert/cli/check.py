@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 
 from autoconvert.cli.failures import explained
-from autoconvert.cli.quiet import silence_python, stderr_as_note
+from autoconvert.cli.quiet import quiet_libraries
 from autoconvert.errors import CheckFailed
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -64,8 +64,7 @@ def check(
     """
     console = Console(highlight=False)
     with explained(verbose=verbose):
-        silence_python()
-        with stderr_as_note():
+        with quiet_libraries():
             from autoconvert.driver.check_file import check_file
             from autoconvert.report.table import display_on
             from autoconvert.report.verdicts import said_of

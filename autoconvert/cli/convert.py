@@ -12,7 +12,7 @@ from rich.console import Console
 from autoconvert.cli.asked import asked
 from autoconvert.cli.failures import explained
 from autoconvert.cli.output import stdout_console
-from autoconvert.cli.quiet import silence_python, stderr_as_note
+from autoconvert.cli.quiet import quiet_libraries
 from autoconvert.quantization.choices import DEFAULT, SUMMARIES, Choice
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -220,11 +220,10 @@ def convert(
     }
     console = stdout_console()
     with explained(verbose=verbose, model=again):
-        silence_python()
         if stop_after is not None:
             _until(stop_after, model, console, options)
             return
-        with stderr_as_note():
+        with quiet_libraries():
             from autoconvert.driver.convert import convert as convert_model
             from autoconvert.report.summary import summary
             from autoconvert.report.table import display_on
@@ -238,7 +237,7 @@ def convert(
 
 
 def _until(stop_after: str, model: str, console: Console, options: Mapping[str, Any]) -> None:
-    with stderr_as_note():
+    with quiet_libraries():
         from autoconvert.driver.convert_until import convert_until
         from autoconvert.report.table import display_on
 

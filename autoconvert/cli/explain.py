@@ -11,7 +11,7 @@ from rich.text import Text
 from autoconvert.cli.asked import asked
 from autoconvert.cli.failures import explained
 from autoconvert.cli.output import stdout_console
-from autoconvert.cli.quiet import silence_python, stderr_as_note
+from autoconvert.cli.quiet import quiet_libraries
 from autoconvert.quantization.choices import DEFAULT
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -58,8 +58,7 @@ def explain(
     Exit codes are those of converting: 0 where the model is covered, 3 where it is refused.
     """
     with explained(verbose=verbose):
-        silence_python()
-        with stderr_as_note():
+        with quiet_libraries():
             from autoconvert.diagnose.explain import explain as explain_model
             from autoconvert.diagnose.explained import explained_model
             from autoconvert.diagnose.scaffold import write_scaffold
@@ -78,7 +77,7 @@ def explain(
         for line in explained_model(explanation, again, shlex.quote(str(scaffold or _unused_name()))):
             console.print(line, soft_wrap=True)
         if scaffold is not None:
-            with stderr_as_note():
+            with quiet_libraries():
                 written = write_scaffold(explanation, scaffold)
             console.print(Text(f"wrote {scaffold}: {_what_is_left(written.is_complete)}"), soft_wrap=True)
         if explanation.refusal is not None:

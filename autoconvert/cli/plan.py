@@ -9,7 +9,7 @@ from autoconvert.cli.asked import asked
 from autoconvert.cli.convert import Verify, formats_in, lengths_in
 from autoconvert.cli.failures import explained
 from autoconvert.cli.output import stdout_console
-from autoconvert.cli.quiet import silence_python, stderr_as_note
+from autoconvert.cli.quiet import quiet_libraries
 from autoconvert.quantization.choices import DEFAULT, Choice
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -55,8 +55,7 @@ def plan(
     names = formats_in(formats)
     again = asked(model, revision=revision, trust_remote_code=trust_remote_code, patterns=patterns)
     with explained(verbose=verbose, model=again):
-        silence_python()
-        with stderr_as_note():
+        with quiet_libraries():
             from autoconvert.driver.library import in_order, libraries
             from autoconvert.driver.plan import plan as plan_conversion
             from autoconvert.driver.planned import planned

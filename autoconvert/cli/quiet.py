@@ -21,11 +21,12 @@ def silence_python() -> None:
 
 
 @contextmanager
-def stderr_as_note() -> Iterator[None]:
-    """Keeps back what is written to file descriptor 2: C++ says there, unasked, that it made a delegate.
+def quiet_libraries() -> Iterator[None]:
+    """Silences Python's libraries, and keeps back what C++ writes to file descriptor 2, as that it made a delegate.
 
     An exception carries it as a note; if the process crashes, Python's stack goes to the real stderr.
     """
+    silence_python()
     with tempfile.TemporaryFile() as said, redirected_stderr(said) as terminal:
         faulthandler.enable(terminal, all_threads=False)
         try:

@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 
 from autoconvert.cli.failures import explained
-from autoconvert.cli.quiet import silence_python, stderr_as_note
+from autoconvert.cli.quiet import quiet_libraries
 from autoconvert.errors import CheckFailed
 
 if TYPE_CHECKING:
@@ -53,8 +53,7 @@ def reproduce(
     """
     console = Console(highlight=False)
     with explained(verbose=verbose):
-        silence_python()
-        with stderr_as_note():
+        with quiet_libraries():
             from autoconvert.driver.reproduce import reproduce as reproduced
             from autoconvert.report.table import display_on
 

@@ -6,6 +6,7 @@ from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import psutil
 from torch import nn
 
 from autoconvert.check.bundle import SAME_CONSTANTS, SAME_NUMBERS, Spoken, room_for_chat, spoken
@@ -35,6 +36,7 @@ from autoconvert.errors import CheckFailed, InputError, MachineError, Refused
 from autoconvert.packaging.litertlm import MAGIC, Section, copy_section, read_llm_metadata, read_sections
 from autoconvert.packaging.tokenizer import TokenizerSpec, read_tokenizer
 from autoconvert.report.progress import Display, Silent, Timeline
+from autoconvert.report.readable import readable_size
 from autoconvert.runtime.failed import RuntimeFailed
 from autoconvert.runtime.runner import Runner, open_signatures
 from autoconvert.runtime.stub import STUB
@@ -183,6 +185,10 @@ class _Check:
         """The file, to be run, where it keeps the contract."""
         try:
             described = describe(path)
+            if (free := psutil.virtual_memory().available) < described.largest:
+                needs = f"needs {readable_size(described.largest)} of memory for a tensor, has {readable_size(free)}"
+                self._give_up((CONTRACT, *NUMBER_LAYERS), f"not run: {needs}")
+                return None
             with self.timeline.stage("open file"):
                 types, run, reset = self.stack.enter_context(open_signatures(path))
         except (CheckFailed, RuntimeFailed) as error:

@@ -9,7 +9,8 @@ from torch import nn
 
 from autoconvert.check.rewrites import RewriteChecks
 from autoconvert.driver.compile import rewrite_within, text_model
-from autoconvert.driver.convert import dump_of, read_source
+from autoconvert.driver.convert import read_source
+from autoconvert.driver.convert_source import dump_of
 from autoconvert.driver.library import in_order, libraries
 from autoconvert.driver.settings import Settings, choose
 from autoconvert.errors import InputError

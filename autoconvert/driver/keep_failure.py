@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from torch import nn
 
 from autoconvert.driver.compile import Stages
+from autoconvert.driver.convert_source import attempt
 from autoconvert.driver.failure import MODEL, Asked, Failure, Fault, fault_of, is_ours, versions_of, write_failure
 from autoconvert.driver.failure_page import CODE, GRAPH, PAGE, PATTERNS, command, page
 from autoconvert.driver.imports import file_of, files_named, version_of
@@ -24,7 +24,7 @@ from autoconvert.driver.library import Library
 from autoconvert.dump.manifest import MANIFEST as DUMPED
 from autoconvert.errors import AutoconvertError, CheckFailed
 from autoconvert.quantization.recipe import Recipe
-from autoconvert.report.progress import Display, Stage, Timeline
+from autoconvert.report.progress import Stage, Timeline
 from autoconvert.report.report import versions
 from autoconvert.rewrite.pattern import Pattern
 from autoconvert.source.hub import SMALL_FILES
@@ -42,22 +42,6 @@ _SHORTEST = 60.0
 _AFTER_THE_PASSES = "lower"
 
 
-class Attempt(Protocol):
-    """Converts `source` as was `asked` into the folder `output`, for nobody, and gives the fault that a check finds."""
-
-    def __call__(
-        self,
-        source: Source,
-        asked: Asked,
-        outside: Sequence[Library],
-        output: Path,
-        *,
-        stages: Stages | None,
-        display: Display,
-        dump: Path | None,
-    ) -> Fault | None: ...
-
-
 @dataclass(frozen=True)
 class Failed:
     """A conversion that has failed after `seconds`; `target` is where its files would have gone."""
@@ -71,7 +55,7 @@ class Failed:
     seconds: float
 
 
-def keep_failure(failed: Failed, timeline: Timeline, attempt: Attempt) -> None:
+def keep_failure(failed: Failed, timeline: Timeline) -> None:
     """Leaves a folder beside `failed.target`; the failure names it, or says in its hint why there is none."""
     failure = failed.failure
     fault = fault_of(failure, timeline.failed)
@@ -80,7 +64,7 @@ def keep_failure(failed: Failed, timeline: Timeline, attempt: Attempt) -> None:
         final = _free_name(failed.target)
         with timeline.stage("reproduce") as stage:
             with _published(final) as (folder, work):
-                kept = _Keeping(failed, fault, folder, work, stage).run(attempt)
+                kept = _Keeping(failed, fault, folder, work, stage).run()
             stage.note = "needs the model" if kept.needs_model else "fails with random weights too"
         failure.folder = final
         weights = "with the model" if kept.needs_model else "without the model's weights"
@@ -170,11 +154,11 @@ class _Keeping:
     work: Path
     stage: Stage
 
-    def run(self, attempt: Attempt) -> Failure:
+    def run(self) -> Failure:
         failed, asked = self.failed, self.failed.asked
         self._write_model()
         patterns = self._write_patterns()
-        needs_model = self._why_not_random(attempt)
+        needs_model = self._why_not_random()
         self._write_graphs()
         model, revision = _original(asked, failed.source) if needs_model else (None, None)
         by_hand = [
@@ -241,7 +225,7 @@ class _Keeping:
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, place)
 
-    def _why_not_random(self, attempt: Attempt) -> str:
+    def _why_not_random(self) -> str:
         """Why it does not fail so with random weights; "" where it does. Leaves a dump."""
         source, model = self.failed.source, self.folder / MODEL
         reason = "it has no configuration that transformers could build it by"
@@ -252,11 +236,11 @@ class _Keeping:
                 reason = error.message
         if reason:
             # What no weight decides can be shown all the same.
-            self._attempt(attempt, source, last=_AFTER_THE_PASSES)
+            self._attempt(source, last=_AFTER_THE_PASSES)
             return f"the module cannot be built anywhere else: {reason}"
-        return self._attempt(attempt, likeness_in(model, source.name, source.trusts_code))
+        return self._attempt(likeness_in(model, source.name, source.trusts_code))
 
-    def _attempt(self, attempt: Attempt, source: Source, last: str = "") -> str:
+    def _attempt(self, source: Source, last: str = "") -> str:
         failed = self.failed
         until = time.monotonic() + max(failed.seconds, _SHORTEST)
         watch = _Watch(self.stage, until, stages=12, last=last)

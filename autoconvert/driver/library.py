@@ -43,10 +43,10 @@ def libraries(given: Sequence[str | Path | Pattern] = ()) -> tuple[Library, ...]
     by_hand = [Library("this program", patterns, None)] if patterns else []
     installed = [_installed(entry) for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name)]
     found = (*files, *by_hand, *installed)
-    _check_names(pattern for library in found for pattern in library.patterns)
     for library in found:
         for pattern in library.patterns:
             check_pattern(pattern)
+    _check_names(pattern for library in found for pattern in library.patterns)
     return found
 
 

@@ -14,7 +14,7 @@ from autoconvert.check.plan import Plan, asks_all_prompts, plan
 from autoconvert.driver.compilation import Compilation
 from autoconvert.driver.compile import Stages
 from autoconvert.driver.localize import localized
-from autoconvert.driver.needs import needs_of, why_not_run
+from autoconvert.driver.needs import Needs, why_not_run
 from autoconvert.driver.ready import REPORT
 from autoconvert.driver.receipts import Receipts
 from autoconvert.driver.settings import Settings, as_data
@@ -57,6 +57,7 @@ class LinkAndCheck:
 
     source: Source
     settings: Settings
+    needs: Needs
     tokenizer: TokenizerSpec | None
     bundled: TokenizerSpec | None
     timeline: Timeline
@@ -110,7 +111,7 @@ class LinkAndCheck:
         prompts: list[Spoken] = []
         if self.settings.verify != "off":
             self.checks.extend(compilation.checks)
-            reason = why_not_run(needs_of(self.source, self.settings))
+            reason = why_not_run(self.needs)
             with nullcontext() if reason else start_file(linked.path) as start:
                 # The other core opens the file.
                 with threads(1):
@@ -197,7 +198,7 @@ class LinkAndCheck:
             path = self.folder / "model.litertlm"
             write_bundle(
                 linked.path,
-                linked.digest,
+                self.receipts.model_digest,
                 tokenizer.section,
                 build_llm_metadata(tokenizer, self.settings.context),
                 build_executor_metadata(compiled.states, self.settings.context, CPU),

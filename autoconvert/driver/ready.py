@@ -1,9 +1,11 @@
 """What is settled before anything is traced, the same for a plan and for a conversion."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
-from autoconvert.driver.needs import Needs, refuse_what_cannot_fit
-from autoconvert.driver.settings import Settings
+from autoconvert.driver.failure import Asked
+from autoconvert.driver.needs import Needs, needs_of, refuse_what_cannot_fit
+from autoconvert.driver.settings import Settings, choose
 from autoconvert.errors import InputError
 from autoconvert.packaging.tokenizer import TokenizerSpec, read_tokenizer
 from autoconvert.runtime.stub import STUB
@@ -14,6 +16,32 @@ from autoconvert.system.output import expanded, refuse_folders_in_the_way
 REPORT = "report.json"
 # What the default folder is called where the model's own folder has its name already.
 _SUFFIX = "-litert"
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A source to be converted as `settings` say, what a bundle reads texts with, and what all that takes."""
+
+    source: Source
+    settings: Settings
+    tokenizer: TokenizerSpec | None
+    needs: Needs
+
+
+def ready(source: Source, asked: Asked) -> Ready:
+    """`source` to be converted as was `asked`.
+
+    Raises InputError and Refused as `choose` and `tokenizer_of`.
+    """
+    settings = choose(
+        source.config,
+        context=asked.context,
+        prefill=asked.prefill,
+        quantize=asked.quantize,
+        formats=asked.formats,
+        verify=asked.verify,
+    )
+    return Ready(source, settings, tokenizer_of(source, settings), needs_of(source, settings))
 
 
 def tokenizer_of(source: Source, settings: Settings) -> TokenizerSpec | None:

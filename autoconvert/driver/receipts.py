@@ -31,12 +31,16 @@ class Receipts:
         self._tensors = self.hasher.start(contents(self.source))
 
     def hash_model(self, tflite: Path) -> None:
-        """Begins to hash the linked model, which stays as it is until a receipt is drafted."""
+        """Begins to hash the linked model, which stays as it is until its digest is asked for."""
         self._model = self.hasher.start({_MODEL: file_pieces(tflite)})
 
+    @property
+    def model_digest(self) -> str:
+        """The digest of the linked model, when it is hashed."""
+        return self._model.result()[_MODEL]
+
     def drafted(self, settings: Settings, rows: Sequence[Row], checks: Sequence[CheckResult]) -> Receipt:
-        """All but the sections, when everything is hashed. Raises InputError for a checkpoint that has changed."""
-        self._model.result()
+        """All but the sections, when the checkpoint is hashed. Raises InputError for a checkpoint that has changed."""
         used = [row.name for row in rows if row.status == "used"]
         return Receipt(
             source=self.source.origin,
@@ -57,10 +61,9 @@ class Receipts:
     ) -> Receipt:
         """The whole receipt, which is then in `bundle` too, where there is one; else the model is its only section."""
         receipt = self.drafted(settings, rows, checks)
-        digests = self._model.result()
         if bundle is not None:
-            return write_receipt(bundle, receipt, digests)
-        return dataclasses.replace(receipt, sections=(SectionDigest(_MODEL, model_size, digests[_MODEL]),))
+            return write_receipt(bundle, receipt, {_MODEL: self.model_digest})
+        return dataclasses.replace(receipt, sections=(SectionDigest(_MODEL, model_size, self.model_digest),))
 
 
 def _checked(settings: Settings, checks: Sequence[CheckResult]) -> Iterator[Checked]:

@@ -8,7 +8,8 @@ from pathlib import Path
 from torch import nn
 
 from autoconvert.driver.compile import Stages
-from autoconvert.driver.convert import attempt, read_source
+from autoconvert.driver.convert import read_source
+from autoconvert.driver.convert_source import attempt
 from autoconvert.driver.failure import MODEL, Asked, Failure, Fault, read_failure, versions_of
 from autoconvert.driver.library import libraries
 from autoconvert.errors import InputError, MachineError

@@ -55,7 +55,8 @@ class Recipe:
     def widens(self) -> bool:
         """Whether an operation of the file makes float32 of a whole weight, and keeps it from call to call."""
         rows_alone = {("EMBEDDING_LOOKUP", 1)}
-        return any(rule.encoding.dequantize_version is not None and rule.uses > rows_alone for rule in self.rules)
+        widened = (rule for rule in self.rules if rule.encoding.dequantize_version is not None)
+        return any(rule.uses - rows_alone for rule in widened)
 
     def encoding_of(self, sources: Sequence[str], uses: Collection[Use], rank: int) -> Encoding:
         """The encoding of a weight made of `sources`, tensors of the module, with `rank` axes and used as `uses`."""

@@ -18,6 +18,8 @@ from autoconvert.ops.semantic import Operation
 Example = Mapping[str, tuple[int, ...] | Tensor | float]
 Guard = Callable[..., str | None]
 
+_GUIDE = "docs/patterns.md is the guide to what a pattern is made of."
+
 
 def _accept(**_: Any) -> None:
     return None
@@ -48,7 +50,7 @@ class Pattern:
         """Where the pattern is written, as file:line."""
         return _place(self.matches)
 
-    def fault(self, what: str, *, hint: str = "", of: str = "matches", line: int | None = None) -> InputError:
+    def fault(self, what: str, *, hint: str = _GUIDE, of: str = "matches", line: int | None = None) -> InputError:
         """What is wrong with the function `of` this pattern, said with its file and line."""
         places = (_place(getattr(self, role)) for role in (of, "matches", "becomes"))
         file, _, first = next(filter(None, places), "<unknown>:0").rpartition(":")

@@ -25,9 +25,10 @@ def generate(bundle: Path, prompt: str, *, max_tokens: int, on_text: Callable[[s
                 pieces.append(piece)
                 on_text(piece)
         except RuntimeError as error:
+            prompt_fits = f"A prompt must not be empty and must fit {metadata.max_num_tokens} tokens; if it does,"
             raise RuntimeFailed(
                 f"the runtime stopped after {len(pieces)} pieces of text: {error}",
-                hint=f"A prompt must not be empty and must fit {metadata.max_num_tokens} tokens; if it does, "
-                "convert the model again with --verify full.",
+                hint=f"{'The runtime took the prompt:' if pieces else prompt_fits} convert the model again with "
+                "--verify full to see whether the bundle is to blame.",
             ) from error
     return "".join(pieces)

@@ -7,8 +7,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
-import xxhash
-
 from autoconvert.errors import MachineError
 
 _HINTS = {
@@ -34,13 +32,7 @@ class StreamedFile:
         self._path = path
         self._partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         self._size = size
-        self._digest = xxhash.xxh3_128()
         self._file: BinaryIO
-
-    @property
-    def digest(self) -> str:
-        """The XXH3 digest of 128 bits, in hex, of all that was written, in the order of writing."""
-        return self._digest.hexdigest()
 
     def __enter__(self) -> "StreamedFile":
         try:
@@ -75,7 +67,6 @@ class StreamedFile:
             if self._file.tell() != offset:
                 self._file.seek(offset)
             self._file.write(data)
-            self._digest.update(data)
         except OSError as error:
             raise self._failure(error) from error
 

@@ -23,17 +23,24 @@ from autoconvert.ir.program import Program
 from autoconvert.ir.provenance import location
 from autoconvert.ir.weight import Weight
 from autoconvert.source.experts import experts_as_pairs
+from autoconvert.tracing.attributes import attributes_restored
 from autoconvert.tracing.functional import functional
 from autoconvert.tracing.loops import trace_loops
+
+# Operations that have of their first operand its shape and type alone.
+_OVERWRITES = {torch.ops.aten.copy.default, torch.ops.aten.fill.Scalar, torch.ops.aten.fill.Tensor}
 
 
 def export(
     module: nn.Module, args: tuple[Any, ...], dynamic_shapes: Any = None, kwargs: dict[str, Any] | None = None
 ) -> ExportedProgram:
-    """`torch.export` without noise, functional, at the level of ATen operations that models are written in."""
+    """`torch.export` without noise, functional, at the level of ATen operations that models are written in.
+
+    The module keeps nothing of the call that is traced.
+    """
     # With it, the order of an Einstein sum's operands is chosen by their sizes, for which the length must be known.
     without_order = torch.backends.opt_einsum.flags(enabled=False)
-    with torch.no_grad(), _quiet(), experts_as_pairs(module), without_order:
+    with torch.no_grad(), _quiet(), experts_as_pairs(module), attributes_restored(module), without_order:
         return trace_loops(lambda: functional(_exported(module, args, dynamic_shapes, kwargs)))
 
 
@@ -61,7 +68,7 @@ def program_of(
 
     Raises:
         Inseparable: the trace does not hold at one of `lengths`.
-        Refused: the module changes what lasts from call to call.
+        Refused: the module changes what lasts from call to call, and reads it.
     """
     _refuse_mutation(exported)
     _try_assertions(exported.graph, lengths)
@@ -84,7 +91,8 @@ def program_of(
             _make_constant(graph, node, root, _constant_value(exported, spec))
     _parameters_last(graph, weights)
     output = graph.output_node()
-    results = output.args[0]
+    returned = zip(output.args[0], exported.graph_signature.output_specs, strict=True)
+    results = [node for node, spec in returned if spec.kind is OutputKind.USER_OUTPUT]
     output.args = (dict(zip((name for name, _ in outputs), results, strict=True)),)
     graph.set_codegen(CodeGen())
     return Program(
@@ -104,12 +112,24 @@ def _named_symbols(port: Port, value: Tensor) -> dict[str, sympy.Symbol]:
 
 
 def _refuse_mutation(exported: ExportedProgram) -> None:
+    """A buffer that every call overwrites before it reads it is none that lasts."""
+    node_of = {node.name: node for node in exported.graph.find_nodes(op="placeholder")}
+    buffers = {spec.target: node_of[spec.arg.name] for spec in exported.graph_signature.input_specs if spec.target}
     for spec in exported.graph_signature.output_specs:
+        if spec.kind is OutputKind.BUFFER_MUTATION and _is_overwritten(buffers[spec.target]):
+            continue
         if spec.kind is not OutputKind.USER_OUTPUT:
             raise Refused(
                 f"The model changes {spec.target or 'its input'} while it runs.",
                 hint="A value that lasts from call to call, other than attention's keys and values, is not covered.",
             )
+
+
+def _is_overwritten(buffer: fx.Node) -> bool:
+    """Whether nothing reads a number of it: a new value takes the place of the whole."""
+    return all(
+        user.target in _OVERWRITES and user.args[0] is buffer and buffer not in user.args[1:] for user in buffer.users
+    )
 
 
 def _try_assertions(graph: fx.Graph, lengths: Sequence[int]) -> None:

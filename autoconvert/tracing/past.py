@@ -6,7 +6,6 @@ Layers of it that keep keys and values keep none while the step is traced (cache
 import copy
 import inspect
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from autoconvert.errors import InputError, Refused
 from autoconvert.source.experts import experts_as_pairs
+from autoconvert.tracing.attributes import attributes_restored
 from autoconvert.tracing.cache_layers import empty_cache, replace_layers, set_offset
 from autoconvert.tracing.python_state import Place, changed, numbers, numbers_of_module, numbers_restored, put, unread
 from autoconvert.tracing.trace import logits_of, takes_use_cache
@@ -81,7 +81,7 @@ class Past:
         memo |= {id(old): new for old, new in zip(self.counters.values(), counts, strict=True)}
         filled = copy.deepcopy(self.kept, memo)
         set_offset(filled, offset)
-        with _attributes_restored(decoder), numbers_restored(decoder):
+        with attributes_restored(decoder), numbers_restored(decoder):
             put(self.numbers)
             for (path, name), value in zip(self.attributes, values[len(self.tensors) :], strict=True):
                 setattr(decoder.get_submodule(path), name, value)
@@ -119,7 +119,7 @@ def past_of(decoder: nn.Module, slots: int) -> Past:
         Refused: it keeps nothing that can be passed back.
     """
     try:
-        restored = _attributes_restored(decoder.eval()), numbers_restored(decoder)
+        restored = attributes_restored(decoder.eval()), numbers_restored(decoder)
         with torch.no_grad(), experts_as_pairs(decoder), restored[0], restored[1]:
             name, kept, _ = _call(decoder, torch.zeros(_BATCH, _LENGTH, dtype=torch.int64), {})
             attributes, held = _attributes(decoder), tuple(numbers_of_module(decoder))
@@ -165,7 +165,7 @@ def token_by_token(decoder: nn.Module, tokens: Sequence[int]) -> Tensor:
     """
     options: dict[str, Any] = {}
     rows = []
-    with torch.no_grad(), _attributes_restored(decoder), numbers_restored(decoder):
+    with torch.no_grad(), attributes_restored(decoder), numbers_restored(decoder):
         for token in tokens:
             name, kept, logits = _call(decoder, torch.tensor([[token]]), options)
             options = {name: kept} if name else {}
@@ -215,23 +215,6 @@ def _attributes(decoder: nn.Module) -> dict[Attribute, Tensor]:
         for name, value in vars(module).items()
         if isinstance(value, Tensor)
     }
-
-
-@contextmanager
-def _attributes_restored(decoder: nn.Module) -> Iterator[None]:
-    """What submodules keep for themselves is as before when the context ends."""
-    before = [(module, dict(vars(module))) for module in decoder.modules()]
-    try:
-        yield
-    finally:
-        for module, attributes in before:
-            for name in [name for name, value in vars(module).items() if _is_plain(value) and name not in attributes]:
-                delattr(module, name)
-            vars(module).update({name: value for name, value in attributes.items() if _is_plain(value)})
-
-
-def _is_plain(value: Any) -> bool:
-    return value is None or isinstance(value, Tensor)
 
 
 def _tensors(value: Any, path: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, Tensor]]:

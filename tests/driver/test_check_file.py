@@ -5,17 +5,22 @@ import shutil
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 import autoconvert
+from autoconvert.check.stored import Constants
 from autoconvert.check.verdict import LAYERS, NUMBER_LAYERS, RECEIPT, TEXT_LAYERS, Verdict
 from autoconvert.driver.compile import Stages
 from autoconvert.errors import InputError
 from autoconvert.lowering import cpu
 from autoconvert.packaging.tokenizer import TokenizerSpec
+from tests.foreign_bytes import bounded
 from tests.packaging.tiny_bundle import CHAT_TEMPLATE, byte_level_tokenizer, tiny_llama
 
 PREFILL = (4, 16)
@@ -172,6 +177,31 @@ def test_a_name_that_is_no_text_fails_in_the_contract(files: dict[str, Path], mo
     file = tmp_path / "model.tflite"
     file.write_bytes(content.replace(b"kv_cache_k_1\0", b"kv_cache\xff\xff_1\0"))
     assert failed(file, model) == {"contract"}
+
+
+@settings(bounded, max_examples=25)
+@given(changes=st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), min_size=1, max_size=4))
+def test_whatever_bytes_a_flatbuffer_has_each_layer_gets_a_verdict(
+    changes: list[tuple[float, int]], files: dict[str, Path], model: Path, tmp_path: Path
+) -> None:
+    content = bytearray(files["tflite"].read_bytes())
+    end = min(stored.offset for stored in Constants(files["tflite"]).tensors.values())
+    for place, value in changes:
+        content[8 + int(place * (end - 8))] = value
+    file = tmp_path / "model.tflite"
+    file.write_bytes(content)
+    assert [verdict.layer for verdict in autoconvert.check_file(file, model)] == list(LAYERS)
+
+
+def test_a_tensor_that_the_memory_cannot_hold_is_not_run(
+    files: dict[str, Path], model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever wrote a wrong shape into a file must not get all the memory for it."""
+    held = SimpleNamespace(available=1000)
+    monkeypatch.setattr("autoconvert.driver.check_file.psutil", SimpleNamespace(virtual_memory=lambda: held))
+    verdicts = autoconvert.check_file(files["tflite"], model)
+    assert outcomes(verdicts, "not checked") == set(LAYERS)
+    assert "needs 24.6 kB of memory for a tensor, has 1.0 kB" in verdicts[0].detail
 
 
 def test_a_text_is_a_file_that_fails_in_the_contract(model: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedModel, RobertaConfig
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, RobertaConfig
 
 import autoconvert
 from autoconvert.check.parity import distance, random_tokens
@@ -68,6 +68,30 @@ def test_other_architectures_go_the_same_way(name: str, tmp_path: Path) -> None:
     """A window shorter than the text, norms by 1 + weight; learned positions, layer norms, transposed weights."""
     module = noisy(build(CONFIGS[name]))
     assert worst_distance(module, tmp_path) < 1e-4
+
+
+def long_rope(**changes: object) -> LlamaConfig:
+    """Frequencies for texts up to CONTEXT, and others for longer ones."""
+    factors = {"short_factor": [1.0, 1.1, 1.2, 1.3], "long_factor": [2.0, 3.0, 4.0, 5.0]}
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": CONTEXT, **factors}
+    return llama(rope_parameters=rope, **changes)
+
+
+def test_frequencies_for_short_texts_convert_as_far_as_they_reach(tmp_path: Path) -> None:
+    """By a buffer that each call writes anew."""
+    assert worst_distance(noisy(build(long_rope())), tmp_path) < 1e-4
+
+
+def test_frequencies_that_change_with_the_length_are_refused_with_the_context_that_does(tmp_path: Path) -> None:
+    with pytest.raises(autoconvert.Refused, match="depends on how long") as refusal:
+        autoconvert.convert(build(long_rope()), tmp_path, context=CONTEXT + 1, prefill=(4,), formats=("tflite",))
+    assert f"choose --context {CONTEXT} or less" in refusal.value.hint
+
+
+def test_a_context_that_nobody_chose_is_the_one_that_does(tmp_path: Path) -> None:
+    module = build(long_rope(max_position_embeddings=CONTEXT + 8))
+    bundle = autoconvert.convert(module, tmp_path, formats=("tflite",), verify="off")
+    assert bundle.report.settings["context"] == CONTEXT
 
 
 def test_positions_that_the_model_counts_from_tokens_are_counted_along(tmp_path: Path) -> None:

@@ -5,26 +5,25 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
 import autoconvert
-from autoconvert import ops
+from autoconvert.cli.reproduce import app
 from autoconvert.driver import keep_failure
 from autoconvert.driver.compile import Stages
 from autoconvert.driver.failure import MANIFEST
 from autoconvert.driver.keep_failure import _free_name
 from autoconvert.errors import CheckFailed, InputError
-from autoconvert.ir.editing import set_arguments
-from autoconvert.ir.nodes import named_arguments
 from autoconvert.ir.program import Program
 from autoconvert.passes.canonicalization import RULES as RIGHT_RULES
 from autoconvert.passes.pipeline import PASSES
-from autoconvert.rewrite.pass_manager import Pass
+from autoconvert.rewrite.pass_manager import Options, Pass
 from autoconvert.rewrite.rule import RuleTable
 from tests.check.faults.files import FILE_FAULTS
 from tests.check.faults.programs import FAULTS
@@ -36,35 +35,48 @@ from tests.source.tiny import build, llama
 
 FAULT = next(fault for fault in FAULTS if fault.name == "pairing")
 FAULTY = Stages(passes=(*PASSES, Pass(FAULT.name, "A fault.", lambda program, _: FAULT.inject(program))))
+ONE_LAYER = {"context": 16, "prefill": (4,), "formats": ("tflite",)}
 
 
-def failed(model: nn.Module | Path, output: Path, stages: Stages = FAULTY, **options: object) -> CheckFailed:
-    chosen = {"context": 32, "prefill": (4,), "formats": ("tflite",), **options}
+def at_once(fails: Callable[[], bool] = lambda: True) -> Stages:
+    """A check that fails, where it does, as soon as the model is traced: for what follows, whatever has failed."""
+
+    def run(program: Program, _: Options) -> Program:
+        if fails():
+            raise CheckFailed("it is wrong", blamed="wrong", at="all of it")
+        return program
+
+    return Stages(passes=(Pass("wrong", "A failed check.", run), *PASSES))
+
+
+def failed(model: nn.Module | Path, output: Path, stages: Stages, **options: object) -> CheckFailed:
+    chosen = {**ONE_LAYER, **options}
     with pytest.raises(CheckFailed) as caught:
         autoconvert.convert(model, output, stages=stages, cache=False, **chosen)  # type: ignore[arg-type]
     assert not output.exists()
     return caught.value
 
 
-def _quarter_off(program: Program) -> Program:
-    for node in program.graph.graph.find_nodes(op="call_function", target=ops.cached_attention):
-        set_arguments(node, scale=named_arguments(node)["scale"] * 1.25)
-    return program
-
-
-# Of any decoder with attention.
-WRONG_SCALE = Stages(before_lower=_quarter_off)
+def tiny() -> nn.Module:
+    return build(llama(num_hidden_layers=1))
 
 
 def saved(folder: Path) -> Path:
-    build(llama()).save_pretrained(folder)
+    build(llama(num_hidden_layers=1)).save_pretrained(folder)
     return folder
 
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> CheckFailed:
-    """What the fault in a pass leaves, for tests that only read it."""
-    return failed(build(llama()), tmp_path_factory.mktemp("kept") / "out")
+    """What the fault in a pass leaves, elsewhere and without the model, for tests that only read it."""
+    here = tmp_path_factory.mktemp("kept")
+    failure = failed(saved(here / "model"), here / "out", FAULTY)
+    assert failure.folder == here / "out-failure"
+    assert f"autoconvert reproduce {failure.folder}" in failure.hint and "report" in failure.hint
+    assert not list(failure.folder.rglob("*.safetensors")) and str(here) not in texts(failure.folder)
+    failure.folder = moved(failure, here)
+    shutil.rmtree(here / "model")
+    return failure
 
 
 def folder_of(failure: CheckFailed) -> Path:
@@ -84,19 +96,14 @@ def texts(folder: Path) -> str:
     return "".join(file.read_text() for file in folder.rglob("*") if file.suffix in (".json", ".md", ".txt"))
 
 
-def test_a_fault_in_a_pass_fails_again_elsewhere_without_the_weights(tmp_path: Path) -> None:
-    failure = failed(saved(tmp_path / "model"), tmp_path / "out")
-    assert failure.folder == tmp_path / "out-failure"
-    assert f"autoconvert reproduce {failure.folder}" in failure.hint and "report" in failure.hint
-    folder = moved(failure, tmp_path)
-    shutil.rmtree(tmp_path / "model")
+def test_a_fault_in_a_pass_fails_again_elsewhere_without_the_weights(kept: CheckFailed) -> None:
+    folder = folder_of(kept)
     found = autoconvert.reproduce(folder, stages=FAULTY)
     assert found.fails_as_before and found.now is not None
     assert (found.now.check, found.now.blamed) == ("check file", "pairing")
-    assert found.now.at == failure.at == "autoconvert.rotary in model.layers.0.self_attn"
+    assert found.now.at == kept.at == "autoconvert.rotary in model.layers.0.self_attn"
     assert not found.versions
     assert sum(file.stat().st_size for file in folder.rglob("*")) < 100_000
-    assert not list(folder.rglob("*.safetensors")) and str(tmp_path) not in texts(folder)
 
 
 def test_the_folder_shows_the_graph_before_and_after_the_pass_to_blame(kept: CheckFailed) -> None:
@@ -109,10 +116,8 @@ def test_the_folder_shows_the_graph_before_and_after_the_pass_to_blame(kept: Che
 
 
 def test_one_that_fails_otherwise_now_says_so(kept: CheckFailed) -> None:
-    other = next(fault for fault in FAULTS if fault.name == "scale")
-    stages = Stages(passes=(*PASSES, Pass("scale", "A fault.", lambda program, _: other.inject(program))))
-    found = autoconvert.reproduce(folder_of(kept), stages=stages)
-    assert found.now is not None and found.now.blamed == "scale" and not found.fails_as_before
+    found = autoconvert.reproduce(folder_of(kept), stages=at_once())
+    assert found.now is not None and found.now.blamed == "wrong" and not found.fails_as_before
 
 
 def test_a_wrong_rule_fails_again_and_the_graph_before_it_is_there(
@@ -120,7 +125,7 @@ def test_a_wrong_rule_fails_again_and_the_graph_before_it_is_there(
 ) -> None:
     module = sys.modules["autoconvert.passes.canonicalize"]
     monkeypatch.setattr(module, "TABLE", RuleTable((RULES[0], *RIGHT_RULES)))
-    failure = failed(build(llama()), tmp_path / "out", Stages())
+    failure = failed(tiny(), tmp_path / "out", Stages())
     assert failure.blamed == f"rule {RULES[0].name}" and failure.at and failure.line
     folder = moved(failure, tmp_path)
     assert len(list((folder / "graph").iterdir())) == 1
@@ -128,8 +133,8 @@ def test_a_wrong_rule_fails_again_and_the_graph_before_it_is_there(
 
 
 def test_a_wrong_constant_fails_again_and_is_named(tmp_path: Path) -> None:
-    stages = Stages(after_link=FILE_FAULTS[0].inject)
-    failure = failed(build(llama()), tmp_path / "out", stages)
+    stages = Stages(after_link=next(fault for fault in FILE_FAULTS if fault.name == "one bit").inject)
+    failure = failed(tiny(), tmp_path / "out", stages)
     assert failure.folder is not None
     assert autoconvert.reproduce(failure.folder, stages=stages).fails_as_before
 
@@ -142,21 +147,16 @@ def test_a_fault_in_what_a_bundle_says_fails_again_with_the_model_s_tokenizer(tm
     tiny_llama(len(tokenizer)).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     stages = Stages(before_bundle=fault.inject)
-    failure = failed(tmp_path / "model", tmp_path / "out", stages, prefill=(8,), formats=("litertlm",))
+    failure = failed(tmp_path / "model", tmp_path / "out", stages, context=32, prefill=(8,), formats=("litertlm",))
     folder = moved(failure, tmp_path)
     found = autoconvert.reproduce(folder, stages=stages)
     assert found.before.check == "check bundle" and found.fails_as_before
 
 
 def test_what_depends_on_the_weights_asks_for_the_model(tmp_path: Path) -> None:
+    # Only with the weights at hand: of the conversion, not of the attempt, and of both reproductions.
     calls = iter((True, False, True, True))
-
-    def inject(path: Path) -> None:
-        # Only with the weights at hand: of the conversion, not of the attempt, and of both reproductions.
-        if next(calls):
-            FILE_FAULTS[0].inject(path)
-
-    stages = Stages(after_link=inject)
+    stages = at_once(lambda: next(calls))
     model = saved(tmp_path / "model")
     failure = failed(model, tmp_path / "out", stages)
     assert failure.folder is not None and "with the model" in failure.hint
@@ -170,27 +170,27 @@ def test_what_depends_on_the_weights_asks_for_the_model(tmp_path: Path) -> None:
 
 def test_a_module_that_nobody_else_can_build_is_asked_for_and_its_code_is_there(tmp_path: Path) -> None:
     module = Decoder()
-    failure = failed(module, tmp_path / "out", WRONG_SCALE)
+    failure = failed(module, tmp_path / "out", at_once())
     folder = failure.folder
     assert folder is not None and f"autoconvert reproduce {folder} MODEL" in failure.hint
     assert "class Decoder" in (folder / "code" / "tests" / "models.py").read_text()
     assert "cannot be built anywhere else" in (folder / "README.md").read_text()
     with pytest.raises(InputError, match="a module in memory"):
         autoconvert.reproduce(folder)
-    assert autoconvert.reproduce(folder, module, stages=WRONG_SCALE).fails_as_before
+    assert autoconvert.reproduce(folder, module, stages=at_once()).fails_as_before
 
 
 def test_code_and_patterns_in_the_folder_run_only_where_they_are_trusted(tmp_path: Path) -> None:
     patterns = tmp_path / "blocks.py"
     patterns.write_text("from autoconvert.patterns.norms import PATTERNS as KNOWN\nfrom dataclasses import replace\n"
                         "PATTERNS = (replace(KNOWN[0], name='norm.mine'),)\n")  # fmt: skip
-    failure = failed(build(llama()), tmp_path / "out", patterns=(patterns,))
+    failure = failed(tiny(), tmp_path / "out", at_once(), patterns=(patterns,))
     folder = moved(failure, tmp_path)
     patterns.unlink()
     assert "--trust-remote-code" in failure.hint
     with pytest.raises(InputError, match="runs Python code"):
-        autoconvert.reproduce(folder, stages=FAULTY)
-    assert autoconvert.reproduce(folder, stages=FAULTY, trust_remote_code=True).fails_as_before
+        autoconvert.reproduce(folder, stages=at_once())
+    assert autoconvert.reproduce(folder, stages=at_once(), trust_remote_code=True).fails_as_before
 
 
 def test_somebody_s_folder_stays_and_one_of_ours_is_replaced(tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_somebody_s_folder_stays_and_one_of_ours_is_replaced(tmp_path: Path) -> 
     assert _free_name(tmp_path / "out") == second
     second.mkdir()
     (second / MANIFEST).write_text("{}")
-    failure = failed(build(llama()), tmp_path / "out")
+    failure = failed(tiny(), tmp_path / "out", at_once())
     assert failure.folder == second and json.loads((second / MANIFEST).read_text())["format"]
     assert not any(theirs.iterdir()) and first.read_text() == "theirs too"
     assert sorted(tmp_path.iterdir()) == [theirs, first, second]
@@ -227,8 +227,8 @@ def test_a_disk_that_cannot_hold_the_folder_does_not_hide_the_failed_check(
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr(fails, full)
-    failure = failed(model, tmp_path / "out")
-    assert "pairing" in failure.message and failure.folder is None
+    failure = failed(model, tmp_path / "out", at_once())
+    assert "it is wrong" in failure.message and failure.folder is None
     assert "could not be written" in failure.hint and "disk is full" in failure.hint
     assert list(tmp_path.iterdir()) == [model]
 
@@ -239,24 +239,19 @@ def out_of_time(_: object) -> None:
 
 def test_an_attempt_is_given_up_when_its_time_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("autoconvert.driver.keep_failure._Watch._end_in_time", out_of_time)
-    failure = failed(saved(tmp_path / "model"), tmp_path / "out")
+    failure = failed(saved(tmp_path / "model"), tmp_path / "out", at_once())
     assert failure.folder is not None
     assert "would have taken longer" in (failure.folder / "README.md").read_text()
 
 
 def test_a_conversion_that_is_right_leaves_no_folder(tmp_path: Path) -> None:
-    autoconvert.convert(build(llama()), tmp_path / "out", context=32, prefill=(4,), formats=("tflite",))
+    autoconvert.convert(tiny(), tmp_path / "out", **ONE_LAYER)  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == [tmp_path / "out"]
 
 
-def command(*words: object) -> subprocess.CompletedProcess[str]:
-    run: Sequence[str] = [sys.executable, "-m", "autoconvert", "reproduce", *map(str, words)]
-    return subprocess.run(run, capture_output=True, text=True, timeout=300, check=False)
-
-
 def test_the_command_says_that_nothing_fails_any_more(kept: CheckFailed) -> None:
-    ended = command(folder_of(kept))
-    assert (ended.returncode, ended.stderr) == (0, ""), ended.stderr
+    ended = CliRunner().invoke(app, [str(folder_of(kept))])
+    assert (ended.exit_code, ended.stderr) == (0, ""), ended.stderr
     assert "no longer fails: every check passes. It was: check file, pass pairing, autoconvert.rotary" in ended.stdout
 
 
@@ -264,8 +259,9 @@ def test_the_command_ends_with_the_failed_check_s_code_where_it_fails_as_before(
     """By a wrong number of a pattern, which the command runs from the folder."""
     wrong = tmp_path / "wrong.py"
     wrong.write_text(WRONG)
-    failure = failed(build(llama()), tmp_path / "out", Stages(), patterns=(wrong,))
-    ended = command(moved(failure, tmp_path), "--trust-remote-code")
+    failure = failed(tiny(), tmp_path / "out", Stages(), patterns=(wrong,))
+    words = [sys.executable, "-m", "autoconvert", "reproduce", str(moved(failure, tmp_path)), "--trust-remote-code"]
+    ended = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)
     assert ended.returncode == 4, ended.stderr
     assert "fails as before: rewrite, pattern wrong" in ended.stdout
 

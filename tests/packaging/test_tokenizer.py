@@ -152,6 +152,14 @@ def test_added_tokens_that_only_the_configuration_names_are_in_the_bundle(tmp_pa
     assert size in read_in_stub(spec.section, ["the LORD God said"])[0]
 
 
+def test_added_tokens_that_only_a_file_of_their_own_names_are_in_the_bundle(tmp_path: Path) -> None:
+    folder = saved(tmp_path, byte_level_tokenizer(prepends_start=False))
+    size = len(byte_level_tokenizer(prepends_start=False))
+    (folder / "added_tokens.json").write_text(json.dumps({"LORD God": size}))
+    spec = lowered.read_tokenizer(folder, trial=STUB)
+    assert size in read_in_stub(spec.section, ["the LORD God said"])[0]
+
+
 def test_a_tokenizer_that_loads_only_in_part_keeps_its_template_and_says_so(tmp_path: Path) -> None:
     folder = saved(tmp_path, byte_level_tokenizer(prepends_start=True, chat_template=CHAT_TEMPLATE))
     # No library reads such a configuration.

@@ -197,19 +197,32 @@ def test_a_base_that_grows_with_the_length_is_refused_with_both_lengths() -> Non
         base = torch.full((), x.shape[1]).clamp(min=20).float()
         return torch.cos(torch.arange(x.shape[1])[:, None] / base ** (torch.arange(models.WIDTH) / models.WIDTH))
 
-    with pytest.raises(Refused, match=rf"depends on how long the sequence is .*lengths \d+ and {CONTEXT}"):
+    with pytest.raises(Refused, match=rf"depends on how long the sequence is .*lengths \d+ and {CONTEXT}") as caught:
         bound(by_length(dynamic))
+    assert (caught.value.shorter, "choose --context 20 or less" in caught.value.hint) == (20, True)
 
 
 def test_positions_counted_from_the_end_are_refused() -> None:
-    with pytest.raises(Refused, match="depends on how long"):
+    with pytest.raises(Refused, match="depends on how long") as caught:
         bound(by_length(lambda d, x: torch.arange(x.shape[1]).flip(0)[:, None] * 0.1))
+    assert caught.value.shorter is None and "--context" not in caught.value.hint
 
 
 @pytest.mark.parametrize("threshold", [2, 5, 11, 30])
-def test_a_value_that_changes_beyond_a_length_is_refused(threshold: int) -> None:
-    with pytest.raises(Refused, match="depends on how long"):
-        bound(by_length(lambda d, x: torch.where(torch.full((), x.shape[1]) > threshold, 1.0, -1.0)))
+def test_a_value_that_changes_beyond_a_length_is_refused_with_that_length(threshold: int) -> None:
+    module = by_length(lambda d, x: torch.where(torch.full((), x.shape[1]) > threshold, 1.0, -1.0))
+    with pytest.raises(Refused, match="depends on how long") as caught:
+        bound(module)
+    assert caught.value.shorter == (threshold if threshold > 2 else None)
+    if threshold > 2:
+        bound(module, threshold)
+
+
+def test_a_value_that_changes_twice_has_no_longest_length() -> None:
+    """Lengths from 9 to 20 are as the shortest, and one between them is not."""
+    with pytest.raises(Refused, match="depends on how long") as caught:
+        bound(by_length(lambda d, x: torch.isin(torch.full((), x.shape[1]), torch.tensor([8, *range(21, 99)])).float()))
+    assert caught.value.shorter in (None, 7)
 
 
 def test_a_mask_that_is_open_for_short_runs_is_refused() -> None:

@@ -1,10 +1,13 @@
 import dataclasses
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from autoconvert.errors import InputError
 from autoconvert.packaging.tokenizer import load_tokenizer, read_tokenizer
+from autoconvert.runtime.failed import RuntimeFailed
 from autoconvert.runtime.generate import generate
 from tests.packaging.tiny_bundle import bundle, greedy, tiny_folder
 
@@ -68,6 +71,21 @@ def test_a_prompt_longer_than_the_context_is_an_input_error(tmp_path: Path) -> N
     with pytest.raises(InputError, match="too long") as caught:
         generate(bundle(tmp_path / "model.litertlm"), "word " * 200, max_tokens=2)
     assert "96 tokens" in caught.value.hint
+
+
+def test_a_runtime_that_gives_up_in_the_middle_of_an_answer_does_not_blame_the_prompt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stopping:
+        def pieces(self, *_: object) -> Iterator[str]:
+            yield "a"
+            raise RuntimeError("INTERNAL: Stable text shrunk compared to released.")
+
+    file = bundle(tmp_path / "model.litertlm")
+    monkeypatch.setattr("autoconvert.runtime.generate.open_remote_engine", lambda _: nullcontext(Stopping()))
+    with pytest.raises(RuntimeFailed, match="after 1 pieces of text: INTERNAL") as caught:
+        generate(file, PROMPT, max_tokens=2)
+    assert "must not be empty" not in caught.value.hint and "--verify full" in caught.value.hint
 
 
 def test_a_file_that_is_no_bundle_is_an_input_error(tmp_path: Path) -> None:

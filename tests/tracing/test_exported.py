@@ -180,6 +180,49 @@ def test_a_buffer_that_lasts_from_call_to_call_is_refused() -> None:
     assert "lasts from call to call" in refusal.value.hint
 
 
+OVERWRITTEN: dict[str, Callable[[Any, Tensor], object]] = {
+    "copied": lambda m, x: m.table.copy_(x.mean(0)),
+    "copied from fewer": lambda m, x: m.table.copy_(x.mean()),
+    "filled": lambda m, x: m.table.fill_(3.0).add_(x.mean(0)),
+}
+
+
+@pytest.mark.parametrize("name", OVERWRITTEN)
+def test_a_buffer_that_every_call_overwrites_before_it_reads_it_lasts_no_longer_than_one(name: str) -> None:
+    def noting(module: Any, x: Tensor) -> Tensor:
+        OVERWRITTEN[name](module, x)
+        return x * module.table
+
+    x = torch.randn(5, WIDTH)
+    made = program(noting)
+    torch.testing.assert_close(run(made, Function(noting), x)["y"], noting(Function(noting), x))
+
+
+@pytest.mark.parametrize("read", ["before", "of a part", "after another"])
+def test_a_buffer_of_which_something_is_read_before_it_is_overwritten_is_refused(read: str) -> None:
+    def noting(module: Any, x: Tensor) -> Tensor:
+        before = module.table.clone()
+        if read == "of a part":
+            module.table[1:].copy_(x.mean(0)[1:])
+            return x * module.table
+        module.table.copy_(x.mean(0) if read == "before" else before + 1)
+        return x * before if read == "before" else x * module.table
+
+    with pytest.raises(Refused, match="The model changes table while it runs"):
+        program(noting)
+
+
+def test_a_module_keeps_nothing_of_a_trace() -> None:
+    def noting(module: Any, x: Tensor) -> Tensor:
+        module.new, module.number = x.mean(0), x.sum()
+        return x * module.new
+
+    module = Function(noting)
+    module.number = 3  # type: ignore[assignment]
+    export(module, (torch.ones(7, WIDTH),), ({0: Dim("s", min=2, max=LONGEST)},))
+    assert not hasattr(module, "new") and module.number == 3
+
+
 def test_an_input_that_is_written_into_is_refused() -> None:
     with pytest.raises(Refused, match=r"The model changes .* while it runs"):
         program(lambda m, x: x.mul_(2))
