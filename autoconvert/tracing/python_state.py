@@ -12,14 +12,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
-from functools import cached_property, lru_cache, partial, partialmethod
+from functools import cache, cached_property, partial, partialmethod
+from threading import Thread
 from types import CodeType, FunctionType, GeneratorType, MappingProxyType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy
 from torch import Tensor, nn
 
-from autoconvert.tracing.snapshot import SYMBOLS, Extent, Fact, Place, Snapshot, attributes, is_part
+from autoconvert.tracing.snapshot import SYMBOLS, Extent, Fact, Place, Snapshot, attributes, entries, is_part
 from autoconvert.tracing.unread import Unread
 
 _PLAIN = (bool, int, float, str, bytes, complex, type(None), numpy.generic)
@@ -43,11 +44,11 @@ def state_of(module: nn.Module, others: Mapping[str, Any] = MappingProxyType({})
 
 
 @contextmanager
-def state_restored(module: nn.Module) -> Iterator[None]:
+def state_restored(module: nn.Module) -> Iterator[Snapshot]:
     """What modules keep in Python is as before when the context ends."""
     before = state_of(module)
     try:
-        yield
+        yield before
     finally:
         before.put_back()
 
@@ -120,6 +121,9 @@ def _parts(walk: _Walk, path: str, value: Any) -> Iterator[_Item]:
         snapshot.facts[f"the place in {path}"] = Fact(frame and frame.f_lasti)
         # As a tuple: what stands in it is not replaced.
         yield f"the names in {path}", tuple(frame.f_locals.items()) if frame else (), None
+    elif isinstance(value, Thread):
+        # What runs beside the calls changes in time, not by them.
+        snapshot.facts[path] = Fact(value)
     elif isinstance(value, nn.Module | SimpleNamespace) or not _is_of_library(kind.__module__):
         yield from _of_object(snapshot, path, value)
     elif (hasattr(kind, "__next__") and kind.__module__ != "_io") or kind.__module__ in _WITH_A_PLACE:
@@ -143,8 +147,7 @@ def _reduced(value: Any) -> Any:
 
 
 def _of_container(snapshot: Snapshot, path: str, value: Any) -> Iterator[_Item]:
-    # A subclass may compute what it gives.
-    held = dict.copy(value) if isinstance(value, dict) else list(value)
+    held = entries(value) if isinstance(value, dict) else list(value)
     is_mutable = isinstance(value, list | deque | dict | set)
     if is_mutable:
         snapshot.contents.append((value, set(held) if isinstance(value, set) else held, Extent.ALL))
@@ -179,6 +182,8 @@ def _of_object(snapshot: Snapshot, path: str, value: Any) -> Iterator[_Item]:
         is_module = isinstance(value, nn.Module)
         own = {name: item for name, item in held.items() if not (is_module and is_part(name))}
         snapshot.contents.append((held, own, Extent.MODULE if is_module else Extent.ALL))
+        if is_module:
+            snapshot.contents.append((held["_modules"], entries(held["_modules"]), Extent.ALL))
         yield from ((f"{path}.{name}", item, Place(held, name)) for name, item in own.items())
         for hooks in ("_forward_pre_hooks", "_forward_hooks") if is_module else ():
             yield from ((f"{path}.{hooks}[{key}]", hook, None) for key, hook in held.get(hooks, {}).items())
@@ -230,7 +235,7 @@ def _of_names(snapshot: Snapshot, names: frozenset[str], space: dict[str, Any]) 
     snapshot.contents.append((space, found, Extent.SOME))
     for name, item in found.items():
         if item is random:
-            yield "Python's random numbers", random._inst, None  # type: ignore[attr-defined]
+            yield "Python's random numbers", random._inst, None
         elif not isinstance(item, ModuleType):
             yield f"{name} of {space['__name__']}", item, Place(space, name)
         elif not _is_of_library(item.__name__):
@@ -239,7 +244,7 @@ def _of_names(snapshot: Snapshot, names: frozenset[str], space: dict[str, Any]) 
             yield from ((f"{n} of {item.__name__}", value, Place(vars(item), n)) for n, value in inside.items())
 
 
-@lru_cache(maxsize=None)
+@cache
 def _names(code: CodeType) -> frozenset[str]:
     inner = (_names(constant) for constant in code.co_consts if isinstance(constant, CodeType))
     return frozenset(code.co_names).union(*inner)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
 from autoconvert.errors import Refused
@@ -42,26 +42,30 @@ def trace_settled(module: nn.Module, trace: Callable[[], ExportedProgram]) -> Ex
         after = state_of(module)
         return result
 
-    with state_restored(module):
-        module.forward = watched
+    # Weights are named before the module is called, as those of its source are.
+    def trace_from(state: Snapshot) -> ExportedProgram:
+        nonlocal start
+        original.put_back()
+        module.forward, start = watched, state
+        return trace()
+
+    with state_restored(module) as original:
         try:
-            traced = trace()
+            traced = trace_from(start)
             once = changes(before, after)
             if not once:
                 return traced
-            start = after
-            refuse_another(traced, trace(), once)
+            refuse_another(traced, trace_from(after), once)
             changed = changes(before, after)
             if not changed:
                 return traced
             refuse_changes(change for change in changed if not change.place)
-            start = before
             hidden = [(change.place, unread_of(change, sys.maxsize)) for change in changed if change.place]
-            traced = trace()
+            traced = trace_from(before)
             refuse_changes(changes(before, after))
             return traced
         finally:
-            del module.forward
+            vars(module).pop("forward", None)
 
 
 def unread_of(change: Change, calls: int) -> Unread:
@@ -73,14 +77,13 @@ def unread_of(change: Change, calls: int) -> Unread:
 def refuse_changes(changed: Iterable[Change]) -> None:
     """Refuses what changes from call to call and is no number that could be hidden."""
     for change in changed:
-        raise Refused(
-            f"The model changes {change}.", hint="Only tensors of one size are kept from call to call."
-        )
+        raise Refused(f"The model changes {change}.", hint="Only tensors of one size are kept from call to call.")
 
 
 def refuse_another(first: ExportedProgram, second: ExportedProgram, between: Iterable[Change]) -> None:
     """Refuses two traces that are not the same program, between which there were changes."""
-    if str(first.graph) == str(second.graph) and _same_constants(first.constants, second.constants):
+    # A trace that writes nothing is as the model was written; spelled out, it may be the same as one that does.
+    if _is_same(first, second) or _is_same(first.run_decompositions({}), second.run_decompositions({})):
         return
     change = next(iter(between))
     raise Refused(
@@ -89,10 +92,29 @@ def refuse_another(first: ExportedProgram, second: ExportedProgram, between: Ite
     )
 
 
-def _same_constants(first: dict[str, Any], second: dict[str, Any]) -> bool:
-    def same(a: Any, b: Any) -> bool:
-        if not isinstance(a, Tensor) or not isinstance(b, Tensor):
-            return a is b
-        return a.dtype == b.dtype and torch.equal(a, b)
+def _spelled(exported: ExportedProgram) -> list[str]:
+    """What a program computes, in its order, whatever its nodes are named; inputs and weights by their names."""
+    lines = []
+    for module in exported.graph_module.modules():
+        names: dict[fx.Node, str] = {}
+        for node in module.graph.nodes if isinstance(module, fx.GraphModule) else ():
+            names[node] = node.name if node.op == "placeholder" else f"%{len(names)}"
+            args, kwargs = fx.map_arg((node.args, node.kwargs), names.__getitem__)
+            lines.append(f"{names[node]} = {node.op} {node.target} {args} {kwargs}")
+    return lines
 
-    return first.keys() == second.keys() and all(same(first[name], second[name]) for name in first)
+
+def _is_same(first: ExportedProgram, second: ExportedProgram) -> bool:
+    """Whether two traces are the same operations on the same weights and constants."""
+    constants, others = first.constants, second.constants
+    return (
+        _spelled(first) == _spelled(second)
+        and constants.keys() == others.keys()
+        and all(map(_is_same_constant, constants.values(), (others[name] for name in constants)))
+    )
+
+
+def _is_same_constant(one: Any, other: Any) -> bool:
+    if not isinstance(one, Tensor) or not isinstance(other, Tensor):
+        return one is other
+    return one.dtype == other.dtype and torch.equal(one, other)

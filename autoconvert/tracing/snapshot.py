@@ -1,6 +1,6 @@
 """Snapshots of what Python keeps: what stands at each path, to be compared with a later one and to be put back."""
 
-from collections import deque
+from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from types import CellType, MemberDescriptorType
@@ -124,18 +124,27 @@ def _put_back_attributes(owner: Any, held: dict[str, Any]) -> None:
             (setattr if is_class else object.__setattr__)(owner, name, value)
 
 
+def entries(owner: dict[Any, Any]) -> dict[Any, Any]:
+    """What lies in a dictionary, in its order, whatever a subclass gives for it when it is asked."""
+    keys = OrderedDict.__iter__(owner) if isinstance(owner, OrderedDict) else dict.__iter__(owner)
+    return {key: dict.__getitem__(owner, key) for key in keys}
+
+
 def _put_back_entries(owner: dict[Any, Any], held: dict[Any, Any], extent: Extent) -> None:
+    now = entries(owner)
     if extent is Extent.ALL:
-        if list(owner) != list(held) or any(owner[key] is not held[key] for key in held):
-            owner.clear()
-            owner.update(held)
+        if list(now) != list(held) or any(now[key] is not held[key] for key in held):
+            kind = OrderedDict if isinstance(owner, OrderedDict) else dict
+            kind.clear(owner)
+            for key, value in held.items():
+                kind.__setitem__(owner, key, value)
         return
-    for key in [key for key in owner if key not in held and extent is Extent.MODULE]:
-        if not is_part(key) and not _is_traced(owner[key]):
+    for key, value in now.items():
+        if extent is Extent.MODULE and key not in held and not is_part(key) and not _is_traced(value):
             del owner[key]
     for key, value in held.items():
-        now = owner.get(key, _MISSING)
-        if now is not value and not (extent is Extent.MODULE and (_is_traced(now) or _is_traced(value))):
+        old = now.get(key, _MISSING)
+        if old is not value and not (extent is Extent.MODULE and (_is_traced(old) or _is_traced(value))):
             owner[key] = value
 
 
@@ -168,4 +177,3 @@ def _told(value: Any) -> str:
     """A value in few words; empty for what says nothing to a reader."""
     is_short = isinstance(value, (bool, int, float, str, type(None), Enum, tuple, frozenset)) and len(repr(value)) < 80
     return repr(value) if is_short else value.__name__ if isinstance(value, type) else ""
-

@@ -21,7 +21,7 @@ _TOLD = {"str": "?", "format": "?", "int": 0, "index": 0, "float": 0.0}
 
 @dataclass(frozen=True)
 class Count:
-    """A number that is `now`, which each call makes larger by `each`; it lies between `least` and `most` in all calls."""
+    """A number that is `now` and grows by `each` at every call; it lies between `least` and `most` in all of them."""
 
     now: int
     each: int
@@ -44,7 +44,7 @@ class Unread:
     def __copy__(self) -> "Unread":
         return self
 
-    @property
+    @property  # type: ignore[misc]
     def __class__(self) -> Any:
         # `isinstance` in a model's code would say that it is no number.
         return self._refuse() if is_of_a_model(_asking().f_code.co_filename) else Unread
@@ -72,7 +72,10 @@ class Unread:
         if type(new) is int:
             return self._count.least <= new <= self._count.most
         counts = new._count if type(new) is Unread else None
-        return counts is not None and (counts.now, counts.each) == (self._count.now + self._count.each, self._count.each)
+        return counts is not None and (counts.now, counts.each) == (
+            self._count.now + self._count.each,
+            self._count.each,
+        )
 
     def _compared(self, compare: Callable[[Any, Any], Any], other: Any) -> Any:
         if type(other) in (bool, int, float) and self._count is not None:
@@ -113,7 +116,8 @@ def _told(value: Any) -> Callable[..., Any]:
 
 for _compare in _COMPARISONS:
     setattr(Unread, f"__{_compare.__name__}__", _comparison(_compare))
-for _name in "bool complex len getitem iter round trunc floor ceil neg pos abs invert divmod rdivmod".split():
+_READ = "bool complex len getitem iter round trunc floor ceil neg pos abs invert divmod rdivmod"
+for _name in _READ.split():
     setattr(Unread, f"__{_name}__", Unread._refuse)
 for _name, _value in _TOLD.items():
     setattr(Unread, f"__{_name}__", _told(_value))

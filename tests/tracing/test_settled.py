@@ -137,6 +137,23 @@ def by_chance(_: Any) -> float:
     return 0.9 if random.random() > 0.9 else 0.5
 
 
+def choose_another(kept: Any) -> None:
+    kept.modes.reverse()
+    kept.current = kept.modes[0]
+
+
+def count_and_copy(kept: Any) -> None:
+    kept.late = kept.number
+    kept.number += 1
+
+
+def change_much(kept: Any) -> None:
+    kept.names.add(1)
+    kept.table.update(a=1)
+    kept.queue.rotate()
+    kept.text = "changed"
+
+
 # What decides a factor, and where it is said to lie. What is a number is named where it is read.
 READ: dict[str, tuple[Turn, str]] = {
     "text": (told(assign("text", lambda k: k.text + "."), lambda k: 0.9 if len(k.text) > 30 else 0.5), "text"),
@@ -176,7 +193,7 @@ READ: dict[str, tuple[Turn, str]] = {
     "a tuple": (told(assign("pair", lambda k: (k.pair[0] + 1, 0.5)), lambda k: 0.5 + (k.pair[0] > 30)), "pair"),
     "a tally": (told(lambda k: k.tally.update(a=1), lambda k: 0.5 + (k.tally["a"] > 30)), "tally"),
     "which object": (
-        told(lambda k: (k.modes.reverse(), setattr(k, "current", k.modes[0])), lambda k: k.current.factor),
+        told(choose_another, lambda k: k.current.factor),
         "modes|current",
     ),
     "of a class": (of_its_class, r"Shared\.calls"),
@@ -214,7 +231,7 @@ def once(name: str, value: Any) -> Turn:
     return told(lambda k: setattr(k, name, value) if getattr(k, name, None) is None else None)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def warn_once(text: str) -> None:
     logger.debug(text)
 
@@ -246,7 +263,7 @@ HARMLESS: dict[str, Turn] = {
     "told to a logger": logged,
     "printed": printed,
     "counted in another file": lambda _: counting.only_counts(),
-    "a copy of a count": told(lambda k: (setattr(k, "late", k.number), setattr(k, "number", k.number + 1))),
+    "a copy of a count": told(count_and_copy),
 }
 
 
@@ -351,7 +368,9 @@ def test_a_text_whose_first_call_is_another_is_refused(turn: Turn) -> None:
 
 
 def test_a_first_step_that_is_another_is_refused() -> None:
-    with pytest.raises(Refused, match=r"second call computes something else than its first, which changes the cache\.text"):
+    with pytest.raises(
+        Refused, match=r"second call computes something else than its first, which changes the cache\.text"
+    ):
         traced_step(warming_up)
 
 
@@ -366,7 +385,37 @@ def test_constants_that_a_first_call_has_made_otherwise_are_seen() -> None:
 
 
 def test_what_is_kept_in_a_module_is_as_before() -> None:
-    model = OfWholeTexts(told(lambda k: (k.names.add(1), k.table.update(a=1), k.queue.rotate(), setattr(k, "text", "x"))))
+    model = OfWholeTexts(told(change_much))
     trace(model, CONTEXT)
     assert (model.kept.names, model.kept.table, model.kept.text) == (set(), {}, "")
     assert list(model.kept.queue) == [0.5, 0.9, 0.7]
+
+
+class Making(collections.OrderedDict[str, Any]):
+    """Makes what it is asked for of the class that lies in it, as tables of activations do."""
+
+    def __getitem__(self, name: str) -> Any:
+        return super().__getitem__(name)()
+
+
+TABLE = Making(tanh=nn.Tanh)
+
+
+def test_a_dictionary_that_makes_what_it_gives_is_left_as_it_is() -> None:
+    traced_text(lambda kept: 0.5 if TABLE["tanh"](torch.zeros(1)) is not None else kept)
+    assert dict.__getitem__(TABLE, "tanh") is nn.Tanh
+
+
+def test_a_part_that_the_first_call_has_exchanged_is_put_back() -> None:
+    class Exchanging(OfWholeTexts):
+        def forward(self, tokens: Tensor) -> Tensor:
+            if self.kept.text == "":
+                self.kept.text = "exchanged"
+                self.add_module("head", nn.Sequential(self.head))
+            return super().forward(tokens)
+
+    model = Exchanging(lambda _: 0.5)
+    head = model.head
+    trace(model, CONTEXT)
+    assert model.head is head
+    assert model.kept.text == ""
