@@ -134,7 +134,7 @@ class Divided(nn.Module):
 
     def __init__(self, numbers: Callable[[Tensor, Tensor], Tensor], persistent: bool) -> None:
         super().__init__()
-        self.inner = Hashed(lambda x: numbers(x, self.divisor), LARGE)
+        self.inner = Hashed(lambda x: numbers(x, self.get_buffer("divisor")), LARGE)
         self.register_buffer("divisor", torch.tensor(41.0), persistent=persistent)
         self.eval()
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -31,6 +32,16 @@ class Odd(nn.Module):
         return self.head(self.body(self, self.embed(tokens)))
 
 
+def along_the_batch(x: Tensor) -> Tensor:
+    x = x.transpose(0, 1)
+    return F.scaled_dot_product_attention(x, x, x).transpose(0, 1)
+
+
+def held(module: nn.Module, buffer: str) -> Any:
+    """The number that a buffer holds, in Python."""
+    return module.get_buffer(buffer).item()
+
+
 BODIES: dict[str, Body] = {
     "token shift by padding": lambda m, x: m.linear(x) + F.pad(x, (0, 0, 1, -1)),
     "token shift by a module": lambda m, x: m.linear(x) + nn.ZeroPad2d((0, 0, 1, -1))(x),
@@ -42,8 +53,8 @@ BODIES: dict[str, Body] = {
     "gate as a branch": lambda m, x: m.linear(x) if m.gate > 0 else x,
     "Fourier transform": lambda _, x: torch.fft.fft(x, dim=-1).real,
     "roll": lambda m, x: m.linear(x) + x.roll(1, 1),
-    "attention along the batch": lambda _, x: F.scaled_dot_product_attention(*[x.transpose(0, 1)] * 3).transpose(0, 1),
-    "buffer as a size": lambda m, x: x + torch.zeros(m.count.item(), WIDTH).sum(0),
+    "attention along the batch": lambda _, x: along_the_batch(x),
+    "buffer as a size": lambda m, x: x + torch.zeros(int(held(m, "count")), WIDTH).sum(0),
     "maximum so far": lambda _, x: x.cummax(1)[0],
     "branch on values": lambda m, x: m.linear(x) if x.sum() > 0 else x,
 }
@@ -110,8 +121,8 @@ def bounded(module: Decoder, tokens: Tensor) -> Tensor:
 def stored(module: Decoder, tokens: Tensor) -> Tensor:
     """Numbers in Python that buffers hold: as a factor and as an index."""
     x = module.embed(tokens)
-    x = x + module.attend(module, x) * module.scale.item()
-    return module.head(x + module.rows[module.at.item()])
+    x = x + module.attend(module, x) * held(module, "scale")
+    return module.head(x + module.rows[held(module, "at")])
 
 
 def sized(module: Decoder, tokens: Tensor) -> Tensor:
