@@ -5,7 +5,7 @@ Layers of it that keep keys and values keep none while the step is traced (cache
 
 import copy
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -96,7 +96,11 @@ class Past:
         attributes = {key: held[key] for key in self.attributes}
         counters = {path: found[path] for path in self.counters if path in found}
         past = Past(self.parameter, given, tensors, attributes, counters, held_then)
-        return Stepped(logits_of(output), past, changes(before, after))
+        changed = [
+            *changes(before, after),
+            *_other_tensors(before, after, {f"{path or type(decoder).__name__}.{name}" for path, name in held}),
+        ]
+        return Stepped(logits_of(output), past, changed)
 
 
 @dataclass(frozen=True)
@@ -167,6 +171,14 @@ def followed(decoder: nn.Module, past: Past, slots: int) -> Followed:
     refuse_changes(change for change in second.changes if not change.place)
     once = tuple(change for change in first.changes if not change.place)
     return Followed((_hiding(past, first, slots), _hiding(first.past, second, slots)), takes_together, once)
+
+
+def _other_tensors(before: Snapshot, after: Snapshot, states: Collection[str]) -> Iterator[Change]:
+    """Where modules keep another tensor than before, apart from what is in a cache and attributes that are states."""
+    for path, tensor in before.tensors.items():
+        is_state = path in states or path.startswith(_KEPT)
+        if not is_state and after.tensors.get(path, tensor) != tensor:
+            yield Change(path, Fact("a tensor"), Fact("another"))
 
 
 def _hiding(past: Past, step: Stepped, slots: int) -> Past:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy
 from torch import Tensor, nn
 
-from autoconvert.tracing.snapshot import SYMBOLS, Extent, Fact, Place, Snapshot, attributes, entries, is_part
+from autoconvert.tracing.snapshot import MADE, SYMBOLS, Extent, Fact, Place, Snapshot, attributes, entries, is_part
 from autoconvert.tracing.unread import Unread
 
 _PLAIN = (bool, int, float, str, bytes, complex, type(None), numpy.generic)
@@ -37,10 +37,16 @@ _NOT_CALLED = ("__init__", "__new__", "__init_subclass__", "__class_getitem__", 
 _Item = tuple[str, Any, Place | None]
 
 
-def state_of(module: nn.Module, others: Mapping[str, Any] = MappingProxyType({})) -> Snapshot:
-    """What modules keep beside their parameters and buffers, and what `others` do, such as a cache, by their names."""
+def state_of(
+    module: nn.Module, others: Mapping[str, Any] = MappingProxyType({}), *, known: Snapshot | None = None
+) -> Snapshot:
+    """What modules keep beside their parameters and buffers, and what `others` do, such as a cache, by their names.
+
+    Tensors that are not in the snapshot `known`, where there is one, are left out: a call has made them.
+    """
     modules = [(path or type(inner).__name__, inner) for path, inner in module.named_modules()]
-    return _walked((path, value, None) for path, value in [*modules, *others.items()])
+    tensors = None if known is None else frozenset(known.tensors.values())
+    return _walked([(path, value, None) for path, value in [*modules, *others.items()]], tensors)
 
 
 @contextmanager
@@ -57,10 +63,17 @@ def state_restored(module: nn.Module) -> Iterator[Snapshot]:
 class _Walk:
     """A walk over what the roots reach: `named` are the names in code that was reached, others wait for them."""
 
+    known: frozenset[int] | None
     snapshot: Snapshot = field(default_factory=Snapshot)
     named: set[str] = field(default_factory=lambda: {"forward"})
     waiting: dict[str, list[_Item]] = field(default_factory=lambda: defaultdict(list))
     pending: list[_Item] = field(default_factory=list)
+
+    def is_made(self, value: Any) -> bool:
+        """Whether it is, or has in it what it cannot be without, a tensor that a call has made."""
+        if self.known is not None and isinstance(value, Tensor):
+            return id(value) not in self.known
+        return isinstance(value, tuple) and any(map(self.is_made, value))
 
     def name(self, names: Iterable[str]) -> None:
         """Methods of these names may be called."""
@@ -70,8 +83,8 @@ class _Walk:
                 self.pending.extend(self.waiting.pop(name, ()))
 
 
-def _walked(roots: Iterable[_Item]) -> Snapshot:
-    walk = _Walk(pending=list(roots)[::-1])
+def _walked(roots: Iterable[_Item], known: frozenset[int] | None) -> Snapshot:
+    walk = _Walk(known, pending=list(roots)[::-1])
     # A module that is a root has its own path wherever else it stands.
     seen = {id(value): path for path, value, _ in walk.pending}
     # What a walk makes lives until its end, so that no other object gets its id.
@@ -84,8 +97,11 @@ def _walked(roots: Iterable[_Item]) -> Snapshot:
         alive.append(value)
         if type(value) is Unread or isinstance(value, (*_PLAIN, *SYMBOLS, Enum)):
             facts[path] = Fact(value, place)
+        elif walk.is_made(value):
+            facts[path] = MADE
         elif isinstance(value, Tensor):
             facts[path] = Fact("a tensor")
+            walk.snapshot.tensors[path] = id(value)
         elif seen.setdefault(id(value), path) != path:
             facts[path] = Fact(f"the same as {seen[id(value)]}")
         else:
@@ -114,8 +130,8 @@ def _parts(walk: _Walk, path: str, value: Any) -> Iterator[_Item]:
     elif isinstance(value, numpy.random.Generator):
         snapshot.facts[f"the place in {path}"] = Fact(repr(value.bit_generator.state))
     elif isinstance(value, list | tuple | deque | dict | set | frozenset):
-        yield from _of_container(snapshot, path, value)
-        yield from _of_object(snapshot, path, value)
+        yield from _of_container(walk, path, value)
+        yield from _of_object(walk, path, value)
     elif isinstance(value, GeneratorType):
         frame = value.gi_frame
         snapshot.facts[f"the place in {path}"] = Fact(frame and frame.f_lasti)
@@ -125,7 +141,7 @@ def _parts(walk: _Walk, path: str, value: Any) -> Iterator[_Item]:
         # What runs beside the calls changes in time, not by them.
         snapshot.facts[path] = Fact(value)
     elif isinstance(value, nn.Module | SimpleNamespace) or not _is_of_library(kind.__module__):
-        yield from _of_object(snapshot, path, value)
+        yield from _of_object(walk, path, value)
     elif (hasattr(kind, "__next__") and kind.__module__ != "_io") or kind.__module__ in _WITH_A_PLACE:
         yield f"the place in {path}", _reduced(value), None
     else:
@@ -146,8 +162,14 @@ def _reduced(value: Any) -> Any:
             return object()
 
 
-def _of_container(snapshot: Snapshot, path: str, value: Any) -> Iterator[_Item]:
+def _of_container(walk: _Walk, path: str, value: Any) -> Iterator[_Item]:
+    snapshot = walk.snapshot
     held = entries(value) if isinstance(value, dict) else list(value)
+    if isinstance(held, dict):
+        yield from ((f"{path}[{key!r}]", entry, None) for key, entry in held.items() if walk.is_made(entry))
+        held = {key: entry for key, entry in held.items() if not walk.is_made(entry)}
+    else:
+        held = [entry for entry in held if not walk.is_made(entry)]
     is_mutable = isinstance(value, list | deque | dict | set)
     if is_mutable:
         snapshot.contents.append((value, set(held) if isinstance(value, set) else held, Extent.ALL))
@@ -157,7 +179,7 @@ def _of_container(snapshot: Snapshot, path: str, value: Any) -> Iterator[_Item]:
         snapshot.facts[f"the entries of {path}"] = Fact(frozenset(map(_compared, held)))
         held = [entry for entry in held if not isinstance(entry, _PLAIN)]
     else:
-        snapshot.facts[f"the length of {path}"] = Fact(len(value))
+        snapshot.facts[f"the length of {path}"] = Fact(len(held))
     pairs = list(held.items() if isinstance(held, dict) else enumerate(held))
     if len(pairs) > _MANY and all(type(entry) in _PLAIN for _, entry in pairs):
         snapshot.facts[f"the entries of {path}"] = Fact(tuple(entry for _, entry in pairs))
@@ -173,15 +195,17 @@ def _compared(key: Any) -> Any:
     return key if isinstance(key, (*_PLAIN, Enum, type)) else ("the object", id(key))
 
 
-def _of_object(snapshot: Snapshot, path: str, value: Any) -> Iterator[_Item]:
+def _of_object(walk: _Walk, path: str, value: Any) -> Iterator[_Item]:
     """Attributes, in a dictionary or in slots, and the class."""
+    snapshot = walk.snapshot
     kind, held = type(value), getattr(value, "__dict__", None)
     if not _is_of_library(kind.__module__):
         yield _name_of(kind), kind, None
     if isinstance(held, dict):
         is_module = isinstance(value, nn.Module)
         own = {name: item for name, item in held.items() if not (is_module and is_part(name))}
-        snapshot.contents.append((held, own, Extent.MODULE if is_module else Extent.ALL))
+        kept = {name: item for name, item in own.items() if not walk.is_made(item)}
+        snapshot.contents.append((held, kept, Extent.MODULE if is_module else Extent.ALL))
         if is_module:
             snapshot.contents.append((held["_modules"], entries(held["_modules"]), Extent.ALL))
         yield from ((f"{path}.{name}", item, Place(held, name)) for name, item in own.items())

@@ -30,16 +30,17 @@ def trace_settled(module: nn.Module, trace: Callable[[], ExportedProgram]) -> Ex
     before = after = start
     forward = module.forward
 
-    # Exporting puts back attributes, so that what a call changes is seen at its end only.
+    # Exporting puts back attributes, so that what a call changes is seen at its end only. Tensors that a call makes are
+    # of its trace: the next one makes them again.
     @functools.wraps(forward)
     def watched(*args: Any, **kwargs: Any) -> Any:
         nonlocal before, after
         start.put_back()
         for place, number in hidden:
             place.put(number)
-        before = state_of(module)
+        before = state_of(module, known=original)
         result = forward(*args, **kwargs)
-        after = state_of(module)
+        after = state_of(module, known=original)
         return result
 
     # Weights are named before the module is called, as those of its source are.

@@ -49,6 +49,10 @@ class Fact:
     place: Place | None = None
 
 
+# Stands where a call has put a tensor that it made, which the next call has to make again.
+MADE = Fact(object())
+
+
 @dataclass(frozen=True)
 class Change:
     """What stands at a path before and after a call; None where there is nothing."""
@@ -70,9 +74,10 @@ class Change:
 
 @dataclass
 class Snapshot:
-    """Facts by their path; and what each container and object holds."""
+    """Facts by their path; and what each container and object holds. `tensors` has which one stands where."""
 
     facts: dict[str, Fact] = field(default_factory=dict)
+    tensors: dict[str, int] = field(default_factory=dict)
     contents: list[tuple[Any, Any, Extent]] = field(default_factory=list)
 
     def put_back(self) -> None:
@@ -140,7 +145,8 @@ def _put_back_entries(owner: dict[Any, Any], held: dict[Any, Any], extent: Exten
                 kind.__setitem__(owner, key, value)
         return
     for key, value in now.items():
-        if extent is Extent.MODULE and key not in held and not is_part(key) and not _is_traced(value):
+        is_left = value is None or _is_traced(value) or is_part(key)
+        if extent is Extent.MODULE and key not in held and not is_left:
             del owner[key]
     for key, value in held.items():
         old = now.get(key, _MISSING)
@@ -158,6 +164,8 @@ def _is_traced(value: Any) -> bool:
 
 
 def _is_same(old: Fact | None, new: Fact | None) -> bool:
+    if old is MADE or new is MADE:
+        return True
     if old is None or new is None:
         return old is new
     a, b = old.value, new.value

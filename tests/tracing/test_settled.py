@@ -349,6 +349,39 @@ def test_a_hook_that_counts_is_seen() -> None:
     assert calls == []
 
 
+def tabled(kept: Any) -> Tensor:
+    return kept.table.setdefault("factors", torch.linspace(0, 1, WIDTH))
+
+
+def made_late(kept: Any) -> Tensor:
+    kept.late = getattr(kept, "late", None)
+    if kept.late is None:
+        kept.late = torch.linspace(0, 1, WIDTH)
+    return kept.late
+
+
+@pytest.mark.parametrize("turn", [tabled, made_late])
+def test_a_table_that_the_first_call_makes_is_no_matter(turn: Turn) -> None:
+    traced_text(turn)
+
+
+def test_a_tensor_of_the_last_call_in_a_dictionary_is_refused() -> None:
+    last: dict[str, Tensor] = {}
+
+    class Shifting(Remembering):
+        def forward(self, tokens: Tensor, memory: Any = None, use_cache: bool = False) -> dict[str, Any]:
+            output = super().forward(tokens, memory)
+            x = self.embed(tokens)
+            output["logits"] = output["logits"] + self.head(last.get("x", torch.zeros_like(x)))
+            last["x"] = x[:, -1:]
+            return output
+
+    model = Shifting(lambda _: 0.5)
+    with pytest.raises(Refused, match=r"changes last of .*forward\['x'\] from call to call"):
+        trace_one_step(model, past_of(model, CONTEXT), CONTEXT)
+    assert last == {}
+
+
 def first_differs(kept: Any) -> float:
     factor = 0.5 if kept.text == "" else 0.9
     kept.text = "begun"
