@@ -5,7 +5,6 @@ is carried only where its range is shown to fit.
 """
 
 import math
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor, fx
@@ -14,7 +13,7 @@ from torch._ops import OpOverload
 from autoconvert.analysis.input_ranges import input_ranges
 from autoconvert.analysis.intervals import Interval, at, whole
 from autoconvert.analysis.invariants import POSITIONS_MATERIALIZED, SCANS_STATEFUL
-from autoconvert.analysis.ranges import called_scan, dtype_range, ranges
+from autoconvert.analysis.ranges import Ranges, called_scan, dtype_range, ranges, ranges_in_step
 from autoconvert.errors import Refused
 from autoconvert.ir.nodes import named_arguments
 from autoconvert.ir.program import Program
@@ -36,17 +35,17 @@ def bound_integers(program: Program, context: int) -> Program:
     Raises:
         Refused: a number may be too large, or nothing is known of it.
     """
-    _bound(program.graph, input_ranges(program, context), context)
+    _bound(program.graph, ranges(program.graph, input_ranges(program, context), context), context)
     return program
 
 
-def _bound(graph: fx.GraphModule, inputs: Mapping[fx.Node, Interval], context: int) -> None:
-    found = ranges(graph, inputs, context)
+def _bound(graph: fx.GraphModule, found: Ranges, context: int) -> None:
     for node in graph.graph.nodes:
         if node.op == "call_module":
             scan, operands = called_scan(node)
             if isinstance(scan, Scan):
-                _bound(scan.step, {mine: found[its] for mine, its in operands.items()}, context)
+                given = {mine: found[its] for mine, its in operands.items()}
+                _bound(scan.step, ranges_in_step(scan, given, context), context)
             elif not operands[node].meta["val"].is_floating_point() or _counts(found[node]):
                 _refuse_beyond(_EXACT, found[node], node, f"the device adds in float32, exactly up to {2**24:,} only")
         elif isinstance(node.meta.get("val"), Tensor) and node.op != "placeholder" and node.op != "output":

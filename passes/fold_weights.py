@@ -13,8 +13,9 @@ from autoconvert.analysis.binding_times import Time, binding_times, frontier
 from autoconvert.analysis.invariants import WEIGHTS_FOLDED, WHOLE_TEXT
 from autoconvert.analysis.regions import extract
 from autoconvert.errors import Refused
-from autoconvert.ir.editing import finish, replace
+from autoconvert.ir.editing import finish, infer, replace
 from autoconvert.ir.inputs import without_unread_weights
+from autoconvert.ir.nodes import type_key
 from autoconvert.ir.program import Program
 from autoconvert.ir.provenance import location
 from autoconvert.ir.weight import Weight
@@ -52,12 +53,29 @@ def _refuse_other_than_floats(node: fx.Node) -> None:
 def _fold(graph: fx.GraphModule, node: fx.Node) -> None:
     with torch.no_grad():
         (value,) = extract(graph, [node])()
+    if not isinstance(value, Tensor):
+        _write_number(node, value)
+        return
     name = f"constant_{node.name}"
     graph.register_buffer(name, value)
     with graph.graph.inserting_before(node):
         constant = graph.graph.get_attr(name)
     constant.meta = dict(node.meta)
     replace(node, constant)
+
+
+def _write_number(node: fx.Node, number: float) -> None:
+    """A number in Python stands where it is used from now on."""
+    for user in list(node.users):
+        before = type_key(user.meta.get("val"))
+        user.args, user.kwargs = fx.map_arg(
+            (user.args, user.kwargs), lambda operand: number if operand is node else operand
+        )
+        if isinstance(user.meta.get("val"), Tensor):
+            user.meta["val"] = infer(user)
+            if type_key(user.meta["val"]) != before:
+                raise Refused(f"{location(user)} takes a size from a constant of the model.", at=user.name)
+    node.graph.erase_node(node)
 
 
 def _lift(graph: fx.GraphModule, node: fx.Node, known: Mapping[str, Weight]) -> Weight:

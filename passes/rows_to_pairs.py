@@ -20,11 +20,14 @@ from autoconvert.analysis.sequence_axis import check_separate
 from autoconvert.errors import Refused
 from autoconvert.ir.editing import emit, infer
 from autoconvert.ir.nodes import arguments, concrete, first_operand, is_symbolic, named_arguments, shape, type_key
+from autoconvert.tracing.untraceable import is_ours
 
 aten = torch.ops.aten
 
 # For proofs about one axis every other unknown size is some number.
 _SOME_LENGTH = 7
+# Of the rows, another number than of anything else.
+_SOME_ROWS = 5
 
 Columns = Sequence[fx.Node | None]
 
@@ -130,17 +133,36 @@ def _value(node: fx.Node) -> Any:
 
 def _check_rowwise(rows: fx.Node, columns: Columns, dependent: set[fx.Node]) -> None:
     """Proves on a copy, in which the number of rows is the only unknown size, that rows never meet."""
+    mode = FakeTensorMode(shape_env=ShapeEnv())
+    count: Any = mode.from_tensor(torch.empty(_SOME_ROWS), static_shapes=False).shape[0]
+    try:
+        graph, result = _copied_for(rows, columns, dependent, mode, count)
+        separate = check_separate(graph, count.node.expr).get(result) == Layout() and is_symbolic(shape(result)[0])
+    except Refused as refusal:
+        raise NotRowwise(str(refusal).rstrip(".")) from refusal
+    except RuntimeError as error:
+        if is_ours(error):
+            raise
+        # What fails for a number of rows too is another fault than that the operation must know it.
+        _copied_for(rows, columns, dependent, mode, _SOME_ROWS)
+        raise NotRowwise(str(error).rstrip(".")) from error
+    if not separate:
+        raise NotRowwise("their number is not the first size")
+
+
+def _copied_for(
+    rows: fx.Node, columns: Columns, dependent: set[fx.Node], mode: FakeTensorMode, count: int | torch.SymInt
+) -> tuple[fx.Graph, fx.Node]:
+    """What computes `rows`, copied for `count` rows, and the copy of `rows`."""
     graph = fx.Graph()
     copies: dict[fx.Node, Any] = {}
-    mode = FakeTensorMode(shape_env=ShapeEnv())
-    count: Any = mode.from_tensor(torch.empty(5), static_shapes=False).shape[0]
 
     def copy(node: fx.Node) -> Any:
         if node not in copies:
-            copies[node] = _copied(node)
+            copies[node] = copied(node)
         return copies[node]
 
-    def _copied(node: fx.Node) -> Any:
+    def copied(node: fx.Node) -> Any:
         value = _value(node)
         if node in dependent and node not in columns:
             args, kwargs = fx.map_arg((node.args, node.kwargs), copy)
@@ -155,14 +177,9 @@ def _check_rowwise(rows: fx.Node, columns: Columns, dependent: set[fx.Node]) -> 
             made.meta["val"] = torch.empty(sizes, dtype=value.dtype)
         return made
 
-    try:
-        result = copy(rows)
-        graph.output(result)
-        separate = check_separate(graph, count.node.expr).get(result) == Layout() and is_symbolic(shape(result)[0])
-    except (Refused, RuntimeError) as error:
-        raise NotRowwise(str(error).rstrip(".")) from error
-    if not separate:
-        raise NotRowwise("their number is not the first size")
+    result = copy(rows)
+    graph.output(result)
+    return graph, result
 
 
 @dataclass

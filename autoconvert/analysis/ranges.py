@@ -11,6 +11,7 @@ from torch import Tensor, fx
 from autoconvert.analysis.constants import held_value
 from autoconvert.analysis.intervals import ANYTHING, TRUTH, Interval, at, whole
 from autoconvert.analysis.op_traits import is_lookup, is_movement
+from autoconvert.analysis.regions import ancestors
 from autoconvert.ir.nodes import named_arguments, shape
 from autoconvert.scan.running_sum import RunningSum
 from autoconvert.scan.scan import Scan, StatefulScan
@@ -55,6 +56,22 @@ def called_scan(call: fx.Node) -> tuple[Scan | RunningSum, dict[fx.Node, fx.Node
     return scan, dict(zip(inner, operands, strict=True)) if isinstance(scan, Scan) else {call: operands[0]}  # type: ignore
 
 
+def ranges_in_step(scan: Scan, operands: Ranges, length: int) -> Ranges:
+    """As `ranges`, of one step of a scan, whose states are zero at first: one to which each step adds is a sum."""
+    found = ranges(scan.step, operands, length)
+    states = scan.step.graph.find_nodes(op="placeholder")[: len(scan.states)]
+    results: Any = scan.step.graph.output_node().args[0]
+    sums = {}
+    for state, result in zip(states, results[-len(states) :], strict=True):
+        if result.target is aten.add.Tensor and state in result.args and not result.kwargs:
+            added = next(each for each in result.args if each is not state)
+            if not isinstance(added, fx.Node):
+                sums[state] = at(added).sums(length)
+            elif not ancestors([added]) & set(states):
+                sums[state] = found[added].sums(length)
+    return ranges(scan.step, {**operands, **sums}, length) if sums else found
+
+
 class _Ranges:
     def __init__(self, of: dict[fx.Node, Interval], length: int) -> None:
         self.of, self._length = of, length
@@ -76,7 +93,7 @@ class _Ranges:
         scan, operands = called_scan(call)
         if isinstance(scan, RunningSum):
             return self(operands[call]).sums(self._length)
-        inner = ranges(scan.step, {mine: self(its) for mine, its in operands.items()}, self._length)
+        inner = ranges_in_step(scan, {mine: self(its) for mine, its in operands.items()}, self._length)
         results: Any = scan.step.graph.output_node().args[0]
         return _union(inner[result] for result in results)
 

@@ -15,7 +15,7 @@ from torch import Tensor, fx
 
 from autoconvert.analysis.intervals import Interval
 from autoconvert.analysis.op_traits import FILLS, JOINS, is_lookup, is_movement
-from autoconvert.analysis.ranges import PAIRS_WITH_PLACES, Ranges, called_scan, ranges
+from autoconvert.analysis.ranges import PAIRS_WITH_PLACES, Ranges, called_scan, ranges_in_step
 from autoconvert.ir.nodes import named_arguments
 from autoconvert.scan.scan import Scan
 
@@ -79,7 +79,7 @@ def roundings_in_step(
 
     `operands` are what its placeholders stand for outside, of which `known` and `found` tell; the ranges come too.
     """
-    inner = ranges(scan.step, {mine: found[its] for mine, its in operands.items()}, length)
+    inner = ranges_in_step(scan, {mine: found[its] for mine, its in operands.items()}, length)
     states = scan.step.graph.find_nodes(op="placeholder")[: len(scan.states)]
     of_states = dict.fromkeys(states, Rounding.EXACT)
     while True:

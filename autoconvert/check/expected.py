@@ -8,6 +8,7 @@ from torch import Tensor
 from autoconvert.check.parity import distance, reference_of
 from autoconvert.check.readings import Reading
 from autoconvert.source.source import Source
+from autoconvert.tracing.untraceable import is_ours
 
 
 class Expected:
@@ -26,8 +27,8 @@ class Expected:
             for reading in missing:
                 try:
                     logits = reference.placed(reading.tokens, reading.start, reading.compared)
-                except (IndexError, RuntimeError, ValueError):
-                    if reading.start == 0:
+                except (IndexError, RuntimeError, ValueError) as error:
+                    if reading.start == 0 or is_ours(error):
                         raise
                     logits = None
                 self._logits[reading] = logits
@@ -48,6 +49,8 @@ class Expected:
         try:
             with reference_of(self._source, torch.float64) as reference:
                 finer = reference.placed(reading.tokens, reading.start, reading.compared)
-        except (RuntimeError, TypeError, ValueError):
+        except (RuntimeError, TypeError, ValueError) as error:
+            if is_ours(error):
+                raise
             return None
         return distance(expected, finer)

@@ -28,6 +28,7 @@ from autoconvert.check.verdict import (
 )
 from autoconvert.runtime.failed import RuntimeFailed
 from autoconvert.runtime.runner import Runner
+from autoconvert.tracing.untraceable import is_ours
 
 # Tokens that are decoded from the first one on.
 _DECODED = 12
@@ -107,6 +108,8 @@ class ForeignCheck:
         try:
             wanted = self.reference.placed(reading.tokens, reading.start, reading.compared)
         except (IndexError, RuntimeError, ValueError) as error:
+            if is_ours(error):
+                raise
             line = next(iter(str(error).splitlines()), type(error).__name__)
             return not_checked(layer, f"the model does not read {reading.start + reading.length} positions: {line}")
         try:

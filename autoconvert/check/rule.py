@@ -129,6 +129,17 @@ class _Region:
         return list(dict.fromkeys(found))
 
     @cached_property
+    def _of_old(self) -> set[fx.Node]:
+        """What computes `node`, which stays."""
+        found, pending = set[fx.Node](), [self.node]
+        while pending:
+            node = pending.pop()
+            if node in self.inside and node not in found:
+                found.add(node)
+                pending.extend(node.all_input_nodes)
+        return found
+
+    @cached_property
     def structure(self) -> Hashable:
         """Equal for regions of equal operations on operands of equal types."""
         index = {node: f"%{place}" for place, node in enumerate((*self.inputs, *self.nodes))}
@@ -147,22 +158,26 @@ class _Region:
         epsilon = max((torch.finfo(dtype).eps for dtype in floats), default=0)
         if not values or _is_nan(values[self.node]):
             return None
-        return _same(values[self.new], values[self.node], epsilon)
+        return self.new in values and _same(values[self.new], values[self.node], epsilon)
 
     def _run(self, inputs: dict[fx.Node, Any]) -> dict[fx.Node, Any]:
-        """All values of the region; none where the operands are not such as an operation takes."""
+        """All values of the region, without the new one's where that cannot be computed as the old one can.
+
+        None where the operands are not such as an operation takes.
+        """
         values = inputs | self.constants
         has_chance = any(is_random(node.target) for node in self.nodes)
-        try:
-            with torch.no_grad(), torch.random.fork_rng(devices=[], enabled=has_chance):
-                for node in self.nodes:
-                    if is_random(node.target):
-                        # Chance is the same on both sides.
-                        torch.manual_seed(0)
-                    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: values[n])
+        with torch.no_grad(), torch.random.fork_rng(devices=[], enabled=has_chance):
+            # The old side first: what it does not take tells nothing of the new one.
+            for node in sorted(self.nodes, key=lambda node: node not in self._of_old):
+                if is_random(node.target):
+                    # Chance is the same on both sides.
+                    torch.manual_seed(0)
+                args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: values[n])
+                try:
                     values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
-        except (RuntimeError, IndexError):
-            return {}
+                except (RuntimeError, IndexError):
+                    return {} if node in self._of_old else values
         return values
 
     def _random_inputs(self) -> dict[fx.Node, Any]:

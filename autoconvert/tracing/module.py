@@ -13,7 +13,7 @@ from autoconvert.errors import AutoconvertError, Inseparable
 from autoconvert.ir.interface import Port, Role, Size
 from autoconvert.ir.program import Program
 from autoconvert.tracing.exported import export, program_of
-from autoconvert.tracing.python_state import with_numbers_unread
+from autoconvert.tracing.settled import trace_settled
 from autoconvert.tracing.untraceable import untraceable
 
 # The example that is traced has a prime for each symbol: from the eighth on, 19.
@@ -70,7 +70,7 @@ def trace_ports(
     takes_any = isinstance(called, Called)
     try:
         args = tuple(_example(port, sizes) for port in inputs)
-        exported = with_numbers_unread(called, lambda: export(called, args, (shapes,) if takes_any else shapes))
+        exported = trace_settled(called, lambda: export(called, args, (shapes,) if takes_any else shapes))
     except (AutoconvertError, KeyboardInterrupt, MemoryError):
         raise
     except Exception as error:

@@ -20,6 +20,7 @@ from autoconvert.ir.provenance import location
 from autoconvert.ir.state import State, Write
 from autoconvert.tracing.exported import export, program_of
 from autoconvert.tracing.past import Past, followed
+from autoconvert.tracing.settled import refuse_another, refuse_changes
 from autoconvert.tracing.trace import POSITION_PARAMETERS
 from autoconvert.tracing.untraceable import is_ours, untraceable
 
@@ -32,8 +33,9 @@ class OneStep(nn.Module):
     `steps` [steps] is not used; its size is there where there is one text only.
     """
 
-    def __init__(self, decoder: nn.Module, past: Past) -> None:
+    def __init__(self, decoder: nn.Module, past: Past, *, is_settled: bool = True) -> None:
         super().__init__()
+        self.is_settled = is_settled
         self.decoder = decoder
         self.past = past
         accepted = inspect.signature(decoder.forward).parameters
@@ -53,8 +55,10 @@ class OneStep(nn.Module):
         options = {self._position_parameter: positions} if self._position_parameter else {}
         # The model writes into its states, which are not its to write.
         own, counts = [state.clone() for state in states], [counter.clone() for counter in counters]
-        logits, after = self.past.step(self.decoder, tokens, own, counts, offset, options)
-        return [logits, *after]
+        stepped = self.past.step(self.decoder, tokens, own, counts, offset, options)
+        if self.is_settled:
+            refuse_changes(stepped.changes)
+        return [stepped.logits, *stepped.past.values]
 
 
 def trace_one_step(decoder: nn.Module, past: Past, slots: int) -> Program:
@@ -68,10 +72,14 @@ def trace_one_step(decoder: nn.Module, past: Past, slots: int) -> Program:
         Refused: what the decoder keeps grows, or its step cannot be traced.
     """
     try:
-        past, takes_together = followed(decoder, past, slots)
+        found = followed(decoder, past, slots)
+        *unsettled, past = found.pasts
         step = OneStep(decoder, past)
-        together = _export_together(step, slots) if takes_together else None
+        together = _export_together(step, slots) if found.takes_together else None
         exported = together or _export(step, slots, alone=True)
+        for earlier in unsettled:
+            before = _export(OneStep(decoder, earlier, is_settled=False), slots, alone=together is None)
+            refuse_another(before, exported, found.changes)
     except (InputError, Refused, KeyboardInterrupt, MemoryError):
         raise
     except Exception as error:

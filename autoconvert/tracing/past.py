@@ -5,8 +5,8 @@ Layers of it that keep keys and values keep none while the step is traced (cache
 
 import copy
 import inspect
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,8 +17,11 @@ from autoconvert.errors import InputError, Refused
 from autoconvert.source.experts import experts_as_pairs
 from autoconvert.tracing.attributes import attributes_restored
 from autoconvert.tracing.cache_layers import empty_cache, replace_layers, set_offset
-from autoconvert.tracing.python_state import Place, changed, numbers, numbers_of_module, numbers_restored, put, unread
+from autoconvert.tracing.python_state import state_of, state_restored
+from autoconvert.tracing.settled import refuse_changes, unread_of
+from autoconvert.tracing.snapshot import Change, Fact, Snapshot, changes
 from autoconvert.tracing.trace import logits_of, takes_use_cache
+from autoconvert.tracing.unread import Unread
 from autoconvert.tracing.untraceable import untraceable
 
 # Different from each other and from 1, so that an axis of either shows in a shape.
@@ -35,7 +38,8 @@ class Past:
     """An example of what a decoder keeps: `parameter` of its forward takes `kept`, `tensors` are in it by path.
 
     `attributes` are the tensors that its submodules keep for themselves, `counters` whole numbers that are not of any
-    text, which nothing may depend on. `numbers` are those that submodules keep in Python.
+    text, which nothing may depend on. `held` is what submodules keep in Python, of which `hidden` is not to be read,
+    by path.
     """
 
     parameter: str | None
@@ -43,7 +47,8 @@ class Past:
     tensors: dict[str, Tensor]
     attributes: dict[Attribute, Tensor]
     counters: dict[str, Tensor]
-    numbers: tuple[tuple[Place, Any], ...] = ()
+    held: Snapshot = field(default_factory=Snapshot)
+    hidden: dict[str, Unread] = field(default_factory=dict)
 
     @property
     def shapes(self) -> list[tuple[tuple[int, ...], torch.dtype]]:
@@ -63,28 +68,22 @@ class Past:
         counts: Sequence[Tensor],
         offset: Tensor,
         options: dict[str, Any],
-    ) -> tuple[Tensor, list[Tensor]]:
-        """Logits after `offset` int64 [] tokens with `values` kept, in the order of `shapes`, and what is kept then."""
-        return self.step_and_numbers(decoder, tokens, values, counts, offset, options)[:2]
-
-    def step_and_numbers(
-        self,
-        decoder: nn.Module,
-        tokens: Tensor,
-        values: Sequence[Tensor],
-        counts: Sequence[Tensor],
-        offset: Tensor,
-        options: dict[str, Any],
-    ) -> tuple[Tensor, list[Tensor], list[tuple[Place, Any]]]:
-        """As `step`, and the numbers that Python keeps then."""
+    ) -> "Stepped":
+        """What comes of `tokens` after `offset` int64 [] of them with `values` kept, in the order of `shapes`."""
         memo: dict[int, Any] = {id(old): new for old, new in zip(self.tensors.values(), values, strict=False)}
         memo |= {id(old): new for old, new in zip(self.counters.values(), counts, strict=True)}
         filled = copy.deepcopy(self.kept, memo)
         set_offset(filled, offset)
-        with attributes_restored(decoder), numbers_restored(decoder):
-            put(self.numbers)
+        with attributes_restored(decoder), state_restored(decoder):
+            self.held.put_back()
             for (path, name), value in zip(self.attributes, values[len(self.tensors) :], strict=True):
                 setattr(decoder.get_submodule(path), name, value)
+            before = state_of(decoder, {_KEPT: filled})
+            for path, number in self.hidden.items():
+                place = before.facts[path].place
+                assert place is not None, path
+                place.put(number)
+                before.facts[path] = Fact(number, place)
             passed = {self.parameter: filled} if self.parameter else {}
             output = decoder(tokens, use_cache=True, **options, **passed)
             given = _given_back(output, self.parameter, filled)
@@ -92,24 +91,37 @@ class Past:
             lost = [path for path in self.tensors if path not in found] + [k for k in self.attributes if k not in held]
             if lost:
                 raise Refused(f"What the model keeps at {lost[0]} after {_LENGTH} tokens is gone after one more.")
-            after = [found[path] for path in self.tensors] + [held[key] for key in self.attributes]
-            kept_numbers = [*numbers(given, _KEPT), *numbers_of_module(decoder)]
-        return logits_of(output), after, kept_numbers
+            after, held_then = state_of(decoder, {_KEPT: given}), state_of(decoder)
+        tensors = {path: found[path] for path in self.tensors}
+        attributes = {key: held[key] for key in self.attributes}
+        counters = {path: found[path] for path in self.counters if path in found}
+        past = Past(self.parameter, given, tensors, attributes, counters, held_then)
+        changed = [
+            *changes(before, after),
+            *_other_tensors(before, after, {f"{path or type(decoder).__name__}.{name}" for path, name in held}),
+        ]
+        return Stepped(logits_of(output), past, changed)
 
-    def unread(self, after: Sequence[tuple[Place, Any]], steps: int) -> "Past":
-        """The past where nothing may read the numbers that are others in `after`, one token later.
 
-        Raises:
-            Refused: what changes is no number that can be hidden.
-        """
-        of_modules, of_kept = dict(self.numbers), dict(numbers(self.kept, _KEPT))
-        for place, old, new in changed([*of_modules.items(), *of_kept.items()], after):
-            hidden = unread(place.path, old, new, steps)
-            if place in of_modules:
-                of_modules[place] = hidden
-            else:
-                place.put(hidden)
-        return replace(self, numbers=tuple(of_modules.items()))
+@dataclass(frozen=True)
+class Stepped:
+    """The logits of a step, what is kept then, and what of it has changed that is no tensor."""
+
+    logits: Tensor
+    past: Past
+    changes: list[Change]
+
+
+@dataclass(frozen=True)
+class Followed:
+    """Pasts whose steps must be the same: the first one, and what it settles to if Python's state `changes` once.
+
+    `takes_together`: one more token gives the logits of several texts.
+    """
+
+    pasts: tuple[Past, ...]
+    takes_together: bool
+    changes: tuple[Change, ...] = ()
 
 
 def past_of(decoder: nn.Module, slots: int) -> Past:
@@ -119,43 +131,64 @@ def past_of(decoder: nn.Module, slots: int) -> Past:
         Refused: it keeps nothing that can be passed back.
     """
     try:
-        restored = attributes_restored(decoder.eval()), numbers_restored(decoder)
+        restored = attributes_restored(decoder.eval()), state_restored(decoder)
         with torch.no_grad(), experts_as_pairs(decoder), restored[0], restored[1]:
             name, kept, _ = _call(decoder, torch.zeros(_BATCH, _LENGTH, dtype=torch.int64), {})
-            attributes, held = _attributes(decoder), tuple(numbers_of_module(decoder))
+            attributes, held = _attributes(decoder), state_of(decoder)
         # A prime is no product of heads and widths: where it stands in a shape, it is the number of slots.
         past = _past(name, kept, attributes, int(nextprime(slots - 1)))
-        return replace(past, numbers=held)
+        return replace(past, held=held)
     except (InputError, Refused, KeyboardInterrupt, MemoryError):
         raise
     except Exception as error:
         raise untraceable("The model's path for a single token cannot be run", error) from error
 
 
-def followed(decoder: nn.Module, past: Past, slots: int) -> tuple[Past, bool]:
-    """The past whose changing numbers are not to be read, and whether one more token gives the logits of several texts.
+def followed(decoder: nn.Module, past: Past, slots: int) -> Followed:
+    """The past, and what one step more makes of it where that is another for Python; changing numbers are hidden.
 
     Raises:
-        Refused: what the decoder keeps grows.
+        Refused: what the decoder keeps grows, or Python's state changes from step to step.
     """
-    tokens, offset = torch.zeros(_BATCH, 1, dtype=torch.int64), torch.tensor(_LENGTH)
-    values = [tensor.clone() for tensor in past.values]
+    tokens = torch.zeros(_BATCH, 1, dtype=torch.int64)
+
+    def stepped(past: Past, offset: int) -> Stepped:
+        counts = list(past.counters.values())
+        return past.step(decoder, tokens, [tensor.clone() for tensor in past.values], counts, torch.tensor(offset), {})
+
     with torch.no_grad(), experts_as_pairs(decoder):
-        logits, after, numbers_then = past.step_and_numbers(
-            decoder, tokens, values, list(past.counters.values()), offset, {}
-        )
-    for path, before, now in zip((*past.tensors, *past.attributes), values, after, strict=True):
-        if before.shape != now.shape or before.shape[:1] != (_BATCH,):
-            raise Refused(
-                f"What the model keeps at {path} is {list(before.shape)} after {_LENGTH} tokens of {_BATCH} texts and "
-                f"{list(now.shape)} after one more: neither a state per text nor keys and values."
-            )
-    return past.unread(numbers_then, slots), logits.shape[:2] == tokens.shape
+        first = stepped(past, _LENGTH)
+        for path, old, new in zip((*past.tensors, *past.attributes), past.values, first.past.values, strict=True):
+            if old.shape != new.shape or old.shape[:1] != (_BATCH,):
+                raise Refused(
+                    f"What the model keeps at {path} is {list(old.shape)} after {_LENGTH} tokens of {_BATCH} texts and "
+                    f"{list(new.shape)} after one more: neither a state per text nor keys and values."
+                )
+        takes_together = first.logits.shape[:2] == tokens.shape
+        if all(change.place for change in first.changes):
+            return Followed((_hiding(past, first, slots),), takes_together)
+        second = stepped(first.past, _LENGTH + 1)
+    refuse_changes(change for change in second.changes if not change.place)
+    once = tuple(change for change in first.changes if not change.place)
+    return Followed((_hiding(past, first, slots), _hiding(first.past, second, slots)), takes_together, once)
+
+
+def _other_tensors(before: Snapshot, after: Snapshot, states: Collection[str]) -> Iterator[Change]:
+    """Where modules keep another tensor than before, apart from what is in a cache and attributes that are states."""
+    for path, tensor in before.tensors.items():
+        is_state = path in states or path.startswith(_KEPT)
+        if not is_state and after.tensors.get(path, tensor) != tensor:
+            yield Change(path, Fact("a tensor"), Fact("another"))
+
+
+def _hiding(past: Past, step: Stepped, slots: int) -> Past:
+    """The past of which no step may read the numbers that `step` has changed."""
+    return replace(past, hidden={change.path: unread_of(change, slots) for change in step.changes if change.place})
 
 
 def takes_texts_together(decoder: nn.Module, past: Past) -> bool:
     """Whether one more token gives the next logits of several texts at once; Refused where what is kept grows."""
-    return followed(decoder, past, _LENGTH)[1]
+    return followed(decoder, past, _LENGTH).takes_together
 
 
 def token_by_token(decoder: nn.Module, tokens: Sequence[int]) -> Tensor:
@@ -165,7 +198,7 @@ def token_by_token(decoder: nn.Module, tokens: Sequence[int]) -> Tensor:
     """
     options: dict[str, Any] = {}
     rows = []
-    with torch.no_grad(), attributes_restored(decoder), numbers_restored(decoder):
+    with torch.no_grad(), attributes_restored(decoder), state_restored(decoder):
         for token in tokens:
             name, kept, logits = _call(decoder, torch.tensor([[token]]), options)
             options = {name: kept} if name else {}

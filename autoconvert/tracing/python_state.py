@@ -1,261 +1,290 @@
-"""Numbers that Python keeps from call to call: a trace holds only if nothing that it computes depends on them.
+"""Python's state: what is kept from call to call and is no tensor, wherever the code of a model can reach it.
 
-A number that a call changes is replaced by one that may be added to and stored but not read: a trace that ends has
-not read it. It may be compared where the answer is the same after every number of tokens.
+It is looked for in containers, objects, iterators and closures, in classes, and in the globals that the code names.
+Python's own objects, torch's and numpy's are opaque, apart from those in which code keeps its place.
 """
 
-import functools
-import operator
+import random
 import sys
-from collections.abc import Callable, Iterable, Iterator
+import warnings
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from types import FunctionType, ModuleType
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import cache, cached_property, partial, partialmethod
+from threading import Thread
+from types import CodeType, FunctionType, GeneratorType, MappingProxyType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy
 from torch import Tensor, nn
-from torch.export import ExportedProgram
 
-from autoconvert.errors import Refused
-from autoconvert.tracing.untraceable import calling_line
+from autoconvert.tracing.snapshot import MADE, SYMBOLS, Extent, Fact, Place, Snapshot, attributes, entries, is_part
+from autoconvert.tracing.unread import Unread
 
-_NUMBERS = (bool, int, float)
-_OPAQUE = (*_NUMBERS, str, bytes, complex, Tensor, numpy.ndarray, type, nn.Module, FunctionType, ModuleType)
-# Of a torch module, what holds its parts and hooks and no number of its own.
-_PARTS = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
-_COMPARISONS = (operator.lt, operator.le, operator.gt, operator.ge, operator.eq, operator.ne)
+_PLAIN = (bool, int, float, str, bytes, complex, type(None), numpy.generic)
+_LIBRARIES = {*sys.stdlib_module_names, "torch", "numpy"}
+_OURS = "autoconvert"
+# Of Python's own objects, those that keep a place: iterators, and random numbers.
+_WITH_A_PLACE = {"itertools", "random", "_random", "array"}
+# More entries than these, all of them plain, are one fact.
+_MANY = 64
 
+# Of the methods that Python itself calls, those that make an object; code that makes one names its class.
+_NOT_CALLED = ("__init__", "__new__", "__init_subclass__", "__class_getitem__", "__reduce__", "__setstate__")
 
-@dataclass(frozen=True, eq=False)
-class Place:
-    """Where Python keeps a number: `owner`, a container or a class, has it under `key`."""
-
-    path: str
-    owner: Any
-    key: Any
-
-    @property
-    def is_replaceable(self) -> bool:
-        """Whether another number can stand there: it is no length, and no part of a tuple."""
-        return self.owner is not None and not isinstance(self.owner, tuple)
-
-    # Two with one path are one place; their owners may be no keys of a dictionary.
-    def __hash__(self) -> int:
-        return hash(self.path)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Place) and self.path == other.path
-
-    def put(self, value: Any) -> None:
-        if isinstance(self.owner, type):
-            setattr(self.owner, self.key, value)
-        else:
-            self.owner[self.key] = value
+_Item = tuple[str, Any, Place | None]
 
 
-class Unread:
-    """A number of which is known only where it is kept, and the least and most it may be if it counts steps."""
+def state_of(
+    module: nn.Module, others: Mapping[str, Any] = MappingProxyType({}), *, known: Snapshot | None = None
+) -> Snapshot:
+    """What modules keep beside their parameters and buffers, and what `others` do, such as a cache, by their names.
 
-    def __init__(self, path: str, least: float | None = None, most: float | None = None) -> None:
-        self._path, self._least, self._most = path, least, most
-
-    def __deepcopy__(self, _: Any) -> "Unread":
-        return self
-
-    def _moved(self, by: Any) -> "Unread":
-        if type(by) not in (int, float):
-            self._refuse()
-        if self._least is None or self._most is None:
-            return Unread(self._path)
-        return Unread(self._path, self._least + by, self._most + by)
-
-    def __add__(self, other: Any) -> "Unread":
-        return self._moved(other)
-
-    __radd__ = __add__
-
-    def __sub__(self, other: Any) -> "Unread":
-        return self._moved(-other if type(other) in (int, float) else other)
-
-    def _compared(self, compare: Callable[[Any, Any], Any], other: Any) -> Any:
-        if type(other) in (bool, int, float) and self._least is not None and self._most is not None:
-            answers = {compare(self._least, other), compare(self._most, other)}
-            is_order = compare not in (operator.eq, operator.ne)
-            if len(answers) == 1 and (is_order or not self._least <= other <= self._most):
-                return answers.pop()
-        return self._refuse()
-
-    def _refuse(self, *_: Any, **__: Any) -> Any:
-        raise Refused(
-            f"What the model computes depends on {self._path}, a number in Python that changes from call to call.",
-            hint=calling_line() or "Only tensors are kept from call to call.",
-        )
-
-    __hash__ = None  # type: ignore[assignment]
-
-
-def _comparison(compare: Callable[[Any, Any], Any]) -> Callable[[Unread, Any], Any]:
-    return lambda number, other: number._compared(compare, other)
-
-
-for _compare in _COMPARISONS:
-    setattr(Unread, f"__{_compare.__name__}__", _comparison(_compare))
-_READ = "bool int float index complex len getitem round trunc floor ceil neg pos abs invert str format divmod rdivmod"
-for _name in _READ.split():
-    setattr(Unread, f"__{_name}__", Unread._refuse)
-for _name in ("mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor", "lshift", "rshift", "matmul"):
-    setattr(Unread, f"__{_name}__", Unread._refuse)
-    setattr(Unread, f"__r{_name}__", Unread._refuse)
-Unread.__rsub__ = Unread._refuse  # type: ignore[attr-defined]
-# With it, torch hands a function that is given one over, wherever it stands among the operands.
-Unread.__torch_function__ = classmethod(  # type: ignore[attr-defined]
-    lambda cls, func, types, args=(), kwargs=None: next(_unread((args, kwargs)))._refuse()
-)
-
-
-def _unread(value: Any) -> Iterator[Unread]:
-    if isinstance(value, Unread):
-        yield value
-    elif isinstance(value, list | tuple | dict):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _unread(item)
-
-
-def numbers(value: Any, path: str, seen: set[int] | None = None) -> Iterator[tuple[Place, Any]]:
-    """Every number in an object of containers and plain objects, and the length of every list, with its place."""
-    seen = set() if seen is None else seen
-    if id(value) in seen or value is None or isinstance(value, _OPAQUE):
-        return
-    seen.add(id(value))
-    is_container = isinstance(value, dict | list | tuple)
-    owner = value if is_container else getattr(value, "__dict__", None)
-    if owner is None:
-        return
-    if isinstance(owner, list):
-        yield Place(f"the length of {path}", None, None), len(owner)
-    items: Iterable[tuple[Any, Any]] = list(owner.items() if isinstance(owner, dict) else enumerate(owner))
-    for key, item in items:
-        inner = f"{path}[{key!r}]" if is_container else f"{path}.{key}"
-        if isinstance(item, (*_NUMBERS, Unread)):
-            yield Place(inner, owner, key), item
-        else:
-            yield from numbers(item, inner, seen)
-
-
-def numbers_of_module(module: nn.Module) -> Iterator[tuple[Place, Any]]:
-    """The numbers that modules keep as attributes, of themselves, of their classes and of the files of these."""
-    seen: set[int] = set()
-    classes: dict[type, None] = {}
-    for path, inner in module.named_modules():
-        label = path or type(inner).__name__
-        classes |= dict.fromkeys(c for c in type(inner).__mro__ if not _is_of_torch(c))
-        for key, value in list(vars(inner).items()):
-            if isinstance(value, (*_NUMBERS, Unread)):
-                yield Place(f"{label}.{key}", vars(inner), key), value
-            elif key not in _PARTS and not key.endswith("_hooks"):
-                yield from numbers(value, f"{label}.{key}", seen)
-    for cls in classes:
-        for key, value in list(vars(cls).items()):
-            if isinstance(value, (*_NUMBERS, Unread)):
-                yield Place(f"{cls.__qualname__}.{key}", cls, key), value
-    for name in dict.fromkeys(cls.__module__ for cls in classes):
-        for key, value in list(vars(sys.modules[name]).items() if name in sys.modules else ()):
-            if isinstance(value, (*_NUMBERS, Unread)) and not key.startswith("__"):
-                yield Place(f"{key} of {name}", vars(sys.modules[name]), key), value
-            elif isinstance(value, dict | list) and not key.startswith("__"):
-                yield from numbers(value, f"{key} of {name}", seen)
-
-
-def _is_of_torch(cls: type) -> bool:
-    return cls.__module__.partition(".")[0] in ("torch", "builtins", "autoconvert")
+    Tensors that are not in the snapshot `known`, where there is one, are left out: a call has made them.
+    """
+    modules = [(path or type(inner).__name__, inner) for path, inner in module.named_modules()]
+    tensors = None if known is None else frozenset(known.tensors.values())
+    return _walked([(path, value, None) for path, value in [*modules, *others.items()]], tensors)
 
 
 @contextmanager
-def numbers_restored(module: nn.Module) -> Iterator[None]:
-    """What Python numbers modules keep is as before when the context ends."""
-    before = list(numbers_of_module(module))
+def state_restored(module: nn.Module) -> Iterator[Snapshot]:
+    """What modules keep in Python is as before when the context ends."""
+    before = state_of(module)
     try:
-        yield
+        yield before
     finally:
-        put(before)
+        before.put_back()
 
 
-def put(known: Iterable[tuple[Place, Any]]) -> None:
-    """Puts numbers where they stood; lengths and parts of tuples are as they are."""
-    for place, value in known:
-        if place.is_replaceable:
-            place.put(value)
+@dataclass
+class _Walk:
+    """A walk over what the roots reach: `named` are the names in code that was reached, others wait for them."""
+
+    known: frozenset[int] | None
+    snapshot: Snapshot = field(default_factory=Snapshot)
+    named: set[str] = field(default_factory=lambda: {"forward"})
+    waiting: dict[str, list[_Item]] = field(default_factory=lambda: defaultdict(list))
+    pending: list[_Item] = field(default_factory=list)
+
+    def is_made(self, value: Any) -> bool:
+        """Whether it is, or has in it what it cannot be without, a tensor that a call has made."""
+        if self.known is not None and isinstance(value, Tensor):
+            return id(value) not in self.known
+        return isinstance(value, tuple) and any(map(self.is_made, value))
+
+    def name(self, names: Iterable[str]) -> None:
+        """Methods of these names may be called."""
+        for name in names:
+            if name not in self.named:
+                self.named.add(name)
+                self.pending.extend(self.waiting.pop(name, ()))
 
 
-def changed(before: Iterable[tuple[Place, Any]], after: Iterable[tuple[Place, Any]]) -> list[tuple[Place, Any, Any]]:
-    """The places of `before` whose number is another in `after`, or is not there, with both.
-
-    Raises Refused where what changes is no number that could be replaced, such as the length of a list.
-    """
-    now = {place.path: value for place, value in after}
-    found = [(place, value, now.get(place.path)) for place, value in before]
-    differing = [(p, old, new) for p, old, new in found if not isinstance(old, Unread) and not _same(old, new)]
-    for place, old, new in differing:
-        if not place.is_replaceable:
-            raise Refused(
-                f"The model changes {place.path} from call to call: {old}, then {new}.",
-                hint="Only tensors of one size are kept from call to call.",
-            )
-    return differing
-
-
-def _same(old: Any, new: Any) -> bool:
-    return type(old) is type(new) and (old == new or (old != old and new != new))
-
-
-def unread(path: str, old: Any, new: Any, steps: int) -> Unread:
-    """A number that is not to be read, in the place of one that a call changes from `old` to `new`.
-
-    Where it counts, it may be compared with what it is not among in up to `steps` calls.
-    """
-    if type(old) is not int or type(new) is not int:
-        return Unread(path)
-    each = new - old
-    # The first call may have been one of several tokens.
-    ends = sorted((old, each, old + each * steps))
-    return Unread(path, ends[0], ends[-1])
+def _walked(roots: Iterable[_Item], known: frozenset[int] | None) -> Snapshot:
+    walk = _Walk(known, pending=list(roots)[::-1])
+    # A module that is a root has its own path wherever else it stands.
+    seen = {id(value): path for path, value, _ in walk.pending}
+    # What a walk makes lives until its end, so that no other object gets its id.
+    facts, visited, alive = walk.snapshot.facts, set[str](), list[Any]()
+    while walk.pending:
+        path, value, place = walk.pending.pop()
+        if path in visited:
+            continue
+        visited.add(path)
+        alive.append(value)
+        if type(value) is Unread or isinstance(value, (*_PLAIN, *SYMBOLS, Enum)):
+            facts[path] = Fact(value, place)
+        elif walk.is_made(value):
+            facts[path] = MADE
+        elif isinstance(value, Tensor):
+            facts[path] = Fact("a tensor")
+            walk.snapshot.tensors[path] = id(value)
+        elif seen.setdefault(id(value), path) != path:
+            facts[path] = Fact(f"the same as {seen[id(value)]}")
+        else:
+            walk.pending.extend([*_parts(walk, path, value)][::-1])
+    return walk.snapshot
 
 
-def with_numbers_unread(module: nn.Module, trace: Callable[[], ExportedProgram]) -> ExportedProgram:
-    """What `trace` gives, which calls `module`; where calls change numbers, of a call that reads none of them.
+def _parts(walk: _Walk, path: str, value: Any) -> Iterator[_Item]:
+    """What is to be walked in `value`; the rest is told to the snapshot."""
+    kind, snapshot = type(value), walk.snapshot
+    snapshot.facts[path] = Fact(kind)
+    if isinstance(value, FunctionType):
+        yield from _of_function(walk, path, value)
+    elif isinstance(value, type):
+        yield from _of_class(walk, path, value)
+    elif isinstance(value, MethodType | staticmethod | classmethod):
+        yield from _named(path, value, "__func__", "__self__")
+    elif isinstance(value, property):
+        yield from _named(path, value, "fget", "fset")
+    elif isinstance(value, partial | partialmethod | cached_property):
+        yield from _named(path, value, "func", "args", "keywords")
+    elif isinstance(value, numpy.ndarray):
+        snapshot.facts[path] = Fact(value.copy())
+    elif isinstance(value, bytearray):
+        snapshot.facts[path] = Fact(bytes(value))
+    elif isinstance(value, numpy.random.Generator):
+        snapshot.facts[f"the place in {path}"] = Fact(repr(value.bit_generator.state))
+    elif isinstance(value, list | tuple | deque | dict | set | frozenset):
+        yield from _of_container(walk, path, value)
+        yield from _of_object(walk, path, value)
+    elif isinstance(value, GeneratorType):
+        frame = value.gi_frame
+        snapshot.facts[f"the place in {path}"] = Fact(frame and frame.f_lasti)
+        # As a tuple: what stands in it is not replaced.
+        yield f"the names in {path}", tuple(frame.f_locals.items()) if frame else (), None
+    elif isinstance(value, Thread):
+        # What runs beside the calls changes in time, not by them.
+        snapshot.facts[path] = Fact(value)
+    elif isinstance(value, nn.Module | SimpleNamespace) or not _is_of_library(kind.__module__):
+        yield from _of_object(walk, path, value)
+    elif (hasattr(kind, "__next__") and kind.__module__ != "_io") or kind.__module__ in _WITH_A_PLACE:
+        yield f"the place in {path}", _reduced(value), None
+    else:
+        snapshot.facts[path] = Fact(value)
 
-    Raises:
-        Refused: what the module computes depends on how often it was called.
-    """
-    before, after = list(numbers_of_module(module)), []
-    forward = module.forward
 
-    # Exporting puts back attributes, so that what a call changes is seen at its end only.
-    @functools.wraps(forward)
-    def watched(*args: Any, **kwargs: Any) -> Any:
-        nonlocal after
-        put(before)
-        result = forward(*args, **kwargs)
-        after = list(numbers_of_module(module))
-        return result
+def _named(path: str, value: Any, *names: str) -> Iterator[_Item]:
+    yield from ((f"{path}.{name}", getattr(value, name), None) for name in names if hasattr(value, name))
 
-    with numbers_restored(module):
-        module.forward = watched
+
+def _reduced(value: Any) -> Any:
+    """What a copy of `value` would be made of; where it cannot be copied, something new at each call."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
         try:
-            traced = trace()
-            once = changed(before, after)
-            if not once:
-                return traced
-            # What the first call alone changes is no count of calls, but may decide what is computed.
-            before = after
-            if str(trace().graph) != str(traced.graph):
-                raise Refused(
-                    f"The model's second call computes something else than its first, which changes {once[0][0].path}.",
-                    hint="Only tensors are kept from call to call.",
-                )
-            hidden = [(place, unread(place.path, old, new, sys.maxsize)) for place, old, new in changed(before, after)]
-            before = [*before, *hidden]
-            return trace()
-        finally:
-            del module.forward
+            return value.__reduce_ex__(4)
+        except (TypeError, NotImplementedError):
+            return object()
+
+
+def _of_container(walk: _Walk, path: str, value: Any) -> Iterator[_Item]:
+    snapshot = walk.snapshot
+    held = entries(value) if isinstance(value, dict) else list(value)
+    if isinstance(held, dict):
+        yield from ((f"{path}[{key!r}]", entry, None) for key, entry in held.items() if walk.is_made(entry))
+        held = {key: entry for key, entry in held.items() if not walk.is_made(entry)}
+    else:
+        held = [entry for entry in held if not walk.is_made(entry)]
+    is_mutable = isinstance(value, list | deque | dict | set)
+    if is_mutable:
+        snapshot.contents.append((value, set(held) if isinstance(value, set) else held, Extent.ALL))
+    if isinstance(value, dict):
+        snapshot.facts[f"the keys of {path}"] = Fact(tuple(map(_compared, held)))
+    elif isinstance(value, set | frozenset):
+        snapshot.facts[f"the entries of {path}"] = Fact(frozenset(map(_compared, held)))
+        held = [entry for entry in held if not isinstance(entry, _PLAIN)]
+    else:
+        snapshot.facts[f"the length of {path}"] = Fact(len(held))
+    pairs = list(held.items() if isinstance(held, dict) else enumerate(held))
+    if len(pairs) > _MANY and all(type(entry) in _PLAIN for _, entry in pairs):
+        snapshot.facts[f"the entries of {path}"] = Fact(tuple(entry for _, entry in pairs))
+        return
+    is_placed = is_mutable and not isinstance(value, set)
+    for index, (key, entry) in enumerate(pairs):
+        name = repr(key) if isinstance(key, _PLAIN) else f"key {index}"
+        yield f"{path}[{name}]", entry, Place(value, key) if is_placed else None
+
+
+def _compared(key: Any) -> Any:
+    """By what an entry of a set or a key is compared: its value, or that it is the same object."""
+    return key if isinstance(key, (*_PLAIN, Enum, type)) else ("the object", id(key))
+
+
+def _of_object(walk: _Walk, path: str, value: Any) -> Iterator[_Item]:
+    """Attributes, in a dictionary or in slots, and the class."""
+    snapshot = walk.snapshot
+    kind, held = type(value), getattr(value, "__dict__", None)
+    if not _is_of_library(kind.__module__):
+        yield _name_of(kind), kind, None
+    if isinstance(held, dict):
+        is_module = isinstance(value, nn.Module)
+        own = {name: item for name, item in held.items() if not (is_module and is_part(name))}
+        kept = {name: item for name, item in own.items() if not walk.is_made(item)}
+        snapshot.contents.append((held, kept, Extent.MODULE if is_module else Extent.ALL))
+        if is_module:
+            snapshot.contents.append((held["_modules"], entries(held["_modules"]), Extent.ALL))
+        yield from ((f"{path}.{name}", item, Place(held, name)) for name, item in own.items())
+        for hooks in ("_forward_pre_hooks", "_forward_hooks") if is_module else ():
+            yield from ((f"{path}.{hooks}[{key}]", hook, None) for key, hook in held.get(hooks, {}).items())
+    if slots := attributes(value):
+        snapshot.contents.append((value, slots, Extent.ALL))
+        yield from ((f"{path}.{name}", item, Place(value, name)) for name, item in slots.items())
+
+
+def _of_class(walk: _Walk, path: str, kind: type) -> Iterator[_Item]:
+    """What it keeps, and the methods that code which was reached names, or Python itself calls."""
+    walk.snapshot.facts[path] = Fact(kind)
+    if _is_of_library(kind.__module__) or kind.__module__.partition(".")[0] == _OURS:
+        return
+    own, name = attributes(kind), _name_of(kind)
+    walk.snapshot.contents.append((kind, own, Extent.ALL))
+    for key, value in own.items():
+        item = f"{name}.{key}", value, Place(kind, key)
+        is_method = isinstance(value, FunctionType | staticmethod | classmethod | property | cached_property)
+        is_called = not is_method or key in walk.named
+        if is_called or (key.startswith("__") and key not in _NOT_CALLED):
+            yield item
+        else:
+            walk.waiting[key].append(item)
+    yield from ((_name_of(base), base, None) for base in kind.__bases__)
+
+
+def _of_function(walk: _Walk, path: str, function: FunctionType) -> Iterator[_Item]:
+    """What it closes over, its defaults and attributes, and the globals that its code names."""
+    walk.snapshot.facts[path] = Fact(function.__code__)
+    of = str(function.__globals__.get("__name__"))
+    if of.partition(".")[0] == _OURS:
+        return
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        held = [cell.cell_contents] if _is_filled(cell) else []
+        walk.snapshot.contents.extend((cell, item, Extent.ALL) for item in held)
+        yield from ((f"{name} of {path}", item, Place(cell, None)) for item in held)
+    walk.snapshot.contents.append((vars(function), dict(vars(function)), Extent.ALL))
+    yield from ((f"{path}.{name}", item, Place(vars(function), name)) for name, item in list(vars(function).items()))
+    yield from _named(path, function, "__defaults__", "__kwdefaults__")
+    if not _is_of_library(of):
+        names = _names(function.__code__)
+        walk.name(names)
+        yield from _of_names(walk.snapshot, names, function.__globals__)
+
+
+def _of_names(snapshot: Snapshot, names: frozenset[str], space: dict[str, Any]) -> Iterator[_Item]:
+    """What stands under `names` in a file, and in the files that these name."""
+    found = {name: space[name] for name in sorted(names) if name in space}
+    snapshot.contents.append((space, found, Extent.SOME))
+    for name, item in found.items():
+        if item is random:
+            yield "Python's random numbers", random._inst, None
+        elif not isinstance(item, ModuleType):
+            yield f"{name} of {space['__name__']}", item, Place(space, name)
+        elif not _is_of_library(item.__name__):
+            inside = {inner: vars(item)[inner] for inner in sorted(names) if inner in vars(item)}
+            snapshot.contents.append((vars(item), inside, Extent.SOME))
+            yield from ((f"{n} of {item.__name__}", value, Place(vars(item), n)) for n, value in inside.items())
+
+
+@cache
+def _names(code: CodeType) -> frozenset[str]:
+    inner = (_names(constant) for constant in code.co_consts if isinstance(constant, CodeType))
+    return frozenset(code.co_names).union(*inner)
+
+
+def _is_filled(cell: Any) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018
+    except ValueError:
+        return False
+    return True
+
+
+def _name_of(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _is_of_library(module: str | None) -> bool:
+    return (module or "").partition(".")[0] in _LIBRARIES

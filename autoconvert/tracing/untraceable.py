@@ -30,7 +30,7 @@ def _source_line(error: Exception) -> str:
     """The innermost line of the traceback that belongs to a model, not to torch itself."""
     frames = inspect.getinnerframes(error.__traceback__) if error.__traceback__ else []
     for frame in reversed(frames):
-        if _is_of_a_model(frame.filename):
+        if is_of_a_model(frame.filename):
             code = (frame.code_context or [""])[0].strip()
             return f"It happens at {frame.filename}:{frame.lineno}: {code}"
     return ""
@@ -39,18 +39,19 @@ def _source_line(error: Exception) -> str:
 def is_ours(error: BaseException) -> bool:
     """Whether a line of the compiler raised `error`, and no code of a model had called it."""
     files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return bool(files) and files[-1].startswith(_OURS) and not any(map(_is_of_a_model, files))
+    return bool(files) and files[-1].startswith(_OURS) and not any(map(is_of_a_model, files))
 
 
 def calling_line() -> str:
     """The line of the model's code that is being run."""
     for frame, line in traceback.walk_stack(sys._getframe()):
         name = frame.f_code.co_filename
-        if _is_of_a_model(name):
+        if is_of_a_model(name):
             return f"It happens at {name}:{line}."
     return ""
 
 
-def _is_of_a_model(filename: str) -> bool:
+def is_of_a_model(filename: str) -> bool:
+    """Whether a file holds a model's code: neither Python's own, nor torch's, nor the compiler's."""
     is_standard = filename.startswith(_STANDARD) and "/site-packages/" not in filename
     return not is_standard and not filename.startswith((_OURS, "<")) and "/torch/" not in filename

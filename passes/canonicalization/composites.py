@@ -9,8 +9,9 @@ from torch import Tensor, fx
 from torch._ops import OpOverload
 
 from autoconvert.ir.editing import inline, traced
-from autoconvert.ir.nodes import shape
+from autoconvert.ir.nodes import concrete, is_symbolic, shape
 from autoconvert.rewrite.rule import rule
+from autoconvert.tracing.untraceable import is_ours
 
 aten = torch.ops.aten
 
@@ -41,6 +42,10 @@ _DEFINED = {
 }
 
 
+# For symbols where only numbers will do; the same for all, as operands may have to have as many entries.
+_SOME_SIZE = 19
+
+
 @rule()
 def _decomposed(node: fx.Node) -> fx.Node | None:
     if not _is_composite(node.target):
@@ -60,11 +65,21 @@ def _decomposed(node: fx.Node) -> fx.Node | None:
         return None
     try:
         spelled_out = traced(call, values, _definitions()).graph
-    except RuntimeError:
-        # Not every operation takes symbols; one that stays composed is refused by its name, where it matters.
+    except RuntimeError as error:
+        if is_ours(error) or not any(is_symbolic(size) for value in values.values() for size in value.shape):
+            raise
+        # Not every operation takes symbols; one that stays composed is refused by its name, where it matters. If it
+        # fails for numbers too, the fault is another.
+        traced(call, {name: _with_numbers(value) for name, value in values.items()}, _definitions())
         return None
     result = inline(node.graph, spelled_out, operands, like=node)
     return result if isinstance(result, fx.Node) else None
+
+
+def _with_numbers(value: Tensor) -> Tensor:
+    """A tensor of the same kind with a number for each symbol in its sizes."""
+    with value.fake_mode:  # type: ignore[attr-defined]
+        return torch.empty([concrete(size, _SOME_SIZE) for size in value.shape], dtype=value.dtype, device=value.device)
 
 
 def _padded_sizes(node: fx.Node) -> list[Any]:

@@ -1,12 +1,15 @@
 """What float32 makes of a source beside float64: much where it magnifies rounding, next to nothing elsewhere."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
+import autoconvert
 from autoconvert.check.expected import Expected
-from autoconvert.check.parity import TOLERANCE
-from autoconvert.check.readings import token_by_token
+from autoconvert.check.parity import TOLERANCE, Reference
+from autoconvert.check.readings import Reading, token_by_token
 from autoconvert.source.source import load_source
 
 
@@ -45,3 +48,12 @@ class OnlySingle(Waves):
 
 def test_of_a_source_that_knows_no_float64_nothing_is_said() -> None:
     assert Expected(load_source(OnlySingle(1.0).eval())).rounding(token_by_token(8, 50)) is None
+
+
+def test_a_bug_of_ours_is_no_text_that_the_source_cannot_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    names: dict[str, Any] = {}
+    exec(compile("def placed(*_):\n    raise RuntimeError('a bug')", autoconvert.__file__, "exec"), names)
+    monkeypatch.setattr(Reference, "placed", names["placed"])
+    expected, reading = Expected(load_source(Waves(1.0).eval())), Reading(3, ((2, 2),), 50)
+    with pytest.raises(RuntimeError, match="a bug"):
+        expected.logits(reading)

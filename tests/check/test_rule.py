@@ -115,6 +115,13 @@ def _flipped(node: fx.Node) -> fx.Node:
     return emit(node.graph, aten.flip.default, first_operand(node), [-1], like=node)
 
 
+@rule(aten.sin.default)
+def rows_that_are_not_there(node: fx.Node) -> fx.Node | None:
+    """Of the right type, and fails where it is run."""
+    places = emit(node.graph, aten.full.default, [WIDTH], WIDTH, dtype=torch.int64, like=node)
+    return emit(node.graph, aten.index_select.default, first_operand(node), 2, places, like=node)
+
+
 @rule(aten.sqrt.default)
 def root_of_twice(node: fx.Node) -> fx.Node | None:
     twice = emit(node.graph, aten.mul.Tensor, first_operand(node), 2.0, like=node)
@@ -131,6 +138,7 @@ WRONG: dict[str, tuple[Rule, Function]] = {
     "another type": (cast_is_nothing, lambda d, x: x + (x > 0).to(torch.int64).sum(-1, True)),
     "another length": (a_length_is_seven, lambda d, x: x + d.rows[: x.shape[1]]),
     "a root of negative numbers": (root_of_twice, lambda d, x: x * (-(x * x) - 1.0).sqrt().nan_to_num()),
+    "what cannot be computed": (rows_that_are_not_there, lambda d, x: x.sin()),
     "whole numbers": (another_axis, lambda d, x: x + x.argmax(-1, True)),
 }
 

@@ -12,6 +12,7 @@ from autoconvert.ir.program import Program
 from autoconvert.ir.provenance import operation_name
 from tests.models import LENGTH, VOCABULARY, assert_chunks_give_what_the_model_gives, rewrite
 from tests.passes.test_bound_integers import Hashed
+from tests.steps import Stepping
 
 Numbers = Callable[[Tensor], Tensor]
 LARGE = 1000
@@ -126,3 +127,48 @@ def test_a_jump_of_positions_is_evaluated_with_the_models_own_rounding() -> None
     assert LENGTH < 64
     assert program.find_input(Role.INPUT_POS) is not None
     assert any(torch.equal(table.flatten().long(), expected) for table in tables)
+
+
+class Divided(nn.Module):
+    """A decoder whose `numbers(tokens, divisor)` are computed with a buffer of 41."""
+
+    def __init__(self, numbers: Callable[[Tensor, Tensor], Tensor], persistent: bool) -> None:
+        super().__init__()
+        self.inner = Hashed(lambda x: numbers(x, self.get_buffer("divisor")), LARGE)
+        self.register_buffer("divisor", torch.tensor(41.0), persistent=persistent)
+        self.eval()
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        logits: Tensor = self.inner(tokens)
+        return logits
+
+
+@pytest.mark.parametrize("persistent", [True, False])
+@pytest.mark.parametrize(
+    "numbers", [lambda x, by: (x.float() / by).floor().long() % 7, lambda x, by: (x.cumsum(1) / by).floor().long() % 7]
+)
+def test_a_divisor_in_a_buffer_is_a_number_of_the_model(
+    numbers: Callable[[Tensor, Tensor], Tensor], persistent: bool
+) -> None:
+    model = Divided(numbers, persistent)
+    assert_chunks_give_what_the_model_gives(rewrite(model), model, LARGE)
+
+
+def counting(each: Callable[[Tensor], Tensor]) -> Stepping:
+    """A row is added where a count in float32, kept from token to token, is large within a period."""
+
+    def step(model: Stepping, token: Tensor, kept: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        count = kept[0] + each(token)
+        return model.embed(token)[:, 0] + ((count % 7.0) > 3).float() * model.gain, [count]
+
+    return Stepping(step, (1,))
+
+
+def test_what_a_scan_counts_is_exact() -> None:
+    model = counting(lambda token: (token % 3 == 1).float())
+    assert_chunks_give_what_the_model_gives(rewrite(model), model)
+
+
+def test_what_a_scan_sums_of_fractions_decides_nothing() -> None:
+    with pytest.raises(Refused, match=r"remainder.*jumps where its operand.*is rounded"):
+        rewrite(counting(lambda token: (token % 3 == 1).float() * 0.1))

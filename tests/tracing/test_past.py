@@ -82,8 +82,9 @@ def stepped(module: nn.Module, past: Past, tokens: list[int], size: int) -> Tens
     for offset, token in enumerate(tokens):
         counts = [torch.full(counter.shape, offset) for counter in past.counters.values()]
         with torch.no_grad():
-            logits, values = past.step(module, torch.tensor([[token]]), values, counts, torch.tensor(offset), {})
-        rows.append(logits[0, 0])
+            stepped = past.step(module, torch.tensor([[token]]), values, counts, torch.tensor(offset), {})
+        values = stepped.past.values
+        rows.append(stepped.logits[0, 0])
     assert rows[0].shape == (size,)
     return torch.stack(rows)
 

@@ -117,7 +117,7 @@ def test_a_list_that_grows_is_refused() -> None:
             return output
 
     model = Growing(lambda *_: 0.5)
-    with pytest.raises(Refused, match=r"changes the length of the cache\.held from call to call: 2, then 3"):
+    with pytest.raises(Refused, match=r"changes the length of the cache\.held from call to call: 3, then 4"):
         trace_one_step(model, past_of(model, CONTEXT), CONTEXT)
 
 

@@ -1,0 +1,48 @@
+"""A composite that takes no symbols stays as it is; a fault while one is decomposed is no reason to leave it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx
+
+from autoconvert.passes.canonicalization.composites import RULES
+from autoconvert.rewrite.rule import Rewriter
+from tests.models import WIDTH, Decoder, traced
+
+aten = torch.ops.aten
+(DECOMPOSED,) = RULES
+REWRITER = Rewriter((), (), lambda *_: None)
+
+
+def node_of(target: Callable[..., Any], mix: Callable[[Decoder, Tensor], Tensor]) -> fx.Node:
+    program = traced(Decoder(mix))
+    (node,) = program.graph.graph.find_nodes(op="call_function", target=target)
+    return node
+
+
+def cosine(_: Decoder, x: Tensor) -> Tensor:
+    return x * F.cosine_similarity(x, x + 1, dim=-1)[..., None]
+
+
+def test_one_that_takes_no_symbols_stays() -> None:
+    node = node_of(aten.fft_fft.default, lambda _, x: torch.fft.fft(x, dim=-1).real)
+    with node.graph.inserting_before(node):
+        assert DECOMPOSED.rewrite(node, REWRITER) is None
+
+
+def test_one_that_takes_them_is_decomposed() -> None:
+    node = node_of(aten.cosine_similarity.default, cosine)
+    with node.graph.inserting_before(node):
+        assert DECOMPOSED.rewrite(node, REWRITER) is not None
+
+
+def test_operands_that_do_not_fit_are_no_reason_to_leave_it() -> None:
+    node = node_of(aten.cosine_similarity.default, cosine)
+    other = node.all_input_nodes[1]
+    with other.meta["val"].fake_mode:
+        other.meta["val"] = torch.empty(1, 19, WIDTH + 1)
+    with node.graph.inserting_before(node), pytest.raises(RuntimeError, match="must match"):
+        DECOMPOSED.rewrite(node, REWRITER)
