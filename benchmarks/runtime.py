@@ -7,6 +7,7 @@ reads its memory is measured at the start of each round.
 """
 
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -144,7 +145,8 @@ def main(
 
     What to install for each peer is in benchmarks/README.md; one that is not there is named and left out.
     """
-    console = Console(highlight=False)
+    # What is not a terminal has room for the table.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     shapes = chosen(shape, tuple(SHAPES), DEFAULT_SHAPES, "--shape")
     names = chosen(peer, NAMES, NAMES, "--peer")
     chosen([against], NAMES, NAMES, "--against")
@@ -158,12 +160,11 @@ def main(
         results.parent.mkdir(parents=True, exist_ok=True)
     sessions = [] if results is None else read_sessions(results)
     failed = False
+    peers = [one for one in PEERS if one.name in names]
     with tempfile.TemporaryDirectory(prefix="autoconvert-benchmark-") as temporary:
         for each in [] if only_docs else shapes:
-            peers = [one for one in PEERS if one.name in names]
-            session = measure_shape(
-                each, peers, plan, places, keep or Path(temporary), saving(results, sessions), console
-            )
+            save = saving(results, sessions)
+            session = measure_shape(each, peers, plan, places, keep or Path(temporary), save, console)
             sessions = replaced(sessions, session)
             console.print(speed_table(session, against))
             for name, hint in session.absent.items():
