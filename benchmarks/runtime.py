@@ -173,7 +173,10 @@ def main(
                 console.print(f"{name} failed: {why}", style="red", markup=False)
             failed |= bool(session.failed)
     if write_docs or only_docs:
-        console.print(f"wrote {' and '.join(map(str, write_page(sessions, DOCS)))}")
+        try:
+            console.print(f"wrote {' and '.join(map(str, write_page(sessions, DOCS)))}")
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="--results") from error
     if failed:
         raise typer.Exit(1)
 

@@ -8,7 +8,9 @@ _SCRIPT = Path(__file__).with_name("run_executorch.py")
 
 
 def version(place: Path | None) -> str:
-    return package_version("optimum-executorch", place, "pip install optimum-executorch, and --at executorch=PYTHON")
+    hint = "pip install optimum-executorch, and --at executorch=PYTHON"
+    packages = ("optimum-executorch", "executorch")
+    return ", ".join(f"{name} {package_version(name, place, hint)}" for name in packages)
 
 
 def prepare(checkpoint: Path, folder: Path, place: Path | None, limit: int) -> None:

@@ -3,7 +3,11 @@
 import sys
 from pathlib import Path
 
-from peers.peer import CACHE, Load
+from peers.peer import CACHE, Load, package_version
+
+
+def engine_version() -> str:
+    return f"litert-lm {package_version('litert-lm-api', None, 'pip install litert-lm-api')}"
 
 
 def litert_lm_command(file: Path, load: Load, _place: Path | None) -> list[str]:

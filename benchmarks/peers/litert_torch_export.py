@@ -2,25 +2,32 @@
 
 from pathlib import Path
 
-from peers.litert_lm_command import litert_lm_command
+from peers.litert_lm_command import engine_version, litert_lm_command
 from peers.peer import Peer, finished, interpreter, package_version, with_benchmarks
+
+_SCRIPT = Path(__file__).with_name("export_with_litert_torch.py")
+
+
+def export_command(python: str) -> list[str]:
+    """Its command line by an interpreter; -P so that no module of ours stands for one of another package."""
+    return [python, "-P", str(_SCRIPT), "export_hf"]
 
 
 def version(place: Path | None) -> str:
-    return package_version("litert-torch", place, "pip install litert-torch")
+    return f"{package_version('litert-torch', place, 'pip install litert-torch')}, {engine_version()}"
 
 
 def prepare(checkpoint: Path, folder: Path, place: Path | None, limit: int) -> None:
     """By its lightweight conversion, the one that needs less memory."""
     command = [
-        *(interpreter(place), "-m", "peers.export_with_litert_torch", "export_hf"),
+        *export_command(interpreter(place)),
         f"--model={checkpoint}",
         f"--output_dir={folder}",
         f"--cache_length={limit}",
         "--quantization_recipe=dynamic_wi8_afp32",
         "--experimental_lightweight_conversion=True",
     ]
-    finished(command, with_benchmarks())
+    finished(command)
 
 
 PEER = Peer(

@@ -3,12 +3,12 @@
 import sys
 from pathlib import Path
 
-from peers.litert_lm_command import litert_lm_command
+from peers.litert_lm_command import engine_version, litert_lm_command
 from peers.peer import Peer, finished, package_version, with_benchmarks
 
 
 def version(_place: Path | None) -> str:
-    return package_version("autoconvert", None, "pip install -e .")
+    return f"{package_version('autoconvert', None, 'pip install -e .')}, {engine_version()}"
 
 
 def prepare(checkpoint: Path, folder: Path, _place: Path | None, limit: int) -> None:

@@ -44,10 +44,10 @@ class Peer:
     `place` is where the user installed it (an interpreter, or a folder of npm's), None for the default.
     `version(place)` tells what is there, and raises NotInstalled with what to type where nothing is.
     `prepare(checkpoint, folder, place, limit)` writes one file `pattern` for conversations of `limit` tokens to an
-    empty folder; PeerFailed if that goes wrong. `command(file, load, place)` runs it once and ends its output with a
-    line of JSON, the first four of `Figures`. What a runtime keeps from run to run goes to the folder `CACHE` beside
-    the file. A weight takes `weight_bits` in the file, without scales that a whole row shares, and an element of the
-    cache `cache_bits` in memory: what a step has to read follows from them. `changes` is true of a converter whose
+    empty folder; PeerFailed if that goes wrong. `command(file, load, place)` runs it once and prints a line of JSON,
+    the first four of `Figures`, whatever else it says. What a runtime keeps from run to run goes to the folder `CACHE`
+    beside the file. A weight takes `weight_bits` in the file, without scales that a whole row shares, and an element of
+    the cache `cache_bits` in memory: what a step has to read follows from them. `changes` is true of a converter whose
     files of yesterday say nothing about today's.
     """
 
@@ -75,7 +75,7 @@ def run(peer: Peer, file: Path, load: Load, place: Path | None) -> Figures:
     """One run of `file` in a new process; PeerFailed if it fails or prints no figures."""
     output, cost = finished(peer.command(file, load, place), peer.environment)
     try:
-        told = json.loads(output.splitlines()[-1])
+        told = json.loads(next(line for line in reversed(output.splitlines()) if line.startswith("{")))
         return Figures(
             float(told["prefill"]),
             float(told["decode"]),
@@ -84,7 +84,7 @@ def run(peer: Peer, file: Path, load: Load, place: Path | None) -> Figures:
             cost.peak_bytes,
             cost.anonymous_bytes,
         )
-    except (ValueError, KeyError, IndexError, TypeError) as error:
+    except (ValueError, KeyError, StopIteration, TypeError) as error:
         raise PeerFailed(f"{peer.name} ended without figures:\n{_ending(output)}") from error
 
 

@@ -1,6 +1,8 @@
 """Peers are asked in turns, each in its own process; one that is missing or fails does not stop the others."""
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import turns
 import typer
 from bandwidth import StepSizes
 from peers.every import PEERS
-from peers.peer import CACHE, Load, NotInstalled, Peer, PeerFailed, package_version, run
+from peers.peer import CACHE, Load, NotInstalled, Peer, PeerFailed, package_version, run, with_benchmarks
 from speeds import Plan, Session
 
 FIGURES = {"prefill": 400.0, "decode": 30.0, "first_token_seconds": 0.5, "load_seconds": 1.0}
@@ -140,3 +142,14 @@ def test_each_peer_says_what_to_type_where_it_is_not(each: Peer, tmp_path: Path)
         return
     with pytest.raises(NotInstalled, match="install"):
         each.version(tmp_path / "nowhere")
+
+
+def test_the_schema_that_litert_torch_imports_is_lent_where_tensorflow_is_not() -> None:
+    program = (
+        "from importlib.util import find_spec\n"
+        "from peers.export_with_litert_torch import SCHEMA, lend_schema\n"
+        "lend_schema()\n"
+        "from tensorflow.lite.python import schema_py_generated\n"
+        "assert schema_py_generated.Model and find_spec('tensorflow') and find_spec(SCHEMA)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, env={**os.environ, **with_benchmarks()})
