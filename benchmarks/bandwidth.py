@@ -53,13 +53,13 @@ def bytes_of_step(sizes: StepSizes, history: int, decode: int, weight_bits: floa
     return (sizes.weights * weight_bits + cache * cache_bits) / 8
 
 
-def bytes_per_second(threads: int) -> float:
-    """The rate at which so many threads sum a buffer that no cache holds; the best of a few reads."""
+def bytes_per_second(threads: int, size: int = _BUFFER_BYTES) -> float:
+    """The rate at which so many threads sum a buffer of `size`, which no cache should hold; the best of a few reads."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        buffer = torch.ones(_BUFFER_BYTES // 4)
-        return _BUFFER_BYTES / min(_seconds(buffer) for _ in range(_READS))
+        buffer = torch.ones(size // 4)
+        return size / min(_seconds(buffer) for _ in range(_READS))
     finally:
         torch.set_num_threads(before)
 

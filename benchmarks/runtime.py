@@ -2,8 +2,8 @@
 
 Each peer makes a file of the same checkpoint, of a real model's shape and with random weights. Then the files run in
 turns, each run in a fresh process: a prompt of each length in, 64 tokens out, in conversations of at most 4096. Round
-0 does not count: it packs weights, and its load time is that of a file never loaded before. How fast this machine
-reads its memory is measured at the start of each round.
+0, of the shortest prompt, does not count: it packs weights, and its load time is that of a file never loaded before.
+How fast this machine reads its memory is measured at the start of each round.
 """
 
 import os
@@ -59,7 +59,7 @@ def measure_shape(
         for number, peer in enumerate(peers):
             show(f"{shape}: {peer.name} makes its file", number, len(peers))
             prepared += join(peer, session, checkpoint, folder / shape, places, sizes)
-        total = (plan.rounds + 1) * len(plan.histories) * len(prepared)
+        total = len(plan.turns()) * len(prepared)
         for number, coming in enumerate(take_turns(session, prepared, places, lambda: save(session))):
             show(coming, number, total)
     return session

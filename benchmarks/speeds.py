@@ -41,6 +41,11 @@ class Plan:
     limit: int = 4096
     threads: int = 2
 
+    def turns(self) -> list[tuple[int, int]]:
+        """Round and history of each turn, in which every peer runs once; round 0 has the shortest history alone."""
+        rounds = range(1, self.rounds + 1)
+        return [(0, self.histories[0]), *((number, history) for number in rounds for history in self.histories)]
+
 
 @dataclass
 class Session:
@@ -65,7 +70,7 @@ class Session:
         """Whether every round has every peer at every history; a peer that failed is left out."""
         peers = [file.peer for file in self.files if file.peer not in self.failed]
         runs = {(each.peer, each.history, each.round) for each in self.taken if each.peer in peers}
-        return len(runs) == len(peers) * len(self.plan.histories) * (self.plan.rounds + 1) > 0
+        return len(runs) == len(peers) * len(self.plan.turns()) > 0
 
     def peers(self) -> list[str]:
         """Those with figures that count, in the order of the run."""

@@ -4,7 +4,6 @@ import os
 import platform
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import product
 from pathlib import Path
 
 import psutil
@@ -73,15 +72,16 @@ def take_turns(
     A peer that fails is left out from then on.
     """
     plan = session.plan
-    for turn in range(plan.rounds + 1):
-        session.bandwidths.append(bytes_per_second(plan.threads))
-        for history, (peer, file) in product(plan.histories, prepared):
-            yield f"{session.shape}: {peer.name}, {history} in, round {turn} of {plan.rounds}"
+    for number, history in plan.turns():
+        if number == len(session.bandwidths):
+            session.bandwidths.append(bytes_per_second(plan.threads))
+        for peer, file in prepared:
+            yield f"{session.shape}: {peer.name}, {history} in, round {number} of {plan.rounds}"
             if peer.name in session.failed:
                 continue
             load = Load(history, plan.decode, plan.limit, plan.threads)
             try:
-                session.taken.append(Taken(peer.name, history, turn, run(peer, file, load, places.get(peer.name))))
+                session.taken.append(Taken(peer.name, history, number, run(peer, file, load, places.get(peer.name))))
             except PeerFailed as error:
                 session.failed[peer.name] = f"with {history} tokens in: {error}"
             save()

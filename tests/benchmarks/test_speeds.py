@@ -35,12 +35,11 @@ def session(shape: str = "tiny", **other: float) -> Session:
         PeerFile(name, "1.0", "int8", 140_000_000, {128: 2e8, 1024: 4e8}) for name in ("autoconvert", "litert-torch")
     ]
     made.bandwidths = [1e10, 1e10, 1e10, 5e9]
-    for turn in range(4):
-        for history in PLAN.histories:
-            slower = 2 if turn == 3 else 1
-            ours = replace(RUN, decode=30 / slower, prefill=400 / slower, load_seconds=9 if turn == 0 else 1)
-            made.taken.append(Taken("autoconvert", history, turn, ours))
-            made.taken.append(Taken("litert-torch", history, turn, replace(ours, decode=10 / slower)))
+    for turn, history in PLAN.turns():
+        slower = 2 if turn == 3 else 1
+        ours = replace(RUN, decode=30 / slower, prefill=400 / slower, load_seconds=9 if turn == 0 else 1)
+        made.taken.append(Taken("autoconvert", history, turn, ours))
+        made.taken.append(Taken("litert-torch", history, turn, replace(ours, decode=10 / slower)))
     return made
 
 

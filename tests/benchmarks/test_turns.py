@@ -29,6 +29,11 @@ def peer(name: str, program: str = f"print('warning'); print({json.dumps(json.du
     return Peer(name, "int8", "*.bin", 8, 32, lambda _place: "1.0", prepare, command)
 
 
+@pytest.fixture(autouse=True)
+def memory_that_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "bytes_per_second", lambda _threads: 1e10)
+
+
 def session(rounds: int = 1) -> Session:
     return Session("tiny", "today", "a machine", Plan((2, 4), rounds, threads=1))
 
@@ -57,11 +62,11 @@ def test_every_round_asks_every_peer_at_every_history_and_saves(tmp_path: Path) 
     prepared = [(peer(name), tmp_path) for name in ("one", "two")]
     said = list(turns.take_turns(taken, prepared, {}, lambda: saves.append(len(taken.taken))))
     order = [(each.round, each.history, each.peer) for each in taken.taken]
-    assert order == [(turn, history, name) for turn in range(3) for history in (2, 4) for name in ("one", "two")]
-    assert saves == list(range(1, 13))
+    turns_taken = [(0, 2), (1, 2), (1, 4), (2, 2), (2, 4)]
+    assert order == [(number, history, name) for number, history in turns_taken for name in ("one", "two")]
+    assert saves == list(range(1, 11))
     assert said[0] == "tiny: one, 2 in, round 0 of 2"
-    assert len(taken.bandwidths) == 3
-    assert min(taken.bandwidths) > 0
+    assert taken.bandwidths == [1e10] * 3
 
 
 def test_a_peer_that_fails_is_left_out_and_the_others_go_on(tmp_path: Path) -> None:
