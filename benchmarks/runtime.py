@@ -24,11 +24,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from speed_page import write_page
 from speed_table import speed_table
-from speeds import Plan, Session, read_sessions, replaced, write_sessions
+from speeds import Plan, Session, others_share, read_sessions, replaced, write_sessions
 from turns import Places, join, machine, take_turns
 
 DOCS = Path(__file__).parents[1] / "docs"
 NAMES = tuple(peer.name for peer in PEERS)
+# Kernel threads and the terminal take a few hundredths.
+QUIET = 0.05
 DEFAULT_SHAPES = ("smollm2-135m", "gemma-3-270m", "qwen3-0.6b", "llama-3.2-1b")
 
 
@@ -167,6 +169,11 @@ def main(
             session = measure_shape(each, peers, plan, places, keep or Path(temporary), save, console)
             sessions = replaced(sessions, session)
             console.print(speed_table(session, against))
+            if (taken := others_share(session)) > QUIET:
+                console.print(
+                    f"other processes took up to {taken:.0%} of the processors: measure again on a quiet machine",
+                    style="yellow",
+                )
             for name, hint in session.absent.items():
                 console.print(f"{name} is not installed: {hint}", markup=False)
             for name, why in session.failed.items():

@@ -7,7 +7,7 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib import pyplot
 from matplotlib.axes import Axes
-from speeds import DECODE, MEASURES, PREFILL, Measure, Session, first_load, median, of_limit, ratio
+from speeds import DECODE, MEASURES, PREFILL, Measure, Session, first_load, median, of_limit, others_share, ratio
 
 OURS = "autoconvert"
 
@@ -96,7 +96,8 @@ def _section(session: Session) -> Iterator[str]:
     yield ""
     yield (
         f"{session.when}, {session.machine}, {plan.threads} threads, {plan.rounds} rounds; "
-        f"memory is read at {_bandwidth(session) / 1e9:.1f} GB/s."
+        f"memory is read at {_bandwidth(session) / 1e9:.1f} GB/s. Other processes took at most "
+        f"{others_share(session):.0%} of the processors in a run."
     )
     yield ""
     yield from _row("in", "file", *(f"{each.name}, {each.unit}" for each in MEASURES), "of the limit")

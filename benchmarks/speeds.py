@@ -12,12 +12,16 @@ from peers.peer import Figures
 
 @dataclass(frozen=True)
 class Taken:
-    """One run of one peer's file; round 0 packs weights and fills caches, and counts only for its load time."""
+    """One run of one peer's file; round 0 packs weights and fills caches, and counts only for its load time.
+
+    `others` is the part of all processors' time that other processes took meanwhile.
+    """
 
     peer: str
     history: int
     round: int
     figures: Figures
+    others: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -129,6 +133,11 @@ def of_limit(session: Session, peer: str, history: int) -> float | None:
 def _middle(values: Iterable[float]) -> float | None:
     known = list(values)
     return statistics.median(known) if known else None
+
+
+def others_share(session: Session) -> float:
+    """The part of the processors that other processes took in the run that they disturbed most."""
+    return max((each.others for each in session.taken if each.round > 0), default=0.0)
 
 
 def first_load(session: Session, peer: str) -> float | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psutil
 from bandwidth import StepSizes, bytes_of_step, bytes_per_second
+from others import moment, share_of_others
 from peers.peer import CACHE, Load, NotInstalled, Peer, PeerFailed, run
 from speeds import PeerFile, Session, Taken
 
@@ -80,8 +81,11 @@ def take_turns(
             if peer.name in session.failed:
                 continue
             load = Load(history, plan.decode, plan.limit, plan.threads)
+            before = moment()
             try:
-                session.taken.append(Taken(peer.name, history, number, run(peer, file, load, places.get(peer.name))))
+                figures = run(peer, file, load, places.get(peer.name))
+                others = share_of_others(before, moment())
+                session.taken.append(Taken(peer.name, history, number, figures, others))
             except PeerFailed as error:
                 session.failed[peer.name] = f"with {history} tokens in: {error}"
             save()
