@@ -22,8 +22,8 @@ conversation of at most {limit}. Figures are medians over the rounds; ratios are
 that what slows the machine slows both.
 
 - *of the limit*: decode speed over what memory allows, if every step reads all weights that it multiplies and the cache
-  that is used, each once. A cache of windows counts no more than its window. Ours and litert-torch's cache is float32,
-  llama.cpp's float16.
+  that is used, each once. A layer with a window counts no more than its window. llama.cpp's cache is float16, the
+  others' float32.
 - *first token*: from the prompt to the first token out. *load*: from the start of loading to a file that is ready, with
   what the runtime keeps from an earlier run; *first load* is without. The start of the process is not in it.
 - *peak memory*: of the process and all it started, mapped files while they are resident; *anonymous* is without them.
@@ -68,7 +68,7 @@ def draw(sessions: Sequence[Session], path: Path) -> None:
         below.set_xlabel("tokens in")
     panels[0][0].set_ylabel("prefill, tokens/s")
     panels[1][0].set_ylabel("decode, tokens/s")
-    panels[1][0].legend(fontsize="small")
+    figure.legend(*panels[1][0].get_legend_handles_labels(), loc="outside lower center", ncols=3 + len(sessions))
     figure.savefig(path, metadata={"Date": None})
     pyplot.close(figure)
 
@@ -94,11 +94,10 @@ def _section(session: Session) -> Iterator[str]:
     plan = session.plan
     yield f"## {session.shape}"
     yield ""
-    yield (
-        f"{session.when}, {session.machine}, {plan.threads} threads, {plan.rounds} rounds; "
-        f"memory is read at {_bandwidth(session) / 1e9:.1f} GB/s. Other processes took at most "
-        f"{others_share(session):.0%} of the processors in a run."
-    )
+    rounds = f"{plan.rounds} round{'s' if plan.rounds > 1 else ''}"
+    yield f"{session.when}, {session.machine}, {plan.threads} threads, {rounds}; memory is read at"
+    others = others_share(session)
+    yield f"{_bandwidth(session) / 1e9:.1f} GB/s. Other processes took at most {others:.0%} of the processors in a run."
     yield ""
     yield from _row("in", "file", *(f"{each.name}, {each.unit}" for each in MEASURES), "of the limit")
     yield from _row(*["---"] * (3 + len(MEASURES)))
