@@ -74,9 +74,9 @@ def _write_settings(writer: gguf.GGUFWriter, config: PretrainedConfig) -> None:
 
 def _write_tokenizer(writer: gguf.GGUFWriter, config: PretrainedConfig, tokenizer: dict[str, Any]) -> None:
     """A byte-level BPE tokenizer, whose tokens llama.cpp spells as tokenizer.json does."""
-    tokens = {index: token for token, index in tokenizer["model"]["vocab"].items()}
     special = {each["id"]: each["content"] for each in tokenizer["added_tokens"]}
-    listed = [{**tokens, **special}[index] for index in range(config.vocab_size)]
+    tokens = {index: token for token, index in tokenizer["model"]["vocab"].items()} | special
+    listed = [tokens[index] for index in range(config.vocab_size)]
     types = [gguf.TokenType.CONTROL if index in special else gguf.TokenType.NORMAL for index in range(len(listed))]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
