@@ -7,6 +7,7 @@ How fast this machine reads its memory is measured at the start of each round.
 """
 
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -189,4 +190,6 @@ def main(
 
 
 if __name__ == "__main__":
+    # Ended from outside, what it started ends too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     typer.run(main)
