@@ -26,6 +26,7 @@ from checkpoints import SHAPES, shape_config, write_checkpoint
 from decode import Load, Speed, alternate, median
 from decode import table as speed_table
 from measure import Cost, forget_cached, measure, read_seconds, write_seconds
+from peers.litert_torch_export import export_command
 from rich.console import Console
 from rich.table import Table
 
@@ -104,7 +105,7 @@ def litert_torch(python: Path, checkpoint: Path, context: int, prefill: int, lig
     """The peer, to the same context and the same kind of quantization."""
     output = checkpoint.with_name("litert-torch")
     command = (
-        *(str(python), "-m", "litert_torch.cli", "export_hf"),
+        *export_command(str(python)),
         f"--model={checkpoint}",
         f"--output_dir={output}",
         f"--prefill_lengths={prefill}",
@@ -221,7 +222,7 @@ def main(
     ] = None,
     peer: Annotated[
         Path | None,
-        typer.Option(help="Interpreter of an environment with litert-torch and tensorflow.", exists=True),
+        typer.Option(help="Interpreter of an environment with litert-torch.", exists=True),
     ] = None,
     peer_lightweight: Annotated[
         bool, typer.Option(help="The peer's lightweight conversion, which is faster and smaller in memory.")
