@@ -63,8 +63,9 @@ def convert(
         str | None,
         typer.Option(
             metavar="N,N,…",
-            help="Chunk lengths in which a prompt is read. Default: 128,16. The runtime needs a small one to "
-            "fill the last slots of the context.",
+            help="Fixed chunk lengths in which a prompt is read, and caches as long as the context. By default a "
+            "prompt of any length is read at once, and caches follow the conversation. The runtime needs a short one "
+            "to fill the last slots of the context: 128,16.",
         ),
     ] = None,
     formats: Annotated[
@@ -120,7 +121,7 @@ def convert(
             "--stop-after",
             metavar="PASS",
             help="End after this pass, with the dump up to there and nothing else: a name of docs/passes.md, where "
-            "canonicalize-2 is the second run of one, or prefill_N or decode. Needs --dump.",
+            "canonicalize-2 is the second run of one, or prefill, prefill_N or decode. Needs --dump.",
         ),
     ] = None,
     patterns: Annotated[

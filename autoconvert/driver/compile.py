@@ -107,7 +107,17 @@ def rewrite_within(
     else:
         program, capacity = rewrite_at_most(source.module, options, passes, after, timeline, on_trace)
         settings = at_context(settings, min(settings.context, capacity))
-    return program, for_unrolled(settings) if unrolls(program) else settings
+    return program, _with_lengths_for(program, settings)
+
+
+def _with_lengths_for(program: Program, settings: Settings) -> Settings:
+    """The settings with the lengths of chunks that suit a program, where nobody chose them."""
+    if unrolls(program):
+        return for_unrolled(settings)
+    attentions = program.graph.graph.find_nodes(op="call_function", target=ops.cached_attention)
+    if not settings.prefill and any(named_arguments(each).get("bias") is not None for each in attentions):
+        return with_fixed_lengths(settings, "attention adds a table of biases as wide as the context")
+    return settings
 
 
 @dataclass

@@ -67,7 +67,10 @@ def converted(
         compilation = _compilation(ready, timeline, stages or Stages(), key, outside, dumped, expected)
         compiled = compilation.compiled
         settings = dataclasses.replace(
-            settings, context=min(settings.context, compiled.capacity), prefill=compiled.prefill
+            settings,
+            context=min(settings.context, compiled.capacity),
+            prefill=compiled.prefill,
+            why_fixed=compiled.why_fixed,
         )
         bundled = stages.before_bundle(tokenizer) if tokenizer is not None and stages is not None else tokenizer
         conversion = LinkAndCheck(

@@ -105,7 +105,7 @@ def _times_transposed(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _slots(mask: Tensor) -> Tensor:
-    return torch.arange(mask.shape[-1], dtype=torch.int32, device=mask.device)[None]
+    return torch.arange(mask.shape[-1], dtype=torch.int32, device=mask.device).reshape(1, 1, 1, -1)
 
 
 def attend(
@@ -128,13 +128,13 @@ def attend(
     """Attention of `query` [1, heads, chunk, width] over caches in a target's layouts; see cached_attention.
 
     A product with the transpose of a cache is one that a device may have an operation for. `numbered` gives the numbers
-    of the slots [1, context] that a mask is for.
+    of the slots [1, 1, 1, context] that a mask is for.
     """
     groups, context = keys.shape[1], keys.shape[key_axis]
     _, heads, chunk, width = query.shape
     repeats = heads // groups
     if window or chunk_size:
-        mask = torch.where(_near(input_pos[:, None], numbered(mask), window, chunk_size), mask, CLOSED)
+        mask = torch.where(_near(input_pos.reshape(1, 1, -1, 1), numbered(mask), window, chunk_size), mask, CLOSED)
     added = mask if bias is None else bias[..., :context] + mask
     # Heads of one group are rows of one matrix product; what is added repeats per head instead of the cache.
     if added.shape[1] > 1:

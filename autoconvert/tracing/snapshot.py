@@ -110,7 +110,9 @@ def attributes(owner: Any) -> dict[str, Any]:
     """What code has named in a class, or what an object has in slots."""
     if isinstance(owner, type):
         return {name: value for name, value in vars(owner).items() if _is_of_code(name, value)}
-    members = (item for kind in type(owner).__mro__ for item in vars(kind).items())
+    # Types that are written in C have members too, which nobody can set.
+    kinds = (vars(kind) for kind in type(owner).__mro__ if "__slots__" in vars(kind))
+    members = (item for kind in kinds for item in kind.items())
     slots = {name for name, value in members if type(value) is MemberDescriptorType and not name.startswith("__")}
     return {name: getattr(owner, name) for name in sorted(slots) if hasattr(owner, name)}
 

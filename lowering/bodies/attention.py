@@ -45,8 +45,8 @@ def cached_attention(
 
 
 def _counted(mask: Tensor) -> Tensor:
-    """The numbers of the slots int32 [1, context], counted when run: how many there are may be open."""
-    row = mask[0, 0, :1]
+    """The numbers of the slots int32 [1, 1, 1, context], counted when run: how many there are may be open."""
+    row = mask[:, :, :1]
     return (row == row).to(torch.int32).cumsum(-1, dtype=torch.int32) - 1
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from autoconvert.check.contract import verdict_of
 from autoconvert.runtime.loaded_file import SignatureTypes, TensorType
+from autoconvert.runtime.open_shapes import OPEN
 
 CONTEXT, CHUNK, TOKENS = 32, 8, 31
 
@@ -18,17 +19,19 @@ def tensor(*shape: int, dtype: type = np.float32) -> TensorType:
     return TensorType(shape, np.dtype(dtype))
 
 
-def signature(length: int, *, decode: bool = False) -> SignatureTypes:
-    states = {"kv_cache_k_0": tensor(1, 2, CONTEXT, 4), "kv_cache_v_0": tensor(1, 2, 4, CONTEXT)}
+def signature(length: int, *, decode: bool = False, context: int = CONTEXT) -> SignatureTypes:
+    states = {"kv_cache_k_0": tensor(1, 2, context, 4), "kv_cache_v_0": tensor(1, 2, 4, context)}
     ports = {
         "tokens": tensor(1, length, dtype=np.int32),
         "input_pos": tensor(length, dtype=np.int32),
-        "mask": tensor(1, 1, length, CONTEXT),
+        "mask": tensor(1, 1, length, context),
     }
     return SignatureTypes({**ports, **states}, {**states, **({"logits": tensor(1, 1, TOKENS)} if decode else {})})
 
 
 GOOD: Types = {f"prefill_{CHUNK}": signature(CHUNK), "decode": signature(1, decode=True)}
+
+ANY_LENGTH: Types = {"prefill": signature(OPEN, context=OPEN), "decode": signature(1, decode=True, context=OPEN)}
 
 
 def given(name: str, **inputs: TensorType) -> Types:
@@ -107,3 +110,16 @@ def test_a_long_shortest_prefill_is_noted() -> None:
     verdict = verdict_of({"prefill_24": signature(24), "decode": GOOD["decode"]})
     assert verdict.outcome == "passed"
     assert "the last 23 positions of a chat may be lost" in verdict.detail
+
+
+def test_lengths_that_follow_the_history_pass() -> None:
+    verdict = verdict_of(ANY_LENGTH)
+    assert verdict.outcome == "passed", verdict
+    assert verdict.detail == "prefill, decode; chunks of any length, 2 states that follow the history"
+
+
+def test_lengths_of_which_some_follow_the_history_are_not_judged() -> None:
+    mixed = {"prefill_8": GOOD[f"prefill_{CHUNK}"], "decode": ANY_LENGTH["decode"]}
+    verdict = verdict_of(mixed)
+    assert verdict.outcome == "not checked"
+    assert "some lengths follow the history" in verdict.detail

@@ -17,7 +17,7 @@ from tests.source.tiny import build, llama
 
 BEFORE = b"from before"
 # The module, which the package's function of the same name hides.
-DRIVER = [sys.modules[f"autoconvert.driver.{name}"] for name in ("convert", "link_and_check")]
+DRIVER = [sys.modules[f"autoconvert.driver.{name}"] for name in ("convert", "link_and_check", "convert_source")]
 
 
 def converted(model: Path, output: Path, verify: str = "off") -> None:

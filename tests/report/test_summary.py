@@ -8,6 +8,7 @@ import pytest
 from autoconvert.packaging.receipt import Receipt
 from autoconvert.report.check_result import CheckResult
 from autoconvert.report.progress import StageTime
+from autoconvert.report.readable import readable_context
 from autoconvert.report.report import Report
 from autoconvert.report.summary import summary
 from autoconvert.source.source import Origin
@@ -17,6 +18,7 @@ REPORT = Report(
     settings={
         "context": 64,
         "prefill": (16, 4),
+        "why_fixed": "",
         "quantize": "int8",
         "formats": ("litertlm",),
         "verify": "quick",
@@ -107,3 +109,11 @@ def test_what_was_not_checked_is_said(bundle: Path) -> None:
     unchecked = dataclasses.replace(REPORT, checks=[], settings={**REPORT.settings, "verify": "off"})
     assert "unchecked   nothing was compared with the model: --verify off" in lines(unchecked, bundle)
     assert not any(line.startswith("unchecked") for line in lines(REPORT, bundle))
+
+
+def test_why_lengths_are_fixed_is_said_beside_them() -> None:
+    fixed = {**REPORT.settings, "why_fixed": "attention adds a table of biases"}
+    assert readable_context(fixed) == (
+        "64 positions, prefilled 16 or 4 at a time, since attention adds a table of biases"
+    )
+    assert readable_context({**fixed, "prefill": ()}).startswith("64 positions, a text of any length")

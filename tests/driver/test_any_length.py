@@ -1,0 +1,77 @@
+"""A file whose lengths follow the history says what the model says, however a text is read and continued."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import BloomConfig, MambaConfig, PreTrainedConfig, PreTrainedModel
+
+import autoconvert
+from autoconvert.check.parity import distance, random_tokens
+from autoconvert.check.verdict import NUMBER_LAYERS
+from autoconvert.runtime.runner import open_file
+from tests.driver.test_convert import noisy
+from tests.source.tiny import CONFIGS, build
+
+CONTEXT = 48
+
+
+def files(module: PreTrainedModel, folder: Path, quantize: str = "none") -> autoconvert.Bundle:
+    return autoconvert.convert(module, folder, quantize=quantize, context=CONTEXT, formats=("tflite",), cache=False)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3", "gpt2"])
+def test_a_text_is_read_in_pieces_of_any_length(name: str, tmp_path: Path) -> None:
+    module = noisy(build(CONFIGS[name]))
+    bundle = files(module, tmp_path)
+    assert [signature["name"] for signature in bundle.report.signatures] == ["prefill", "decode"]
+    tokens = random_tokens(CONTEXT, module.config.vocab_size)
+    with torch.no_grad():
+        expected = module(torch.tensor([tokens])).logits[0]
+    with open_file(bundle.files["tflite"]) as runner:
+        for pieces in ((0, 0, 0), (1, 0, 2), (17, 16), (3, 29, 1), (CONTEXT - 1,)):
+            runner.reset()
+            for count in pieces:
+                runner.prefill(tokens[runner.position : runner.position + count])
+                here = runner.position
+                assert distance(runner.decode(tokens[here])[None], expected[here][None]).max() < 1e-4
+
+
+def test_a_shorter_history_after_a_longer_one_knows_nothing_of_it(tmp_path: Path) -> None:
+    path = files(build(CONFIGS["llama"]), tmp_path).files["tflite"]
+    tokens = random_tokens(8, 97)
+    with open_file(path) as runner:
+        first = runner.logits_at(tokens, 5)
+        runner.reset(CONTEXT - 2)
+        runner.decode(tokens[0])
+        assert torch.equal(first, runner.logits_at(tokens, 5))
+
+
+@pytest.mark.parametrize(
+    ("config", "lengths", "why"),
+    [
+        (BloomConfig(vocab_size=97, hidden_size=32, n_layer=2, n_head=4), (CONTEXT, 16), "table of biases"),
+        (MambaConfig(vocab_size=97, hidden_size=32, num_hidden_layers=2), (16,), "one after the other"),
+    ],
+    ids=["biases", "a recurrence"],
+)
+def test_what_needs_fixed_lengths_gets_them_and_says_why(
+    config: PreTrainedConfig, lengths: tuple[int, ...], why: str, tmp_path: Path
+) -> None:
+    chosen = files(build(config), tmp_path).report.settings
+    assert max(chosen["prefill"]) <= max(lengths)
+    assert why in chosen["why_fixed"]
+
+
+def test_weights_that_the_runtime_widens_need_fixed_lengths(tmp_path: Path) -> None:
+    chosen = files(build(CONFIGS["llama"]), tmp_path, "fp16").report.settings
+    assert chosen["prefill"] and "fp16" in chosen["why_fixed"]
+
+
+def test_such_a_file_passes_beside_its_model(tmp_path: Path) -> None:
+    module = noisy(build(CONFIGS["gemma3"]))
+    module.save_pretrained(tmp_path / "model")
+    bundle = autoconvert.convert(tmp_path / "model", tmp_path / "out", context=CONTEXT, formats=("tflite",))
+    found = {verdict.layer: verdict for verdict in autoconvert.check_file(bundle.files["tflite"], tmp_path / "model")}
+    assert {found[layer].outcome for layer in NUMBER_LAYERS} == {"passed"}, found
+    assert "any length" in found["contract"].detail
