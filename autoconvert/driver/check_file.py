@@ -33,11 +33,14 @@ from autoconvert.check.verdict import (
 from autoconvert.driver.convert import read_source
 from autoconvert.driver.settings import default_context
 from autoconvert.errors import CheckFailed, InputError, MachineError, Refused
+from autoconvert.ir.interface import Role
+from autoconvert.lowering.cpu import CPU
 from autoconvert.packaging.litertlm import MAGIC, Section, copy_section, read_llm_metadata, read_sections
 from autoconvert.packaging.tokenizer import TokenizerSpec, read_tokenizer
 from autoconvert.report.progress import Display, Silent, Timeline
 from autoconvert.report.readable import readable_size
 from autoconvert.runtime.failed import RuntimeFailed
+from autoconvert.runtime.open_shapes import rows_by_position
 from autoconvert.runtime.runner import Runner, open_signatures
 from autoconvert.runtime.stub import STUB
 from autoconvert.source.source import Source, embedding_rows
@@ -110,6 +113,8 @@ class _Check:
     thorough: bool
     trust_remote_code: bool
     found: dict[str, Verdict] = field(default_factory=dict)
+    # Of tables that positions look up.
+    rows: int | None = None
 
     def run(self, kind: str) -> None:
         if not kind:
@@ -195,6 +200,7 @@ class _Check:
             self._give_up(NUMBER_LAYERS, "the file cannot be opened")
             self._add(failed(CONTRACT, error.message))
             return None
+        self.rows = rows_by_position(path, CPU.port_names[Role.INPUT_POS])
         verdict = verdict_of(types)
         self._add(verdict)
         if verdict.outcome != "passed":
@@ -233,7 +239,7 @@ class _Check:
 
     def _limit(self, runner: Runner, context: int | None) -> int:
         """How many positions a text may have: a file whose states follow the history does not say it itself."""
-        limits = (runner.capacity, context)
+        limits = (runner.capacity, context, self.rows)
         return min((limit for limit in limits if limit), default=default_context(self.source.config))
 
     def _run(self, check: ForeignCheck) -> Iterator[Verdict]:

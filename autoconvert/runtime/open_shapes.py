@@ -34,3 +34,22 @@ def _opened(ports: Iterator[Any], subgraph: Any) -> Iterator[tuple[str, tuple[in
         shape = tuple(int(tensor.ShapeSignature(axis)) for axis in range(tensor.ShapeSignatureLength()))
         if OPEN in shape:
             yield port.Name().decode(), shape
+
+
+def rows_by_position(path: Path, positions: str) -> int | None:
+    """How many rows the shortest table has that the input named `positions` looks up; None where there is none."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        model = schema.Model.GetRootAs(data, 0)
+        signatures = (model.SignatureDefs(index) for index in range(model.SignatureDefsLength()))
+        return min((rows for each in signatures for rows in _rows(model, each, positions)), default=None)
+
+
+def _rows(model: Any, signature: Any, positions: str) -> Iterator[int]:
+    subgraph = model.Subgraphs(signature.SubgraphIndex())
+    inputs = (signature.Inputs(index) for index in range(signature.InputsLength()))
+    looked_up_by = {port.TensorIndex() for port in inputs if port.Name().decode() == positions}
+    for operator in (subgraph.Operators(index) for index in range(subgraph.OperatorsLength())):
+        code = model.OperatorCodes(operator.OpcodeIndex())
+        is_lookup = schema.BuiltinOperator.EMBEDDING_LOOKUP in (code.BuiltinCode(), code.DeprecatedBuiltinCode())
+        if is_lookup and operator.Inputs(0) in looked_up_by:
+            yield int(subgraph.Tensors(operator.Inputs(1)).Shape(0))

@@ -16,7 +16,7 @@ from tests.source.tiny import CONFIGS, build
 CONTEXT = 48
 
 
-def files(module: PreTrainedModel, folder: Path, quantize: str = "none") -> autoconvert.Bundle:
+def files(module: PreTrainedModel | Path, folder: Path, quantize: str = "none") -> autoconvert.Bundle:
     return autoconvert.convert(module, folder, quantize=quantize, context=CONTEXT, formats=("tflite",), cache=False)
 
 
@@ -71,7 +71,7 @@ def test_weights_that_the_runtime_widens_need_fixed_lengths(tmp_path: Path) -> N
 def test_such_a_file_passes_beside_its_model(tmp_path: Path) -> None:
     module = noisy(build(CONFIGS["gemma3"]))
     module.save_pretrained(tmp_path / "model")
-    bundle = autoconvert.convert(tmp_path / "model", tmp_path / "out", context=CONTEXT, formats=("tflite",))
+    bundle = files(tmp_path / "model", tmp_path / "out")
     found = {verdict.layer: verdict for verdict in autoconvert.check_file(bundle.files["tflite"], tmp_path / "model")}
     assert {found[layer].outcome for layer in NUMBER_LAYERS} == {"passed"}, found
     assert "any length" in found["contract"].detail
