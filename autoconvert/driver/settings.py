@@ -30,8 +30,8 @@ _LIMITS = ("max_position_embeddings", "max_seq_len", "seq_length")
 class Settings:
     """A valid choice: `context` in positions, `prefill` chunk lengths, the longest first; none where any is read.
 
-    `chose_context` and `chose_prefill` say whether a person did. `why_fixed` says why lengths are fixed where nobody
-    chose them.
+    `chose_context` and `chose_prefill` say whether a person did. `why_fixed` says why lengths are fixed where they
+    were to follow the history.
     """
 
     context: int
@@ -93,7 +93,7 @@ def choose(
         verify=_one_of("verify", verify, get_args(Verify)),  # type: ignore[arg-type]
     )
     # The runtime loses what it has widened once lengths change: logits were 2.8 σ off (ai-edge-litert 2.3.0).
-    if prefill is None and recipe.widens:
+    if not settings.prefill and recipe.widens:
         return with_fixed_lengths(settings, f"the runtime keeps no weights of {recipe.name} when lengths change")
     return settings
 
@@ -111,9 +111,9 @@ def at_context(settings: Settings, context: int) -> Settings:
 
 def for_unrolled(settings: Settings) -> Settings:
     """The same, with a chunk length that suits a model whose positions are computed one after the other."""
-    if settings.chose_prefill:
+    if settings.chose_prefill and settings.prefill:
         return settings
-    why = "positions are computed one after the other"
+    why = "" if settings.prefill else "positions are computed one after the other"
     return dataclasses.replace(settings, prefill=_fitting(UNROLLED_PREFILL, settings.context), why_fixed=why)
 
 
@@ -144,10 +144,10 @@ def context_limit(config: "PreTrainedConfig | None") -> int | None:
 
 def _prefill(prefill: Sequence[int] | None, context: int) -> tuple[int, ...]:
     if prefill is None:
-        return ()
-    if not prefill or any(length < 1 for length in prefill):
+        return _fitting(FIXED_PREFILL, context)
+    if any(length < 1 for length in prefill):
         raise InputError("Prefill lengths are positive numbers.", hint="For example --prefill 128,16.")
-    too_long = max(prefill)
+    too_long = max(prefill, default=0)
     if too_long > context:
         raise InputError(
             f"A prefill of {too_long} positions does not fit a context of {context}.",

@@ -17,7 +17,9 @@ CONTEXT = 48
 
 
 def files(module: PreTrainedModel | Path, folder: Path, quantize: str = "none") -> autoconvert.Bundle:
-    return autoconvert.convert(module, folder, quantize=quantize, context=CONTEXT, formats=("tflite",), cache=False)
+    return autoconvert.convert(
+        module, folder, quantize=quantize, context=CONTEXT, prefill=(), formats=("tflite",), cache=False
+    )
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma3", "gpt2"])
