@@ -104,16 +104,8 @@ def autoconvert(checkpoint: Path, context: int, prefill: int | None, cache: Path
 def litert_torch(python: Path, checkpoint: Path, context: int, prefill: int, lightweight: bool) -> Converter:
     """The peer, to the same context and the same kind of quantization."""
     output = checkpoint.with_name("litert-torch")
-    command = (
-        *export_command(str(python)),
-        f"--model={checkpoint}",
-        f"--output_dir={output}",
-        f"--prefill_lengths={prefill}",
-        f"--cache_length={context}",
-        "--quantization_recipe=dynamic_wi8_afp32",
-        f"--experimental_lightweight_conversion={lightweight}",
-    )
-    return Converter("litert-torch", python, command, output)
+    command = export_command(str(python), checkpoint, output, context, is_lightweight=lightweight, prefill=prefill)
+    return Converter("litert-torch", python, tuple(command), output)
 
 
 def convert(converter: Converter) -> Conversion:

@@ -7,13 +7,13 @@ With several files the runs alternate, so that a machine that slows down slows a
 import statistics
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated
 
-import litert_lm
 import typer
+from engine_benchmark import engine_benchmark
 from rich.console import Console
 from rich.table import Table
 
@@ -39,20 +39,7 @@ class Speed:
 
 def speed(file: Path, load: Load) -> Speed:
     """One run of `file` in this process; RuntimeError if the engine stops short of the tokens asked for."""
-    litert_lm.set_min_log_severity(litert_lm.LogSeverity.ERROR)
-    info = litert_lm.Benchmark(
-        str(file),
-        litert_lm.Backend.CPU(thread_count=load.threads),
-        prefill_tokens=load.prefill,
-        decode_tokens=load.decode,
-        max_num_tokens=load.context,
-        cache_dir=":nocache",
-    ).run()
-    if (info.last_prefill_token_count, info.last_decode_token_count) != (load.prefill, load.decode):
-        raise RuntimeError(
-            f"{file}: {info.last_prefill_token_count} tokens in and {info.last_decode_token_count} out"
-            f" instead of {load.prefill} and {load.decode}"
-        )
+    info = engine_benchmark(str(file), **asdict(load), cache=":nocache")
     return Speed(info.last_prefill_tokens_per_second, info.last_decode_tokens_per_second, info.init_time_in_second)
 
 

@@ -50,8 +50,8 @@ class LoadedFile:
         self._model = CompiledModel.from_file(path, options=options)
         opened = open_shapes(Path(path))
         self._types = {name: self._types_of(name, *opened[name]) for name in self._model.get_signature_list()}
-        self._sizes: dict[tuple[str, str], tuple[int, ...]] = {}
-        self._histories: dict[str, int] = {}
+        # Of the inputs of each signature, in its last call.
+        self._sizes: dict[str, Mapping[str, tuple[int, ...]]] = {}
         self._states: dict[str, _State] = {}
 
     def types(self) -> dict[str, SignatureTypes]:
@@ -72,12 +72,13 @@ class LoadedFile:
             name: with_history(type_.shape, history) if name in names else np.shape(inputs[name])
             for name, type_ in types.inputs.items()
         }
+        # The runtime wants as much room for what a call gives as the call before it needed.
+        last = self._sizes.get(signature, sizes)
+        is_shorter = any(sizes[name] < last[name] for name in names)
         self._resize(signature, sizes)
         states = {name: self._state(signature, name, sizes[name]) for name in names}
         taken = {name: state.taken for name, state in states.items()}
         given = {name: state.given for name, state in states.items()}
-        # The runtime wants as much room for what a call gives as the call before it needed.
-        is_shorter = history < self._histories.get(signature, 0)
         if is_shorter:
             given = {name: self._model.create_output_buffer_by_name(signature, name) for name in names}
         for name in types.inputs.keys() - names:
@@ -86,7 +87,6 @@ class LoadedFile:
         for name in types.outputs.keys() - names:
             given[name] = self._model.create_output_buffer_by_name(signature, name)
         self._model.run_by_name(signature, taken, given)
-        self._histories[signature] = history
         for name, state in states.items():
             if is_shorter:
                 state.taken.write(_read(given[name], state.type))
@@ -96,22 +96,21 @@ class LoadedFile:
 
     def _resize(self, signature: str, sizes: Mapping[str, tuple[int, ...]]) -> None:
         """Tells the runtime the lengths of what is open, where they are others than at the last call."""
+        last = self._sizes.get(signature, {})
         for name, type_ in self._types[signature].inputs.items():
-            if OPEN in type_.shape and self._sizes.get((signature, name)) != sizes[name]:
+            if OPEN in type_.shape and last.get(name) != sizes[name]:
                 self._model.resize_input_tensor_by_name(signature, name, sizes[name])
-                self._sizes[signature, name] = sizes[name]
+        self._sizes[signature] = sizes
 
     def _state(self, signature: str, name: str, shape: tuple[int, ...]) -> "_State":
-        """A state in this shape: with what it holds at the beginning of each axis, and zeros behind that."""
+        """A state in this shape, lengthened where it was shorter."""
         state = self._states.get(name)
         if state is None or state.type.shape != shape:
             type_ = TensorType(shape, self._types[signature].inputs[name].dtype)
             # Of an output whose length is open the runtime does not know yet how much room it needs.
             taken, given = (self._model.create_input_buffer_by_name(signature, name) for _ in range(2))
-            values = np.zeros(shape, type_.dtype)
-            if state is not None:
-                values[tuple(map(slice, state.type.shape))] = _read(state.taken, state.type)
-            taken.write(values)
+            zeros = np.zeros(shape, type_.dtype)
+            taken.write(zeros if state is None else lengthened(_read(state.taken, state.type), shape))
             state = self._states[name] = _State(type_, taken, given)
         return state
 
@@ -141,6 +140,15 @@ def _read(buffer: Any, type_: TensorType) -> Array:
 def with_history(shape: tuple[int, ...], history: int) -> tuple[int, ...]:
     """The shape of a state that has `history` entries where its length is open."""
     return tuple(history if size == OPEN else size for size in shape)
+
+
+def lengthened(state: Array, shape: tuple[int, ...]) -> Array:
+    """A state with zeros behind what it holds, which is at the beginning of each axis."""
+    if state.shape == shape:
+        return state
+    longer = np.zeros(shape, state.dtype)
+    longer[tuple(map(slice, state.shape))] = state
+    return longer
 
 
 def tensor_types(details: Mapping[str, Any], opened: Shapes) -> dict[str, TensorType]:

@@ -2,6 +2,7 @@
 
 import mmap
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,26 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 def open_shapes(path: Path) -> dict[str, tuple[Shapes, Shapes]]:
     """By signature, the shapes of those inputs and of those outputs that have an open axis, by name."""
+    with _signatures(path) as (model, signatures):
+        return {name: _ports(each, model.Subgraphs(each.SubgraphIndex())) for name, each in signatures.items()}
+
+
+@contextmanager
+def _signatures(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """The model and its signatures by name, as long as the file is mapped."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         model = schema.Model.GetRootAs(data, 0)
-        entries = [model.SignatureDefs(index) for index in range(model.SignatureDefsLength())]
-        return {
-            entry.SignatureKey().decode(): _ports(entry, model.Subgraphs(entry.SubgraphIndex())) for entry in entries
-        }
+        signatures = map(model.SignatureDefs, range(model.SignatureDefsLength()))
+        yield model, {each.SignatureKey().decode(): each for each in signatures}
+
+
+def _inputs(signature: Any) -> Iterator[Any]:
+    return map(signature.Inputs, range(signature.InputsLength()))
 
 
 def _ports(signature: Any, subgraph: Any) -> tuple[Shapes, Shapes]:
-    inputs = (signature.Inputs(index) for index in range(signature.InputsLength()))
-    outputs = (signature.Outputs(index) for index in range(signature.OutputsLength()))
-    return dict(_opened(inputs, subgraph)), dict(_opened(outputs, subgraph))
+    outputs = map(signature.Outputs, range(signature.OutputsLength()))
+    return dict(_opened(_inputs(signature), subgraph)), dict(_opened(outputs, subgraph))
 
 
 def _opened(ports: Iterator[Any], subgraph: Any) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -38,17 +47,14 @@ def _opened(ports: Iterator[Any], subgraph: Any) -> Iterator[tuple[str, tuple[in
 
 def rows_by_position(path: Path, positions: str) -> int | None:
     """How many rows the shortest table has that the input named `positions` looks up; None where there is none."""
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        model = schema.Model.GetRootAs(data, 0)
-        signatures = (model.SignatureDefs(index) for index in range(model.SignatureDefsLength()))
-        return min((rows for each in signatures for rows in _rows(model, each, positions)), default=None)
+    with _signatures(path) as (model, signatures):
+        return min((rows for each in signatures.values() for rows in _rows(model, each, positions)), default=None)
 
 
 def _rows(model: Any, signature: Any, positions: str) -> Iterator[int]:
     subgraph = model.Subgraphs(signature.SubgraphIndex())
-    inputs = (signature.Inputs(index) for index in range(signature.InputsLength()))
-    looked_up_by = {port.TensorIndex() for port in inputs if port.Name().decode() == positions}
-    for operator in (subgraph.Operators(index) for index in range(subgraph.OperatorsLength())):
+    looked_up_by = {port.TensorIndex() for port in _inputs(signature) if port.Name().decode() == positions}
+    for operator in map(subgraph.Operators, range(subgraph.OperatorsLength())):
         code = model.OperatorCodes(operator.OpcodeIndex())
         is_lookup = schema.BuiltinOperator.EMBEDDING_LOOKUP in (code.BuiltinCode(), code.DeprecatedBuiltinCode())
         if is_lookup and operator.Inputs(0) in looked_up_by:

@@ -94,8 +94,7 @@ class Stepped:
 
     def shape(self, tensor: int) -> tuple[int, ...]:
         """OPEN where each call decides how long an axis is."""
-        signature = self.subgraph.tensors[tensor].shapeSignature
-        return _shape(self.subgraph.tensors[tensor]) if signature is None else tuple(map(int, signature))
+        return _open_shape(self.subgraph.tensors[tensor])
 
     def dtype(self, tensor: int) -> type[np.generic]:
         return _DTYPES[self.subgraph.tensors[tensor].type]
@@ -261,6 +260,10 @@ def _shape(tensor: Any) -> tuple[int, ...]:
     return () if tensor.shape is None else tuple(int(size) for size in tensor.shape)
 
 
+def _open_shape(tensor: Any) -> tuple[int, ...]:
+    return _shape(tensor) if tensor.shapeSignature is None else tuple(map(int, tensor.shapeSignature))
+
+
 def _numbered(operators: Sequence[Any]) -> dict[int, int]:
     """The tensors of operators, numbered in the order in which they come."""
     indices = (int(index) for operator in operators for index in (*operator.inputs, *operator.outputs))
@@ -272,8 +275,7 @@ def _tensors_of(operator: Any, local: Mapping[int, int]) -> tuple[int, ...]:
 
 
 def _type_key(tensor: Any, is_input: bool) -> tuple[Any, ...]:
-    opened = None if tensor.shapeSignature is None else tuple(map(int, tensor.shapeSignature))
-    return _shape(tensor), opened, int(tensor.type), None if is_input else int(tensor.buffer)
+    return _open_shape(tensor), int(tensor.type), None if is_input else int(tensor.buffer)
 
 
 def _description(operator: Any) -> tuple[Any, ...]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from autoconvert.runtime.loaded_file import SignatureTypes, TensorType, with_history
+from autoconvert.runtime.loaded_file import SignatureTypes, TensorType, lengthened, with_history
 from autoconvert.runtime.open_shapes import OPEN
 from autoconvert.runtime.steps import Array, Piece, Product, Rows, Step, Stepped, SteppedFile, makes, reads
 
@@ -213,7 +213,7 @@ class StepwiseFile:
         else:
             output = run.from_before(tensor)
             assert output is not None
-            run.values[tensor] = _lengthened(run.before.values[output], shape)
+            run.values[tensor] = lengthened(run.before.values[output], shape)
             run.before.taken.add(output)
             run.before.forget([output])
         return run.values[tensor]
@@ -244,15 +244,6 @@ def _types(signature: Stepped, ports: Mapping[str, int]) -> dict[str, TensorType
     return {
         port: TensorType(signature.shape(tensor), np.dtype(signature.dtype(tensor))) for port, tensor in ports.items()
     }
-
-
-def _lengthened(state: Array, shape: tuple[int, ...]) -> Array:
-    """A state with zeros behind what it holds."""
-    if state.shape == shape:
-        return state
-    longer = np.zeros(shape, state.dtype)
-    longer[tuple(map(slice, state.shape))] = state
-    return longer
 
 
 def without_padding(x: Array, call: Call) -> Array:

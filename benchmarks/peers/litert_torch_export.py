@@ -8,9 +8,26 @@ from peers.peer import Peer, finished, interpreter, package_version, with_benchm
 _SCRIPT = Path(__file__).with_name("export_with_litert_torch.py")
 
 
-def export_command(python: str) -> list[str]:
-    """Its command line by an interpreter; -P so that no module of ours stands for one of another package."""
-    return [python, "-P", str(_SCRIPT), "export_hf"]
+def export_command(
+    python: str,
+    checkpoint: Path,
+    folder: Path,
+    context: int,
+    *,
+    is_lightweight: bool = True,
+    prefill: int | None = None,
+) -> list[str]:
+    """Its command line by an interpreter: its int8 recipe, and its lightweight conversion, which needs less memory."""
+    return [
+        # -P so that no module of ours stands for one of another package.
+        *(python, "-P", str(_SCRIPT), "export_hf"),
+        f"--model={checkpoint}",
+        f"--output_dir={folder}",
+        f"--cache_length={context}",
+        "--quantization_recipe=dynamic_wi8_afp32",
+        f"--experimental_lightweight_conversion={is_lightweight}",
+        *(() if prefill is None else (f"--prefill_lengths={prefill}",)),
+    ]
 
 
 def version(place: Path | None) -> str:
@@ -18,16 +35,7 @@ def version(place: Path | None) -> str:
 
 
 def prepare(checkpoint: Path, folder: Path, place: Path | None, limit: int) -> None:
-    """By its lightweight conversion, the one that needs less memory."""
-    command = [
-        *export_command(interpreter(place)),
-        f"--model={checkpoint}",
-        f"--output_dir={folder}",
-        f"--cache_length={limit}",
-        "--quantization_recipe=dynamic_wi8_afp32",
-        "--experimental_lightweight_conversion=True",
-    ]
-    finished(command)
+    finished(export_command(interpreter(place), checkpoint, folder, limit))
 
 
 PEER = Peer(

@@ -1,30 +1,22 @@
 """One run of a `.litertlm` file in the LiteRT-LM engine on the processor: prints its figures as JSON.
 
-It is the engine's own benchmark, what `litert-lm benchmark` runs. The weights that the engine packs at the first run
-go to a cache, as they do for `litert-lm run`, and are mapped from it later.
+The weights that the engine packs at the first run go to a cache, as they do for `litert-lm run`, and are mapped from
+it later.
 """
 
 import json
 import sys
 from pathlib import Path
 
-import litert_lm
+from engine_benchmark import engine_benchmark
 
 
 def main(file: str, cache: str, history: int, decode: int, limit: int, threads: int) -> None:
     Path(cache).mkdir(exist_ok=True)
-    litert_lm.set_min_log_severity(litert_lm.LogSeverity.ERROR)
-    info = litert_lm.Benchmark(
-        file,
-        litert_lm.Backend.CPU(thread_count=threads),
-        prefill_tokens=history,
-        decode_tokens=decode,
-        max_num_tokens=limit,
-        cache_dir=cache,
-    ).run()
-    done = (info.last_prefill_token_count, info.last_decode_token_count)
-    if done != (history, decode):
-        sys.exit(f"{file}: {done[0]} tokens in and {done[1]} out instead of {history} and {decode}")
+    try:
+        info = engine_benchmark(file, prefill=history, decode=decode, context=limit, threads=threads, cache=cache)
+    except RuntimeError as error:
+        sys.exit(str(error))
     figures = {
         "prefill": info.last_prefill_tokens_per_second,
         "decode": info.last_decode_tokens_per_second,
