@@ -193,21 +193,35 @@ def _renumber_operator_codes(model: Any, merged: Any, code_of_operator: dict[tup
 
 
 def _renumber_buffers(model: Any, merged: Any, buffer_of_content: dict[bytes, int]) -> None:
-    new_index = []
-    for buffer in model.buffers:
-        if buffer.data is None or len(buffer.data) == 0:
-            new_index.append(0)
-            continue
-        content = bytes(buffer.data)
+    def shared(content: bytes) -> int:
         if content not in buffer_of_content:
             buffer_of_content[content] = len(merged.buffers)
             merged.buffers.append(schema.BufferT(data=np.frombuffer(content, np.uint8)))
-        new_index.append(buffer_of_content[content])
+        return buffer_of_content[content]
+
+    new_index = [
+        0 if buffer.data is None or len(buffer.data) == 0 else shared(bytes(buffer.data)) for buffer in model.buffers
+    ]
     for subgraph in model.subgraphs:
-        for tensor in subgraph.tensors:
-            tensor.buffer = new_index[tensor.buffer]
+        empty = _empty_constants(subgraph)
+        for index, tensor in enumerate(subgraph.tensors):
+            tensor.buffer = shared(b"") if index in empty else new_index[tensor.buffer]
     for entry in model.metadata or []:
         entry.buffer = new_index[entry.buffer]
+
+
+def _empty_constants(subgraph: Any) -> set[int]:
+    """Tensors without elements that nothing computes.
+
+    Their buffer is empty but not 0, which says "no data": the runtime would take them, such as the shape of a scalar,
+    for computed, and decide what follows from them only while it runs.
+    """
+    computed = {*map(int, subgraph.inputs), *(int(index) for each in subgraph.operators for index in each.outputs)}
+    return {
+        index
+        for index, tensor in enumerate(subgraph.tensors)
+        if index not in computed and tensor.shape is not None and 0 in tensor.shape
+    }
 
 
 def _renumber_subgraphs(model: Any, first: int) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from ai_edge_litert import schema_py_generated as schema
 
-from autoconvert.lowering.flatbuffer import operator_name, read_model, write_model
+from autoconvert.lowering.flatbuffer import operator_code, operator_name, read_model, write_model
 
 # In a shape of TFLite: known when the graph is run.
 _OPEN = -1
@@ -45,6 +45,7 @@ def open_lengths(one: bytes, other: bytes, lengths: Lengths) -> bytes:
         for tensor, (least, signature) in zip(graph.tensors, opened, strict=True):
             if _OPEN in signature:
                 tensor.shape, tensor.shapeSignature = np.array(least, np.int32), np.array(signature, np.int32)
+        _slice_by_masks(graph)
     return write_model(model)
 
 
@@ -157,3 +158,35 @@ def _require_what_is_left(graph: _Graph, operator: Any, operand: int, numbers: _
         for axis in differing:
             if begins is None or np.frombuffer(begins, np.int32)[axis] or graph.shapes[source][axis] != numbers[axis]:
                 raise FixedLengths(f"{name} takes a part of an axis of open length")
+
+
+def _slice_by_masks(graph: _Graph) -> None:
+    """Tells "what is left" of an axis by a bit of STRIDED_SLICE's masks, not by a size of SLICE.
+
+    The runtime knows the size of what SLICE makes of an open axis only once it gets there. What follows is planned
+    anew in the middle of a run, no delegate takes the operation, and memory that holds values is given away.
+    """
+    for operator in graph.subgraph.operators:
+        if operator_name(graph.model, operator) != "SLICE":
+            continue
+        source, begin, size = map(int, operator.inputs)
+        begins, sizes = (np.frombuffer(graph.constant(index) or b"", np.int32) for index in (begin, size))
+        rest = sizes == _OPEN
+        if not rest.any():
+            continue
+        mask = sum(1 << axis for axis in np.flatnonzero(rest).tolist())
+        operator.opcodeIndex = operator_code(graph.model, schema.BuiltinOperator.STRIDED_SLICE, version=1)
+        operator.builtinOptionsType = schema.BuiltinOptions.StridedSliceOptions
+        operator.builtinOptions = schema.StridedSliceOptionsT(beginMask=mask, endMask=mask)
+        ends, strides = np.where(rest, 0, begins + sizes), np.ones_like(sizes)
+        operator.inputs = [source, begin, *(_constant(graph, numbers) for numbers in (ends, strides))]
+
+
+def _constant(graph: _Graph, numbers: _Numbers) -> int:
+    """A new tensor that holds `numbers`."""
+    graph.model.buffers.append(schema.BufferT(data=numbers.astype(np.int32).view(np.uint8)))
+    shape = np.array(numbers.shape, np.int32)
+    graph.subgraph.tensors.append(
+        schema.TensorT(shape=shape, type=schema.TensorType.INT32, buffer=len(graph.model.buffers) - 1, name=b"slice")
+    )
+    return len(graph.subgraph.tensors) - 1

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from ai_edge_litert.interpreter import Interpreter
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -48,3 +48,27 @@ def operations(content: bytes) -> Counter[str]:
     model = read_model(content)
     subgraph = model.subgraphs[model.signatureDefs[0].subgraphIndex]
     return Counter(operator_name(model, operator) for operator in subgraph.operators)
+
+
+def postponed(content: bytes, *shapes: tuple[int, ...]) -> set[str]:
+    """Operations of the first signature whose results have no memory yet before it is run, with inputs of `shapes`."""
+    interpreter = Interpreter(
+        model_content=content, experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    )
+    for details, shape in zip(interpreter.get_input_details(), shapes, strict=False):
+        interpreter.resize_tensor_input(details["index"], shape)
+    interpreter.allocate_tensors()
+    return {
+        operation["op_name"]
+        for operation in interpreter._get_ops_details()
+        for index in operation["outputs"]
+        if not _has_memory(interpreter, int(index))
+    }
+
+
+def _has_memory(interpreter: Interpreter, index: int) -> bool:
+    try:
+        interpreter.get_tensor(index)
+    except ValueError:
+        return False
+    return True

@@ -2,19 +2,22 @@
 
 import numpy as np
 import pytest
+import torch
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
+from torch import Tensor
 
 from autoconvert.errors import AutoconvertError
 from autoconvert.lowering import flatbuffer
 from tests.lowering import weightless
+from tests.lowering.on_device import lowered, postponed, run
 
 
 def merged() -> bytes:
     return flatbuffer.write_model(flatbuffer.merge([flatbuffer.read_model(g) for g in weightless.lowered()]))
 
 
-def run(model: bytes, signature: str) -> dict[str, np.ndarray]:
+def called(model: bytes, signature: str) -> dict[str, np.ndarray]:
     store = weightless.checkpoint()
     weights = {name: weight.evaluate(store.read).numpy() for name, weight in weightless.weights().items()}
     runner = Interpreter(model_content=model).get_signature_runner(signature)
@@ -24,7 +27,7 @@ def run(model: bytes, signature: str) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("signature", weightless.LENGTHS)
 def test_merged_signature_says_what_its_own_file_says(signature: str) -> None:
     alone = weightless.lowered()[list(weightless.LENGTHS).index(signature)]
-    expected, actual = run(alone, signature), run(merged(), signature)
+    expected, actual = called(alone, signature), called(merged(), signature)
     assert actual.keys() == expected.keys()
     for name in expected:
         np.testing.assert_array_equal(actual[name], expected[name])
@@ -48,6 +51,20 @@ def test_equal_constants_and_operator_codes_are_shared() -> None:
     assert len(contents) == len(set(contents)) < sum(len(each.buffers) - 1 for each in alone)
     codes = [(code.builtinCode, code.customCode, code.version) for code in model.operatorCodes]
     assert len(codes) == len(set(codes))
+
+
+def test_an_empty_constant_is_a_constant() -> None:
+    content = flatbuffer.write_model(
+        flatbuffer.merge([flatbuffer.read_model(lowered(scalar, torch.tensor([2.0, 3.0])))])
+    )
+    assert not postponed(content, (2,))
+    (found,) = run(content, torch.tensor([2.0, 3.0]))
+    assert found.tolist() == [4, 6]
+
+
+def scalar(x: Tensor) -> Tensor:
+    """Its RESHAPE to [] reads a shape without numbers."""
+    return x[:1].reshape(()) * x
 
 
 def test_names_of_tensors_and_subgraphs_are_unique() -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from autoconvert.lowering.flatbuffer import read_model
 from autoconvert.lowering.open_lengths import FixedLengths, open_lengths
-from tests.lowering.on_device import lowered, run
+from tests.lowering.on_device import lowered, postponed, run
 
 LENGTHS = {"length": (6, 10)}
 # As wide as the first text is long: a size that only looks like a length.
@@ -38,6 +38,11 @@ def test_any_length_is_computed(function: Callable[[Tensor], Tensor], length: in
     x = torch.randn(length, WIDTH, generator=torch.Generator().manual_seed(length))
     (found,) = run(opened(function), x)
     torch.testing.assert_close(found, function(x))
+
+
+@pytest.mark.parametrize("function", [split_heads, repeated, rotated])
+def test_every_shape_is_known_before_the_graph_is_run(function: Callable[[Tensor], Tensor]) -> None:
+    assert not postponed(opened(function), (7, WIDTH))
 
 
 def test_a_size_that_equals_a_length_stays_a_number() -> None:
