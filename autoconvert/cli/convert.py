@@ -63,9 +63,9 @@ def convert(
         str | None,
         typer.Option(
             metavar="N,N,…",
-            help="Chunk lengths in which a prompt is read. Default: 128,16. The runtime needs a small one to "
-            "fill the last slots of the context. any: a prompt of any length at once, and caches that follow the "
-            "conversation; on trial.",
+            help="Fixed chunk lengths in which a prompt is read, and caches as long as the context. By default a "
+            "prompt of any length is read at once, and caches follow the conversation. The runtime needs a short one "
+            "to fill the last slots of the context: 128,16.",
         ),
     ] = None,
     formats: Annotated[
@@ -250,9 +250,7 @@ def _until(stop_after: str, model: str, console: Console, options: Mapping[str, 
 
 
 def lengths_in(text: str) -> tuple[int, ...]:
-    """The numbers of an option like 128,16, none for any; raises BadParameter."""
-    if text == "any":
-        return ()
+    """The numbers of an option like 128,16; raises BadParameter."""
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:

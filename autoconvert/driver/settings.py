@@ -30,8 +30,8 @@ _LIMITS = ("max_position_embeddings", "max_seq_len", "seq_length")
 class Settings:
     """A valid choice: `context` in positions, `prefill` chunk lengths, the longest first; none where any is read.
 
-    `chose_context` and `chose_prefill` say whether a person did. `why_fixed` says why lengths are fixed where they
-    were to follow the history.
+    `chose_context` and `chose_prefill` say whether a person did. `why_fixed` says why lengths are fixed where
+    nobody chose them.
     """
 
     context: int
@@ -83,7 +83,7 @@ def choose(
         )
     chosen = context if context is not None else default_context(config)
     recipe = _recipe(quantize)
-    settings = Settings(
+    return Settings(
         context=chosen,
         chose_context=context is not None,
         prefill=_prefill(prefill, chosen),
@@ -92,10 +92,6 @@ def choose(
         formats=tuple(_one_of("format", name, get_args(Format)) for name in formats),  # type: ignore[misc]
         verify=_one_of("verify", verify, get_args(Verify)),  # type: ignore[arg-type]
     )
-    # With widened weights the first call of a greater length was up to 2.8 σ off (ai-edge-litert 2.3.0).
-    if not settings.prefill and recipe.widens:
-        return with_fixed_lengths(settings, f"{recipe.name} was seen wrong in the runtime after lengths had changed")
-    return settings
 
 
 def as_data(settings: Settings) -> dict[str, Any]:
@@ -111,9 +107,9 @@ def at_context(settings: Settings, context: int) -> Settings:
 
 def for_unrolled(settings: Settings) -> Settings:
     """The same, with a chunk length that suits a model whose positions are computed one after the other."""
-    if settings.chose_prefill and settings.prefill:
+    if settings.chose_prefill:
         return settings
-    why = "" if settings.prefill else "positions are computed one after the other"
+    why = "positions are computed one after the other"
     return dataclasses.replace(settings, prefill=_fitting(UNROLLED_PREFILL, settings.context), why_fixed=why)
 
 
@@ -144,10 +140,10 @@ def context_limit(config: "PreTrainedConfig | None") -> int | None:
 
 def _prefill(prefill: Sequence[int] | None, context: int) -> tuple[int, ...]:
     if prefill is None:
-        return _fitting(FIXED_PREFILL, context)
-    if any(length < 1 for length in prefill):
+        return ()
+    if not prefill or any(length < 1 for length in prefill):
         raise InputError("Prefill lengths are positive numbers.", hint="For example --prefill 128,16.")
-    too_long = max(prefill, default=0)
+    too_long = max(prefill)
     if too_long > context:
         raise InputError(
             f"A prefill of {too_long} positions does not fit a context of {context}.",

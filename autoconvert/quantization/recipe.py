@@ -51,13 +51,6 @@ class Recipe:
         """Whether a file holds the numbers of the model."""
         return self.rounding == 0
 
-    @property
-    def widens(self) -> bool:
-        """Whether an operation of the file makes float32 of a whole weight, and keeps it from call to call."""
-        rows_alone = {("EMBEDDING_LOOKUP", 1)}
-        widened = (rule for rule in self.rules if rule.encoding.dequantize_version is not None)
-        return any(rule.uses - rows_alone for rule in widened)
-
     def encoding_of(self, sources: Sequence[str], uses: Collection[Use], rank: int) -> Encoding:
         """The encoding of a weight made of `sources`, tensors of the module, with `rank` axes and used as `uses`."""
         fitting = (r for r in self.rules if r.rank == rank and uses and r.uses.issuperset(uses) and r.names(sources))

@@ -28,7 +28,7 @@ CAPACITY = 64
 LENGTHS = (30, 20)
 
 
-def compiled(name: str, lengths: Sequence[int] = LENGTHS) -> tuple[Source, Compiled]:
+def compiled(name: str, lengths: Sequence[int] | None = LENGTHS) -> tuple[Source, Compiled]:
     source = load_source(noisy(build(CONFIGS[name])))
     settings = choose(
         source.config, context=CAPACITY, prefill=lengths, quantize="int8", formats=("tflite",), verify="off"
@@ -48,16 +48,16 @@ def logits(path: Path, source: Source, made: Compiled, readings: list[Reading]) 
     return steps, plain
 
 
-@pytest.mark.parametrize("lengths", [LENGTHS, ()], ids=["fixed", "any"])
+@pytest.mark.parametrize("lengths", [LENGTHS, None], ids=["fixed", "any"])
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gemma3"])
 def test_whatever_the_weights_are_stored_as_the_sources_decide(
-    name: str, lengths: Sequence[int], tmp_path: Path
+    name: str, lengths: Sequence[int] | None, tmp_path: Path
 ) -> None:
     source, made = compiled(name, lengths)
     vocabulary, lengths = made.vocabulary, made.prefill
     readings = [from_the_start(lengths, CAPACITY, vocabulary), *at_the_end(lengths, CAPACITY, vocabulary)]
     found = {}
-    for recipe in (recipe for recipe in RECIPES.values() if made.prefill or not recipe.widens):
+    for recipe in RECIPES.values():
         linked = link(list(made.graphs.values()), made.weights, source.weights, recipe, tmp_path / recipe.name)
         found[recipe.name] = logits(linked.path, source, made, readings)
     exact = found["none"][1]
@@ -67,7 +67,7 @@ def test_whatever_the_weights_are_stored_as_the_sources_decide(
 
 
 def test_a_weight_is_read_once_however_many_calls_there_are(tmp_path: Path) -> None:
-    source, made = compiled("llama", ())
+    source, made = compiled("llama", None)
     linked = link(list(made.graphs.values()), made.weights, source.weights, RECIPES["int8"], tmp_path / "file")
     reading = from_the_start((), CAPACITY, made.vocabulary, to_the_end=True)
     asked: Counter[str] = Counter()

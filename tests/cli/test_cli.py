@@ -107,7 +107,7 @@ def test_the_report_holds_settings_times_checks_and_sizes(
     assert report["model"] == "tiny"
     assert report["settings"] == {
         "context": 96,
-        "prefill": [16],
+        "prefill": [],
         "why_fixed": "",
         "chose_prefill": False,
         "chose_context": False,
@@ -192,7 +192,7 @@ def test_a_plan_says_what_a_conversion_finds_and_needs(model: Path, tmp_path: Pa
     result = CliRunner().invoke(COMMANDS["plan"], [str(model), "-o", str(tmp_path / "out")])
     assert result.exit_code == 0, result.stderr
     assert "found" in result.stdout and "2 attention" in result.stdout
-    assert "96 positions, prefilled 16 at a time" in result.stdout
+    assert "96 positions, a text of any length at a time" in result.stdout
     assert not (tmp_path / "out").exists()
 
 
