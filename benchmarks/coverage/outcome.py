@@ -25,7 +25,8 @@ _PATH = re.compile(r"(?:/[^\s():]+)+/([\w.-]+\.py):(\d+)(?:: [^\n]*)?")
 class Outcome:
     """A row of the table: `passed` are the steps that went well; `distance` is in σ of the model's logits.
 
-    `is_of_steps` says that the model was traced as a single step.
+    `is_of_steps` says that the model was traced as a single step, `why_fixed` why the file's lengths do not follow the
+    history.
 
     "refused" is what the compiler declined, "wrong" what it converted or checked with other numbers, "failed" what
     broke in any other way.
@@ -36,6 +37,7 @@ class Outcome:
     reason: str = ""
     passed: tuple[str, ...] = ()
     is_of_steps: bool = False
+    why_fixed: str = ""
     blocks: dict[str, int] = field(default_factory=dict)
     patterns: dict[str, int] = field(default_factory=dict)
     distance: float | None = None

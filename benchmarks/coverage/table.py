@@ -7,11 +7,12 @@ from outcome import CONTEXT, LARGER_CONTEXT, STATUSES, STEPS, Outcome
 
 COMMAND = "python benchmarks/coverage"
 _EXPLANATION = (
-    "A tiny random-weight model of each type is saved, converted in fp32 and run from the file: prefilled whole and",
-    "padded, decoded at every position, past every window, and compared with the model's own full forward. *Right* is",
-    "a largest difference below 10⁻³ of the logits' standard deviation, at every position. Multiply-adds are decode's",
-    f"at contexts of {CONTEXT} and {LARGER_CONTEXT}; where a type is right they grow in attention's scores and values",
-    "alone. A trace marked *step* is of the model's own single step, where that of a whole text cannot be split.",
+    "A tiny random-weight model of each type is saved, converted in fp32 and run from the file, once with lengths that",
+    "follow the history where they can, and once with fixed ones: prefilled whole, in pieces and padded, decoded at",
+    "every position, past every window, and compared with the model's own full forward. *Right* is a largest difference",
+    "below 10⁻³ of the logits' standard deviation, at every position of both files. Multiply-adds are decode's at",
+    f"contexts of {CONTEXT} and {LARGER_CONTEXT}, lengths fixed; where a type is right they grow in attention's scores and",
+    "values alone. A trace marked *step* is of the model's own single step, where that of a whole text cannot be split.",
 )
 
 
@@ -47,7 +48,7 @@ def render(outcomes: Sequence[Outcome], patterns: Sequence[str], versions: str) 
             "",
             *explanation,
             "",
-            f"**{totals(outcomes)}**",
+            f"**{totals(outcomes)}**" + (f"; {_following(outcomes)}" if from_files else ""),
             "",
             f"| type | {' | '.join(STEPS)} | multiply-adds | blocks | reason |",
             f"| --- |{' --- |' * (len(STEPS) + 3)}",
@@ -74,6 +75,13 @@ def totals(outcomes: Sequence[Outcome]) -> str:
     return f"{len(outcomes)} types: {', '.join(parts)}"
 
 
+def _following(outcomes: Sequence[Outcome]) -> str:
+    right = [outcome for outcome in outcomes if outcome.status == "right"]
+    return (
+        f"the lengths of {sum(not outcome.why_fixed for outcome in right)} of those that are right follow the history"
+    )
+
+
 def never_matched(outcomes: Sequence[Outcome], patterns: Sequence[str]) -> list[str]:
     """Those of `patterns` that no type needed."""
     matched = {name for outcome in outcomes for name in outcome.patterns}
@@ -88,6 +96,8 @@ def _row(outcome: Outcome) -> str:
     if outcome.status == "not buildable":
         cells = ["" for _ in STEPS]
     reason = f"{outcome.status}: {outcome.reason}" if outcome.reason else ""
+    if outcome.status == "right" and outcome.why_fixed:
+        reason = f"fixed lengths: {outcome.why_fixed}"
     return f"| {outcome.model_type} | {' | '.join(cells)} | {macs} | {blocks} | {reason.replace('|', chr(92) + '|')} |"
 
 

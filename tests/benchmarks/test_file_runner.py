@@ -28,6 +28,14 @@ def test_a_converted_file_says_what_the_model_says(file: Path) -> None:
     assert compare(FileRunner(file), tokens, logits_of(build(config), tokens)).is_right
 
 
+def test_a_file_of_open_lengths_is_run_at_many(tmp_path: Path) -> None:
+    config = config_of("llama")
+    model, tokens = build(config), sample_tokens(config, TEXT_LENGTH)
+    made = autoconvert.convert(model, tmp_path, quantize="none", context=CONTEXT, formats=("tflite",), verify="off")
+    runner = FileRunner(made.files["tflite"])
+    assert runner.is_open and compare(runner, tokens, logits_of(model, tokens)).is_right
+
+
 def test_decode_s_work_is_its_matrices_and_attention(file: Path) -> None:
     config = config_of("llama")
     hidden, heads, groups, width = 64, 4, 2, 16
