@@ -6,7 +6,7 @@ The runtime computes the sizes of all that an operation makes. A length that an 
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +18,10 @@ from autoconvert.lowering.flatbuffer import operator_code, operator_name, read_m
 
 # In a shape of TFLite: known when the graph is run.
 _OPEN = -1
-# The operand of an operator that says the shape of what it makes.
-_SHAPES = {"RESHAPE": 1, "SLICE": 2}
+# Which operand of RESHAPE says the shape that it makes.
+_SHAPE = 1
 
 Lengths = Mapping[str, tuple[int, int]]
-_Numbers = npt.NDArray[np.int32]
 
 
 class FixedLengths(Exception):
@@ -41,11 +40,11 @@ def open_lengths(one: bytes, other: bytes, lengths: Lengths) -> bytes:
     for graph, its in zip(graphs, twins, strict=True):
         _require_same_operators(graph, its)
         opened = [_opened(*shapes, lengths) for shapes in zip(graph.shapes, its.shapes, strict=True)]
+        _slice_from_both_ends(graph, its)
         _open_constants(graph, its)
-        for tensor, (least, signature) in zip(graph.tensors, opened, strict=True):
+        for tensor, (least, signature) in zip(graph.tensors, opened, strict=False):
             if _OPEN in signature:
                 tensor.shape, tensor.shapeSignature = np.array(least, np.int32), np.array(signature, np.int32)
-        _slice_by_masks(graph)
     return write_model(model)
 
 
@@ -107,7 +106,7 @@ def _require_same_operators(graph: _Graph, twin: _Graph) -> None:
 def _opened(one: Sequence[int], other: Sequence[int], lengths: Lengths) -> tuple[list[int], list[int]]:
     """A shape where every length is 1, and the same with open axes.
 
-    Raises FixedLengths for what is a multiple of no length.
+    Raises FixedLengths for what is no multiple of a length, with or without a number added.
     """
     least, signature = list(one), list(one)
     if len(one) != len(other):
@@ -115,21 +114,27 @@ def _opened(one: Sequence[int], other: Sequence[int], lengths: Lengths) -> tuple
     for axis, pair in enumerate(zip(one, other, strict=True)):
         if pair[0] == pair[1]:
             continue
-        times = [
-            pair[0] // size
-            for size, twin in lengths.values()
-            if pair[0] % size == 0 and pair[0] * twin == pair[1] * size
-        ]
-        if len(times) != 1:
-            raise FixedLengths(f"an axis is {pair[0]} or {pair[1]} long, which is a multiple of no length")
-        least[axis], signature[axis] = times[0], _OPEN
+        sizes = [size for ends in lengths.values() if (size := _at_one(pair, ends)) is not None]
+        if not sizes:
+            raise FixedLengths(f"an axis is {pair[0]} or {pair[1]} long, which follows from no length")
+        least[axis], signature[axis] = min(sizes), _OPEN
     return least, signature
+
+
+def _at_one(pair: tuple[int, int], ends: tuple[int, int]) -> int | None:
+    """How long an axis is where a length is 1; None where it grows otherwise than by so many for each 1 of the length.
+
+    The axis and the length are given at both lowerings.
+    """
+    times, rest = divmod(pair[1] - pair[0], ends[1] - ends[0])
+    size = pair[0] - times * (ends[0] - 1)
+    return size if rest == 0 and size > 0 else None
 
 
 def _open_constants(graph: _Graph, twin: _Graph) -> None:
     """Tells shapes that differ as "what is left", which has to be so for every operator that reads them."""
     readers = graph.readers
-    for index, tensor in enumerate(graph.tensors):
+    for index, tensor in enumerate(graph.tensors[: len(twin.tensors)]):
         value, of_twin = graph.constant(index), twin.constant(index)
         if value == of_twin:
             continue
@@ -137,55 +142,74 @@ def _open_constants(graph: _Graph, twin: _Graph) -> None:
             raise FixedLengths("a constant is made for a length")
         numbers, its_numbers = np.frombuffer(value, np.int32), np.frombuffer(of_twin, np.int32)
         for operator, operand in readers[index]:
-            _require_what_is_left(graph, operator, operand, numbers, its_numbers)
-            _require_what_is_left(twin, operator, operand, its_numbers, numbers)
+            _require_what_is_left(operator_name(graph.model, operator), operand, numbers != its_numbers)
         opened = np.where(numbers == its_numbers, numbers, np.int32(_OPEN)).astype(np.int32)
         tensor.buffer = len(graph.model.buffers)
         graph.model.buffers.append(schema.BufferT(data=opened.view(np.uint8)))
 
 
-def _require_what_is_left(graph: _Graph, operator: Any, operand: int, numbers: _Numbers, others: _Numbers) -> None:
-    """Requires that each number that differs from the other's is what the operator makes of "what is left"."""
-    name = operator_name(graph.model, operator)
-    differing = np.flatnonzero(numbers != others).tolist()
-    if _SHAPES.get(name) != operand:
-        raise FixedLengths(f"{name} reads a constant that is made for a length")
-    if name == "RESHAPE" and len(differing) > 1:
-        raise FixedLengths(f"{name} makes {len(differing)} axes of open length")
-    if name == "SLICE":
-        source, begin = (int(index) for index in operator.inputs[:2])
-        begins = graph.constant(begin)
-        for axis in differing:
-            if begins is None or np.frombuffer(begins, np.int32)[axis] or graph.shapes[source][axis] != numbers[axis]:
-                raise FixedLengths(f"{name} takes a part of an axis of open length")
+def _require_what_is_left(operator: str, operand: int, differs: npt.NDArray[np.bool_]) -> None:
+    """Requires that what differs is one number of the shape that RESHAPE makes, which tells it as "what is left"."""
+    if operator != "RESHAPE" or operand != _SHAPE:
+        raise FixedLengths(f"{operator} reads a constant that is made for a length")
+    if differs.sum() > 1:
+        raise FixedLengths(f"{operator} makes {differs.sum()} axes of open length")
 
 
-def _slice_by_masks(graph: _Graph) -> None:
-    """Tells "what is left" of an axis by a bit of STRIDED_SLICE's masks, not by a size of SLICE.
+def _slice_from_both_ends(graph: _Graph, twin: _Graph) -> None:
+    """Makes STRIDED_SLICE of each SLICE of an open length, whose ends count from the one or the other end of an axis.
 
-    The runtime knows the size of what SLICE makes of an open axis only once it gets there. What follows is planned
+    The runtime knows the size of what SLICE makes of an open axis only once it gets there: what follows is planned
     anew in the middle of a run, no delegate takes the operation, and memory that holds values is given away.
     """
-    for operator in graph.subgraph.operators:
+    for operator, its in zip(graph.subgraph.operators, twin.subgraph.operators, strict=True):
         if operator_name(graph.model, operator) != "SLICE":
             continue
-        source, begin, size = map(int, operator.inputs)
-        begins, sizes = (np.frombuffer(graph.constant(index) or b"", np.int32) for index in (begin, size))
-        rest = sizes == _OPEN
-        if not rest.any():
+        parts, of_twin = _sliced(graph, operator), _sliced(twin, its)
+        if [part[1:] for part in parts] == [part[1:] for part in of_twin]:
             continue
-        mask = sum(1 << axis for axis in np.flatnonzero(rest).tolist())
+        begins, stops = ([_place(*pair, at) for pair in zip(parts, of_twin, strict=True)] for at in (1, 2))
         operator.opcodeIndex = operator_code(graph.model, schema.BuiltinOperator.STRIDED_SLICE, version=1)
         operator.builtinOptionsType = schema.BuiltinOptions.StridedSliceOptions
-        operator.builtinOptions = schema.StridedSliceOptionsT(beginMask=mask, endMask=mask)
-        ends, strides = np.where(rest, 0, begins + sizes), np.ones_like(sizes)
-        operator.inputs = [source, begin, *(_constant(graph, numbers) for numbers in (ends, strides))]
+        # A mask has a bit for each axis that is taken from its beginning, or to its end.
+        begin_mask, end_mask = _bits(begin == 0 for begin in begins), _bits(stop is _AT_END for stop in stops)
+        operator.builtinOptions = schema.StridedSliceOptionsT(begin_mask, end_mask)
+        told = (begins, [stop or 0 for stop in stops], [1] * len(stops))
+        operator.inputs = [int(operator.inputs[0]), *(_constant(graph, numbers) for numbers in told)]
 
 
-def _constant(graph: _Graph, numbers: _Numbers) -> int:
+# Of an axis its size, and where SLICE begins and stops.
+_Part = tuple[int, int, int]
+_AT_END = None
+
+
+def _sliced(graph: _Graph, operator: Any) -> list[_Part]:
+    source, *told = map(int, operator.inputs)
+    begins, sizes = (np.frombuffer(graph.constant(index) or b"", np.int32).tolist() for index in told)
+    axes = zip(graph.shapes[source], begins, sizes, strict=True)
+    return [(axis, begin, axis if size == _OPEN else begin + size) for axis, begin, size in axes]
+
+
+def _place(one: _Part, other: _Part, at: int) -> int | None:
+    """Where a part begins or stops at both lowerings: so far from the beginning of an axis, or below 0 from its end.
+
+    Raises FixedLengths where it is neither.
+    """
+    if one[at] == other[at]:
+        return one[at]
+    if one[0] - one[at] != other[0] - other[at] or one[1] == one[0]:
+        raise FixedLengths("SLICE takes a part of an axis of open length")
+    return one[at] - one[0] or _AT_END
+
+
+def _bits(which: Iterable[bool]) -> int:
+    return sum(1 << index for index, is_set in enumerate(which) if is_set)
+
+
+def _constant(graph: _Graph, numbers: Sequence[Any]) -> int:
     """A new tensor that holds `numbers`."""
-    graph.model.buffers.append(schema.BufferT(data=numbers.astype(np.int32).view(np.uint8)))
-    shape = np.array(numbers.shape, np.int32)
+    graph.model.buffers.append(schema.BufferT(data=np.array(numbers, np.int32).view(np.uint8)))
+    shape = np.array([len(numbers)], np.int32)
     graph.subgraph.tensors.append(
         schema.TensorT(shape=shape, type=schema.TensorType.INT32, buffer=len(graph.model.buffers) - 1, name=b"slice")
     )

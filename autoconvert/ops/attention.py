@@ -146,7 +146,9 @@ def attend(
     products = times_transposed(rows, keys) if key_axis == 2 else rows @ keys
     scores = _capped(products, softcap) + added
     if sinks is not None:
-        sinks = sinks.reshape(groups, repeats, 1).expand(-1, -1, chunk).reshape(1, groups, repeats * chunk, 1)
+        # As many zeros as rows, counted when run: how many there are may be open.
+        sinks = sinks.reshape(groups, repeats, 1) + (input_pos - input_pos).to(sinks.dtype)
+        sinks = sinks.reshape(1, groups, repeats * chunk, 1)
     strengths = _softmax(scores, sinks)
     attended = strengths @ values if value_axis == 2 else times_transposed(strengths, values)
     return attended.reshape(1, heads, chunk, -1)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import BloomConfig, MambaConfig, PreTrainedConfig, PreTrainedModel
+from transformers import BloomConfig, GraniteSWAConfig, MambaConfig, PreTrainedConfig, PreTrainedModel
 
 import autoconvert
 from autoconvert.check.parity import distance, random_tokens
@@ -21,9 +21,25 @@ def files(module: PreTrainedModel | Path, folder: Path, quantize: str = "none") 
     return autoconvert.convert(module, folder, quantize=quantize, context=CONTEXT, formats=("tflite",), cache=False)
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma3", "gpt2"])
+# Its sinks join each softmax, and windows hide positions of every other layer.
+SINKS = GraniteSWAConfig(
+    vocab_size=97,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    sliding_window=8,
+    layer_types=["full_attention", "sliding_attention"],
+    layer_rope_theta=[1e4, 5e5],
+    max_position_embeddings=96,
+)
+MODELS = {**{name: CONFIGS[name] for name in ("llama", "gemma3", "gpt2")}, "sinks": SINKS}
+
+
+@pytest.mark.parametrize("name", MODELS)
 def test_a_text_is_read_in_pieces_of_any_length(name: str, tmp_path: Path) -> None:
-    module = noisy(build(CONFIGS[name]))
+    module = noisy(build(MODELS[name]))
     bundle = files(module, tmp_path)
     assert [signature["name"] for signature in bundle.report.signatures] == ["prefill", "decode"]
     # A shape that only a run shows moves memory that later calls of other lengths still read (ai-edge-litert 2.3.0).

@@ -32,7 +32,19 @@ def rotated(x: Tensor) -> Tensor:
     return torch.cat([-x[:, 3:], x[:, :3]], dim=-1) + x
 
 
-@pytest.mark.parametrize("function", [split_heads, repeated, rotated])
+def with_a_sink(x: Tensor) -> Tensor:
+    scores = x @ x.T
+    return torch.cat([scores, x[:, :1]], dim=-1).softmax(-1)[..., :-1] @ x
+
+
+def of_the_last(x: Tensor) -> Tensor:
+    return torch.cat([x[:1], x])[1:] - torch.cat([x, x[-1:]])[-1:]
+
+
+FUNCTIONS = [split_heads, repeated, rotated, with_a_sink, of_the_last]
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
 @pytest.mark.parametrize("length", [1, 2, 6, 7, 31])
 def test_any_length_is_computed(function: Callable[[Tensor], Tensor], length: int) -> None:
     x = torch.randn(length, WIDTH, generator=torch.Generator().manual_seed(length))
@@ -40,7 +52,7 @@ def test_any_length_is_computed(function: Callable[[Tensor], Tensor], length: in
     torch.testing.assert_close(found, function(x))
 
 
-@pytest.mark.parametrize("function", [split_heads, repeated, rotated])
+@pytest.mark.parametrize("function", FUNCTIONS)
 def test_every_shape_is_known_before_the_graph_is_run(function: Callable[[Tensor], Tensor]) -> None:
     assert not postponed(opened(function), (7, WIDTH))
 
@@ -72,6 +84,11 @@ def test_other_operations_at_another_length_are_refused() -> None:
         opened(lambda x: x * 2 if len(x) < 8 else x.exp().cos())
 
 
-def test_an_axis_that_is_no_multiple_of_a_length_is_refused() -> None:
-    with pytest.raises(FixedLengths, match="a multiple of no length"):
+def test_an_axis_that_grows_by_no_whole_number_for_each_of_a_length_is_refused() -> None:
+    with pytest.raises(FixedLengths, match="follows from no length"):
         opened(lambda x: x * 2, other=11)
+
+
+def test_an_axis_that_is_empty_at_a_length_of_one_is_refused() -> None:
+    with pytest.raises(FixedLengths, match="follows from no length"):
+        opened(lambda x: x[1:] * 2)
