@@ -80,8 +80,9 @@ def render(shape: str, points: Sequence[Point], runs: int) -> str:
             *rows,
             "",
             f"Time is {start:.1f} s and {slope:.2f} s a layer (R² = {explained:.3f}). Memory is {memory:.2f} GB and "
-            f"{a_layer:.1f} MB a layer, of",
-            f"the graph: a layer's weights take {weights:.0f} MB in the checkpoint.",
+            f"{a_layer:.1f} MB a layer:",
+            f"a layer's weights take {weights:.0f} MB in the checkpoint. The checks run the file, whose weights the",
+            "runtime packs into a file that it maps; those pages count as resident, and go back to whoever needs them.",
             "",
         ]
     )
