@@ -17,8 +17,8 @@ from tests.source.tiny import CONFIGS, build
 CONTEXT = 48
 
 
-def files(module: PreTrainedModel | Path, folder: Path, quantize: str = "none") -> autoconvert.Bundle:
-    return autoconvert.convert(module, folder, quantize=quantize, context=CONTEXT, formats=("tflite",), cache=False)
+def files(module: PreTrainedModel | Path, folder: Path) -> autoconvert.Bundle:
+    return autoconvert.convert(module, folder, quantize="none", context=CONTEXT, formats=("tflite",), cache=False)
 
 
 # Its sinks join each softmax, and windows hide positions of every other layer.
