@@ -2,7 +2,7 @@
 
 import operator
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,16 +20,16 @@ from autoconvert.ir.program import HISTORY, Program
 from autoconvert.ir.verify import verify_ends
 
 
-def signature_programs(model: Model, names: Mapping[Role, str]) -> dict[str, Program]:
-    """What each signature of a model calls, by its name.
+def signature_programs(model: Model, names: Mapping[Role, str]) -> Iterator[tuple[str, Program]]:
+    """The name of each signature of a model and what it calls, made one after the other.
 
     Raises:
         BrokenPass: its inputs or outputs are not those that it declares.
     """
-    parts = {each.name: specialize_shapes(model.programs[each.program], each, names) for each in model.signatures}
-    for name, part in parts.items():
-        verify_ends(part, name)
-    return parts
+    for signature in model.signatures:
+        part = specialize_shapes(model.programs[signature.program], signature, names)
+        verify_ends(part, signature.name)
+        yield signature.name, part
 
 
 def specialize_shapes(program: Program, signature: Signature, names: Mapping[Role, str]) -> Program:

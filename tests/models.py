@@ -121,7 +121,9 @@ def context_of(program: Program) -> int:
 
 def signatures(program: Program, lengths: Sequence[int]) -> dict[str, Program]:
     """The program in chunks of `lengths` and for one token, by the signatures' names."""
-    return signature_programs(Model({"decoder": program}, CPU.text_signatures("decoder", lengths)), CPU.port_names)
+    return dict(
+        signature_programs(Model({"decoder": program}, CPU.text_signatures("decoder", lengths)), CPU.port_names)
+    )
 
 
 def random_ids(count: int = LENGTH, vocabulary: int = VOCABULARY) -> list[int]:

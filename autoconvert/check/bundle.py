@@ -1,6 +1,5 @@
 """The bundle in the runtime that a phone uses, against the source model: token ids, scores, first answers."""
 
-from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from autoconvert.check.chat import ask_in_turn, check_answered, check_dialogues
 from autoconvert.check.tokenizer import check_framing, check_readings, read_framing
 from autoconvert.errors import CheckFailed, InputError
 from autoconvert.packaging.dialogues import Dialogue
+from autoconvert.packaging.passage import text_of_length
 from autoconvert.packaging.tokenizer import TokenizerSpec
 from autoconvert.packaging.tokenizer_section import Encode
 from autoconvert.runtime import scoring
@@ -84,16 +84,22 @@ def spoken(runner: Runner, context: int, tokenizer: TokenizerSpec, *, thorough: 
 
 
 def check_bundle(
-    bundle: Path, tokenizer: TokenizerSpec, prompts: Sequence[Spoken], *, room: int, tolerance: float
+    bundle: Path,
+    tokenizer: TokenizerSpec,
+    prompts: Sequence[Spoken],
+    *,
+    room: int,
+    tolerance: float,
+    packed: Path | None = None,
 ) -> EngineCheck:
     """Compares `bundle` in the runtime with what is expected of `prompts`, and with the source's `tokenizer`.
 
     `room` is how many tokens a chat may have. `tolerance` bounds the difference of a token's natural log-probability:
-    1e-3 suits float32. Raises CheckFailed on other token ids, another chat, a larger difference or another answer,
-    RuntimeFailed if the runtime refuses the bundle or dies of it.
+    1e-3 suits float32. `packed` is the folder of the bundle's packed weights. Raises CheckFailed on other token ids,
+    another chat, a larger difference or another answer, RuntimeFailed if the runtime refuses the bundle or dies of it.
     """
     texts, readings, dialogues = tokenizer.texts, tokenizer.readings, tokenizer.dialogues
-    with open_remote_engine(bundle) as engine:
+    with open_remote_engine(bundle, packed=packed) as engine:
         check_framing(tokenizer, *engine.ask(read_framing))
         check_readings(readings, engine.ask(read_texts, [reading.text for reading in readings]))
         check_dialogues(dialogues, engine.ask(render_dialogues, dialogues))
@@ -198,11 +204,3 @@ def prompt_lengths(prefill: Sequence[int], context: int, target: int) -> list[in
             hint="Convert with a larger --context or a smaller --prefill.",
         )
     return lengths
-
-
-def text_of_length(encode: Encode, passage: str, length: int) -> str:
-    """The shortest beginning of `passage`, repeated without end, that has `length` tokens, rarely more."""
-    endless = passage
-    while len(encode(endless)) < length:
-        endless += endless
-    return endless[: bisect_left(range(len(endless)), length, key=lambda end: len(encode(endless[:end])))]

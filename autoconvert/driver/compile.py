@@ -30,7 +30,7 @@ from autoconvert.rewrite.pattern import Pattern
 from autoconvert.scan.scan import unrolls
 from autoconvert.source.accounting import require
 from autoconvert.source.source import Source
-from autoconvert.system.memory import give_back
+from autoconvert.system.memory import trim
 
 if TYPE_CHECKING:
     from autoconvert.dump.dump import Dump
@@ -155,16 +155,16 @@ class _Compilation:
 
     def _begin_lowering(self, program: Program, lower_later: LowerLater) -> tuple[Model, dict[str, Lowered]]:
         model = text_model(program, self.settings)
-        parts = signature_programs(model, CPU.port_names)
-        if self.dump:
-            for name, part in parts.items():
+        lowered = {}
+        for name, part in signature_programs(model, CPU.port_names):
+            if self.dump:
                 self.dump.after(name, part)
-        lowered = {name: lower_later(name, part) for name, part in parts.items()}
+            lowered[name] = lower_later(name, part)
         opened = {signature.name: signature for signature in model.signatures if signature.open}
         elsewhere = replace(model, signatures=tuple(signature.elsewhere for signature in opened.values()))
-        for name, part in signature_programs(elsewhere, CPU.port_names).items():
+        for name, part in signature_programs(elsewhere, CPU.port_names):
             lowered[name] = _opened(lowered[name], lower_later(name, part), opened[name])
-        give_back()
+        trim()
         return model, lowered
 
     def _compiled(self, model: Model, graphs: dict[str, bytes]) -> Compiled:

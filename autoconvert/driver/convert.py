@@ -20,7 +20,7 @@ from autoconvert.report.readable import readable_size
 from autoconvert.rewrite.pattern import Pattern
 from autoconvert.source.read_ahead import read_ahead
 from autoconvert.source.source import Source, load_source
-from autoconvert.system.memory import give_back
+from autoconvert.system.memory import trim
 from autoconvert.system.output import expanded
 
 __all__ = ["Bundle", "convert", "read_source"]
@@ -79,7 +79,7 @@ def convert(
         source = read_source(model, stage, revision, token, trust_remote_code, allow_pickle)
         prepared = ready(source, asked)
         # Reading a tokenizer takes many times what stays of it.
-        give_back()
+        trim()
     target = target_folder(source, output)
     refuse_what_cannot_be_written(prepared.needs, prepared.settings, target)
     try:

@@ -82,7 +82,7 @@ def _rewritten(
     program, settings = rewrite_within(source, settings, checks, passes, timeline, patterns, dump)
     if stop_after in _NAMES:
         return program
-    parts = signature_programs(text_model(program, settings), CPU.port_names)
+    parts = dict(signature_programs(text_model(program, settings), CPU.port_names))
     if stop_after not in parts:
         raise _unknown(stop_after, list(parts))
     for name in list(parts)[: list(parts).index(stop_after) + 1]:

@@ -32,6 +32,7 @@ from autoconvert.report.readable import readable_size
 from autoconvert.report.report import Report, make_report, write_report
 from autoconvert.rewrite.pattern import Pattern
 from autoconvert.runtime.failed import RuntimeFailed
+from autoconvert.runtime.packed_weights import hand_over, packed_weights
 from autoconvert.runtime.runner import Runner, start_file
 from autoconvert.source.accounting import Row, account
 from autoconvert.source.source import Source
@@ -109,23 +110,32 @@ class LinkAndCheck:
         compiled = compilation.compiled
         files = {"tflite": linked.path}
         prompts: list[Spoken] = []
-        if self.settings.verify != "off":
-            self.checks.extend(compilation.checks)
-            reason = why_not_run(self.needs)
-            with nullcontext() if reason else start_file(linked.path) as start:
-                # The other core opens the file.
-                with threads(1):
-                    self._check_constants(linked, compiled)
-                if start is None:
-                    self.checks.append(CheckResult(FILE, False, reason))
-                else:
-                    prompts = self._check_file(linked, compiled, start)
-        if self.tokenizer is not None and self.bundled is not None:
-            draft = self.receipts.drafted(self.settings, rows, self.checks)
-            files["litertlm"] = self._bundle(linked, compiled, self.bundled, room_for(draft))
-            if prompts:
-                self._check_bundle(files["litertlm"], self.tokenizer, prompts)
+        with packed_weights() as packed:
+            if self.settings.verify != "off":
+                self.checks.extend(compilation.checks)
+                prompts = self._checked_file(linked, compiled, packed)
+            if self.tokenizer is not None and self.bundled is not None:
+                draft = self.receipts.drafted(self.settings, rows, self.checks)
+                bundle = files["litertlm"] = self._bundle(linked, compiled, self.bundled, room_for(draft))
+                if prompts:
+                    hand_over(packed, bundle)
+                    self._check_bundle(bundle, packed, self.tokenizer, prompts)
         return files
+
+    def _checked_file(self, linked: Linked, compiled: Compiled, packed: Path) -> list[Spoken]:
+        """Checks the file, and gives what it says of the prompts that the bundle is then asked; none if it is not run.
+
+        The folder `packed` then has the weights as the runtime packs them.
+        """
+        reason = why_not_run(self.needs)
+        with nullcontext() if reason else start_file(linked.path, packed) as start:
+            # The other core opens the file.
+            with threads(1):
+                self._check_constants(linked, compiled)
+            if start is not None:
+                return self._check_file(linked, compiled, start)
+        self.checks.append(CheckResult(FILE, False, reason))
+        return []
 
     def _link(self, compiled: Compiled) -> Linked:
         with self.timeline.stage("link") as stage:
@@ -210,9 +220,9 @@ class LinkAndCheck:
             stage.note = readable_size(path.stat().st_size)
         return path
 
-    def _check_bundle(self, bundle: Path, tokenizer: TokenizerSpec, prompts: Sequence[Spoken]) -> None:
+    def _check_bundle(self, bundle: Path, packed: Path, tokenizer: TokenizerSpec, prompts: Sequence[Spoken]) -> None:
         with self._runs("The bundle"), self.timeline.stage("check bundle") as stage:
             tolerance = SAME_NUMBERS if self.settings.quantize.exact else SAME_CONSTANTS
             room = room_for_chat(self.settings.context, self.settings.prefill)
-            stage.note = str(check_bundle(bundle, tokenizer, prompts, room=room, tolerance=tolerance))
+            stage.note = str(check_bundle(bundle, tokenizer, prompts, room=room, tolerance=tolerance, packed=packed))
             self.checks.append(CheckResult(BUNDLE, True, stage.note))

@@ -62,7 +62,7 @@ def plan(source: Source, settings: Settings, patterns: Sequence[Pattern] = PATTE
         blocks = program.fusion.blocks
         reached = [name for weight in program.weights.values() for name in weight.sources]
         require(source, reached)
-        signature_programs(text_model(program, settings), CPU.port_names)
+        dict(signature_programs(text_model(program, settings), CPU.port_names))
     except Refused as refusal:
         wall = refusal
     compiling = time.perf_counter() - begun

@@ -63,7 +63,7 @@ def symbols_in(shape: Sequence[Size]) -> set[str]:
 def in_numbers(shape: Sequence[Size], values: Mapping[str, int]) -> tuple[int, ...]:
     """A shape with each symbol set to its value."""
     own = {name: sympy.Symbol(name) for name in symbols_in(shape)}
-    return tuple(int(sympy.sympify(size, locals=own).subs(values)) for size in shape)
+    return tuple(int(sympy.sympify(size, locals=own).subs(values)) if isinstance(size, str) else size for size in shape)
 
 
 def sizes_of(value: Tensor, symbols: Mapping[str, sympy.Symbol]) -> tuple[Size, ...]:

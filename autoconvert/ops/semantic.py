@@ -1,12 +1,15 @@
 """How a semantic operation is made: one body in plain PyTorch, from which everything else follows."""
 
+import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch._ops import OpOverload
+from torch.utils import _pytree as pytree
 
 Body = Callable[..., Any]
 
@@ -50,6 +53,38 @@ def operation(body: Body, device: Body | None = None) -> Operation:
 
 def _registered(namespace: str, name: str, body: Body, fake: Body) -> OpOverload:
     made = torch.library.custom_op(f"{namespace}::{name}", body, mutates_args=())
-    made.register_fake(fake)
+    made.register_fake(_remembering(fake))
     overload: OpOverload = getattr(getattr(torch.ops, namespace), name).default
     return overload
+
+
+def _remembering(fake: Body) -> Body:
+    """`fake`, which is run once for arguments of the same shapes in numbers: the layers of a model are alike."""
+    known: dict[Hashable, tuple[list[tuple[Any, ...]], pytree.TreeSpec]] = {}
+
+    @functools.wraps(fake)
+    def remembered(*args: Any, **kwargs: Any) -> Any:
+        leaves, spec = pytree.tree_flatten((args, kwargs))
+        if any(map(_is_symbolic, leaves)):
+            return fake(*args, **kwargs)
+        key = (tuple(map(_described, leaves)), spec)
+        if key not in known:
+            made, structure = pytree.tree_flatten(fake(*args, **kwargs))
+            known[key] = [_described(each) for each in made], structure
+        described, structure = known[key]
+        values = [torch.empty_strided(size, stride, dtype=dtype, device=at) for size, stride, dtype, at in described]
+        return pytree.tree_unflatten(values, structure)
+
+    return remembered
+
+
+def _is_symbolic(value: Any) -> bool:
+    sizes = (*value.shape, *value.stride()) if isinstance(value, Tensor) else (value,)
+    return any(isinstance(size, torch.SymInt | torch.SymFloat | torch.SymBool) for size in sizes)
+
+
+def _described(value: Any) -> tuple[Any, ...]:
+    """What is known of a tensor without its numbers; of anything else itself, where True is not 1."""
+    if isinstance(value, Tensor):
+        return tuple(value.shape), value.stride(), value.dtype, value.device
+    return type(value), value

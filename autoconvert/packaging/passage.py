@@ -1,7 +1,8 @@
 """Texts to run a model on that its tokenizer knows, whatever its alphabet."""
 
 import random
-from dataclasses import dataclass
+from bisect import bisect_left
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from autoconvert.packaging.tokenizer_section import Encode
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
 # Tokens of the vocabulary that are looked at.
 _PIECES = 400
 _WORDS = 120
+# Tokens of a target at most, or a few more: each is a step of the model, and a small vocabulary reads letters.
+_SCORED = 4
 
 
 @dataclass(frozen=True)
@@ -34,9 +37,14 @@ def choose_texts(encode: Encode, tokenizer: "PreTrainedTokenizerBase", rows: int
     pieces = _pieces(encode, tokenizer, rows)
     ids = encode(english.passage)
     if not pieces or (ids.count(unknown) * 8 <= len(ids) and len(set(ids)) >= 8 and len(encode(english.target)) > 1):
-        return english
+        return replace(english, target=_beginning(encode, english.target))
     chosen = random.Random(0).choices(pieces, k=_WORDS)
-    return Texts("".join(chosen), "".join(chosen[3:7]))
+    return Texts("".join(chosen), _beginning(encode, "".join(chosen[3:7])))
+
+
+def _beginning(encode: Encode, target: str) -> str:
+    """As much of `target` as is to be scored."""
+    return text_of_length(encode, target, _SCORED) if len(encode(target)) > _SCORED else target
 
 
 def _pieces(encode: Encode, tokenizer: "PreTrainedTokenizerBase", rows: int | None) -> list[str]:
@@ -51,3 +59,11 @@ def _pieces(encode: Encode, tokenizer: "PreTrainedTokenizerBase", rows: int | No
         if text and not {"\0", "\ufffd"} & set(text) and (ids := encode(text)) and unknown not in ids:
             found.append(text)
     return found
+
+
+def text_of_length(encode: Encode, passage: str, length: int) -> str:
+    """The shortest beginning of `passage`, repeated without end, that has `length` tokens, rarely more."""
+    endless = passage
+    while len(encode(endless)) < length:
+        endless += endless
+    return endless[: bisect_left(range(len(endless)), length, key=lambda end: len(encode(endless[:end])))]

@@ -2,14 +2,15 @@
 
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import litert_lm
 
-from autoconvert.errors import InputError, MachineError
+from autoconvert.errors import InputError
 from autoconvert.runtime.failed import RuntimeFailed
+from autoconvert.runtime.packed_weights import packed_weights
 from autoconvert.system.remote import Died, Remote, remote
 from autoconvert.system.stderr import redirected_stderr
 
@@ -46,16 +47,19 @@ class Asked:
 
 
 @contextmanager
-def open_remote_engine(bundle: Path, *, threads: int | None = None) -> Iterator[Asked]:
-    """As `open_engine`, in a process of its own."""
-    with cache_folder() as cache, remote(_Engine, bundle, cache, threads) as loaded:
+def open_remote_engine(bundle: Path, *, threads: int | None = None, packed: Path | None = None) -> Iterator[Asked]:
+    """As `open_engine`, in a process of its own; `packed` is the folder of this bundle's packed weights."""
+    with (
+        nullcontext(packed) if packed else packed_weights() as folder,
+        remote(_Engine, bundle, folder, threads) as loaded,
+    ):
         yield Asked(bundle, loaded)
 
 
 class _Engine:
     """The object in the other process."""
 
-    def __init__(self, bundle: Path, cache: str, threads: int | None) -> None:
+    def __init__(self, bundle: Path, cache: Path, threads: int | None) -> None:
         self._open = ExitStack()
         self._engine = self._open.enter_context(_engine(bundle, cache, threads))
         self._pieces: Iterator[Any] = iter(())
@@ -77,19 +81,21 @@ def open_engine(bundle: Path, *, threads: int | None = None) -> Iterator[litert_
     The weight cache, as large as the bundle, goes to a temporary folder that is removed.
     Raises InputError if there is no such file, RuntimeFailed with what the runtime said if it cannot load it.
     """
-    with cache_folder() as cache, _engine(bundle, cache, threads) as engine:
+    with packed_weights() as cache, _engine(bundle, cache, threads) as engine:
         yield engine
 
 
 @contextmanager
-def _engine(bundle: Path, cache: str, threads: int | None) -> Iterator[litert_lm.Engine]:
+def _engine(bundle: Path, cache: Path, threads: int | None) -> Iterator[litert_lm.Engine]:
     if not bundle.is_file():
         raise InputError(f"there is no bundle at {bundle}", hint="Give the path of a .litertlm file.")
     litert_lm.set_min_log_severity(litert_lm.LogSeverity.ERROR)
     with tempfile.TemporaryFile() as log:
         try:
             with redirected_stderr(log):
-                engine = litert_lm.Engine(str(bundle), litert_lm.Backend.CPU(thread_count=threads), cache_dir=cache)
+                engine = litert_lm.Engine(
+                    str(bundle), litert_lm.Backend.CPU(thread_count=threads), cache_dir=str(cache)
+                )
         except RuntimeError as error:
             raise RuntimeFailed(
                 f"the runtime cannot load {bundle}: {first_error(log) or error}",
@@ -98,19 +104,6 @@ def _engine(bundle: Path, cache: str, threads: int | None) -> Iterator[litert_lm
     litert_lm.set_min_log_severity(litert_lm.LogSeverity.SILENT)
     with engine:
         yield engine
-
-
-@contextmanager
-def cache_folder() -> Iterator[str]:
-    try:
-        folder = tempfile.TemporaryDirectory(prefix="autoconvert-", ignore_cleanup_errors=True)
-    except OSError as error:
-        raise MachineError(
-            f"no temporary folder for the runtime's weight cache: {error.strerror}",
-            hint="Set TMPDIR to a folder with as much room as the bundle.",
-        ) from error
-    with folder as name:
-        yield name
 
 
 def first_error(log: BinaryIO) -> str:

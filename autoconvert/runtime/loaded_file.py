@@ -3,7 +3,6 @@
 Nothing here imports torch: the process is to be small and quick to start.
 """
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,14 +37,13 @@ class LoadedFile:
     """A file whose signatures can be called.
 
     What a signature takes and gives under one name is a state: zero at first, then what the last call left. Weights
-    that the runtime packs lie in a file that is mapped, not in memory of their own.
+    are packed into the file `packed`, which is mapped.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, packed: str) -> None:
         from ai_edge_litert.compiled_model import CompiledModel, CpuOptions, HardwareAccelerator, Options
 
-        self._folder = tempfile.TemporaryDirectory(prefix="autoconvert-", ignore_cleanup_errors=True)
-        cpu = CpuOptions(num_threads=_THREADS, xnnpack_weight_cache_path=str(Path(self._folder.name, "packed")))
+        cpu = CpuOptions(num_threads=_THREADS, xnnpack_weight_cache_path=packed)
         options = Options(hardware_accelerators=HardwareAccelerator.CPU, cpu_options=cpu)
         self._model = CompiledModel.from_file(path, options=options)
         opened = open_shapes(Path(path))

@@ -1,7 +1,7 @@
 """A `.tflite` called as the runtime calls it: a text in chunks through its signatures, then token by token."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from autoconvert.lowering.cpu import CPU
 from autoconvert.runtime.chunks import Chunk, chunk, plan_prefill
 from autoconvert.runtime.failed import RuntimeFailed
 from autoconvert.runtime.loaded_file import LoadedFile, SignatureTypes
+from autoconvert.runtime.packed_weights import packed_file, packed_weights
 from autoconvert.runtime.signatures import DECODE, TextSignatures
 from autoconvert.system.remote import Died, remote
 
@@ -87,12 +88,13 @@ def open_file(path: Path) -> Iterator[Runner]:
 
 
 @contextmanager
-def start_file(path: Path) -> Iterator[Callable[[], Runner]]:
+def start_file(path: Path, packed: Path | None = None) -> Iterator[Callable[[], Runner]]:
     """Opens a `.tflite` in a process of its own, meanwhile; what is yielded waits for it, and reads it as a decoder.
 
-    That raises InputError where the file is none, RuntimeFailed as `open_signatures`.
+    That raises InputError where the file is none, RuntimeFailed as `open_signatures`. `packed` is the folder of its
+    packed weights.
     """
-    with start_signatures(path) as opened:
+    with start_signatures(path, packed) as opened:
         yield cache(lambda: Runner(*opened()))
 
 
@@ -108,9 +110,12 @@ def open_signatures(path: Path) -> Iterator[Signatures]:
 
 
 @contextmanager
-def start_signatures(path: Path) -> Iterator[Callable[[], Signatures]]:
+def start_signatures(path: Path, packed: Path | None = None) -> Iterator[Callable[[], Signatures]]:
     """The same, opened meanwhile: what is yielded waits for it."""
-    with remote(LoadedFile, str(path)) as loaded:
+    with (
+        nullcontext(packed) if packed else packed_weights() as folder,
+        remote(LoadedFile, str(path), str(packed_file(folder))) as loaded,
+    ):
 
         def call(method: str, *args: object) -> Any:
             try:

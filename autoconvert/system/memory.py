@@ -29,11 +29,16 @@ def collecting_later() -> Iterator[None]:
 
 
 def give_back() -> None:
-    """Gives the system what Python holds no more and the allocator keeps; without glibc, only the first."""
+    """Gives the system what Python holds no more, and what the allocator keeps. A big graph is full of circles."""
     gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+    trim()
+
+
+def trim() -> None:
+    """Gives the system what the allocator keeps; without glibc, nothing."""
+    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if malloc_trim is not None:
+        malloc_trim(0)
 
 
 @contextmanager

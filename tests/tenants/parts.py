@@ -75,7 +75,7 @@ def rewritten(program: Program, context: int) -> Program:
 
 def linked(model: Model, module: nn.Module, path: Path) -> Path:
     """The model as one file, its weights those of `module`."""
-    parts = signature_programs(model, CPU.port_names)
+    parts = dict(signature_programs(model, CPU.port_names))
     graphs = [lower(name, part, CPU) for name, part in parts.items()]
     return link(graphs, model.weights, weights_of(module), UNQUANTIZED, path).path
 
