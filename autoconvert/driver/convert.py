@@ -13,6 +13,7 @@ from autoconvert.driver.keep_failure import Failed, keep_failure
 from autoconvert.driver.library import libraries
 from autoconvert.driver.ready import ready, refuse_what_cannot_be_written, target_folder
 from autoconvert.errors import CheckFailed
+from autoconvert.packaging.tokenizer_section import forget_parsed
 from autoconvert.quantization.choices import DEFAULT
 from autoconvert.quantization.recipe import Recipe
 from autoconvert.report.progress import Display, Silent, Stage, Timeline
@@ -79,6 +80,7 @@ def convert(
         source = read_source(model, stage, revision, token, trust_remote_code, allow_pickle)
         prepared = ready(source, asked)
         # Reading a tokenizer takes many times what stays of it.
+        forget_parsed()
         trim()
     target = target_folder(source, output)
     refuse_what_cannot_be_written(prepared.needs, prepared.settings, target)

@@ -83,8 +83,6 @@ class LinkAndCheck:
         rows = account(self.source, compiled.sources)
         linked = self._link(compiled)
         self.receipts.hash_model(linked.path)
-        # What was taken so far goes back before the checks need it, and what these take as soon as it is free.
-        give_back()
         with freed_at_once():
             files = self._checked_files(compilation, linked, rows)
         receipt = self.receipts.written(self.settings, rows, self.checks, linked.size, files.get("litertlm"))
@@ -129,7 +127,8 @@ class LinkAndCheck:
         """
         reason = why_not_run(self.needs)
         with nullcontext() if reason else start_file(linked.path, packed) as start:
-            # The other core opens the file.
+            # The other core opens the file. What was taken so far goes back before the checks need it.
+            give_back()
             with threads(1):
                 self._check_constants(linked, compiled)
             if start is not None:

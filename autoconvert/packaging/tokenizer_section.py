@@ -5,7 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -171,14 +171,11 @@ def plain_json(content: bytes, rows: int | None = None) -> bytes:
 
     Raises ValueError if it is none.
     """
-    from tokenizers import Tokenizer
-
-    text = content.decode("utf-8")
-    core = Tokenizer.from_str(text)
+    core = _parsed(content)
     beyond = {} if rows is None else {t: i for t, i in core.get_vocab(with_added_tokens=True).items() if i >= rows}
     if core.truncation is None and core.padding is None and not beyond:
         return content
-    parts = json.loads(text)
+    parts = json.loads(content)
     parts["truncation"] = parts["padding"] = None
     if beyond:
         parts["added_tokens"] = [token for token in parts["added_tokens"] if token["content"] not in beyond]
@@ -241,10 +238,21 @@ def _pieces_as_json(file: Path, added: dict[int, str], rows: int | None) -> byte
     return plain_json(json.dumps(parts).encode(), rows)
 
 
-def huggingface_encoder(content: bytes) -> Encode:
+@lru_cache(1)
+def _parsed(content: bytes) -> "Tokenizer":
+    """Half a second for a large vocabulary, and many times the memory of `content`: see `forget_parsed`."""
     from tokenizers import Tokenizer
 
-    core = Tokenizer.from_str(content.decode("utf-8"))
+    return Tokenizer.from_str(content.decode("utf-8"))
+
+
+def forget_parsed() -> None:
+    """Frees what was kept of the last `tokenizer.json` for its next reader."""
+    _parsed.cache_clear()
+
+
+def huggingface_encoder(content: bytes) -> Encode:
+    core = _parsed(content)
     return lambda text: list(core.encode(text, add_special_tokens=False).ids)
 
 

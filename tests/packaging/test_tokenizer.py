@@ -418,3 +418,25 @@ def byte_level() -> PreTrainedTokenizerFast:
 def change(file: Path, **changes: object) -> None:
     """Sets parts of a JSON object in a file."""
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def test_a_tokenizer_of_many_tokens_is_parsed_once_until_it_is_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = saved(tmp_path, byte_level_tokenizer(prepends_start=False))
+    parsed: list[str] = []
+
+    class Counted:
+        @staticmethod
+        def from_str(text: str) -> Tokenizer:
+            parsed.append(text)
+            return Tokenizer.from_str(text)
+
+    sections.forget_parsed()
+    monkeypatch.setattr("tokenizers.Tokenizer", Counted)
+    section = lowered.read_tokenizer(folder).section
+    assert section.encoder()("a") == section.encoder()("a")
+    assert len(parsed) == 1
+    sections.forget_parsed()
+    assert section.encoder()("a")
+    assert len(parsed) == 2
