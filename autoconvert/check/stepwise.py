@@ -1,4 +1,4 @@
-"""The linked file run in float32: its own operations in the runtime's kernels, every weight as its source has it.
+"""The linked file run in float32: its own operations in the runtime's kernels, products with its weights here.
 
 All calls go through the file together, so that each weight is read once, a few rows of a large one at a time.
 """
@@ -12,13 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autoconvert.ir.weight import Weight
+from autoconvert.check.step_weights import StepWeights
 from autoconvert.runtime.failed import RuntimeFailed
 from autoconvert.runtime.loaded_file import Array
 from autoconvert.runtime.signatures import TextSignatures
 from autoconvert.runtime.stepwise import Call, Finished, Needs, StepwiseFile, Waits
 from autoconvert.source.streamed import TILE
-from autoconvert.source.weights import Weights
 from autoconvert.system.remote import Died, Remote, remote
 
 # Bytes in float32: what is smaller is kept, since every layer or call asks for it again.
@@ -26,17 +25,17 @@ _SMALL = 1 << 16
 
 
 @contextmanager
-def open_stepwise(path: Path, weights: Mapping[str, Weight], source: Weights) -> Iterator["Stepwise"]:
-    """Opens a linked file, whose `weights` are read from `source`, in a process of its own."""
-    with remote(StepwiseFile, str(path), list(weights)) as loaded:
-        yield Stepwise(path, loaded, weights, source)
+def open_stepwise(path: Path, weights: StepWeights) -> Iterator["Stepwise"]:
+    """Opens a linked file in a process of its own, which asks for its `weights`."""
+    with remote(StepwiseFile, str(path), list(weights.names)) as loaded:
+        yield Stepwise(path, loaded, weights)
 
 
 class Stepwise:
     """A file whose signatures are called one after the other, each with the states that the one before left."""
 
-    def __init__(self, path: Path, loaded: Remote, weights: Mapping[str, Weight], source: Weights) -> None:
-        self._path, self._loaded, self._weights, self._source = path, loaded, weights, source
+    def __init__(self, path: Path, loaded: Remote, weights: StepWeights) -> None:
+        self._path, self._loaded, self._weights = path, loaded, weights
         self._kept: dict[str, Tensor] = {}
 
     def signatures(self) -> TextSignatures:
@@ -94,31 +93,29 @@ class Stepwise:
         return [self._whole(name).numpy()] * len(needs)
 
     def _product(self, name: str, x: Tensor) -> Tensor:
-        weight = self._weights[name]
-        if not _is_plain(weight) or len(weight.shape) != 2:
+        weights, shape, x = self._weights, self._weights.shape(name), self._weights.factor(name, x)
+        if not weights.is_by_rows(name) or len(shape) != 2:
             return x @ self._whole(name).reshape(-1, x.shape[-1]).T
-        rows, columns = weight.shape
+        rows, columns = shape
         step = max(1, TILE // (4 * columns))
         result = torch.empty(len(x), rows)
         for start in range(0, rows, step):
             stop = min(rows, start + step)
-            result[:, start:stop] = x @ self._source.read_rows(weight.sources[0], start, stop).float().T
+            result[:, start:stop] = x @ weights.read_rows(name, start, stop).T
         return result
 
     def _rows(self, name: str, indices: Array) -> Array:
-        weight = self._weights[name]
         numbers = [int(index) for index in indices.reshape(-1)]
-        if not _is_plain(weight):
+        if not self._weights.is_by_rows(name):
             return self._whole(name)[numbers].numpy()
-        source, read = weight.sources[0], self._source.read_rows
-        distinct = {number: read(source, number, number + 1).float() for number in dict.fromkeys(numbers)}
+        read = self._weights.read_rows
+        distinct = {number: read(name, number, number + 1) for number in dict.fromkeys(numbers)}
         return torch.cat([distinct[number] for number in numbers]).numpy()
 
     def _whole(self, name: str) -> Tensor:
         if name in self._kept:
             return self._kept[name]
-        weight = self._weights[name]
-        value = weight.evaluate(self._source.read).reshape(weight.shape).contiguous()
+        value = self._weights.read(name).contiguous()
         if 4 * value.numel() <= _SMALL:
             self._kept[name] = value
         return value
@@ -135,8 +132,3 @@ class Stepwise:
 def _key(need: Needs) -> tuple[str, bool, bool]:
     """What several runs need at once: a weight, and how."""
     return need.weight, need.x is not None, need.indices is not None
-
-
-def _is_plain(weight: Weight) -> bool:
-    """Whether the weight is its source as it is, of which some rows can be read."""
-    return weight.program is None and bool(weight.shape)

@@ -41,6 +41,7 @@ from autoconvert.report.progress import Display, Silent, Timeline
 from autoconvert.report.readable import readable_size
 from autoconvert.runtime.failed import RuntimeFailed
 from autoconvert.runtime.open_shapes import rows_by_position
+from autoconvert.runtime.packed_weights import packed_weights
 from autoconvert.runtime.runner import Runner, open_signatures
 from autoconvert.runtime.stub import STUB
 from autoconvert.source.source import Source, embedding_rows
@@ -162,7 +163,7 @@ class _Check:
             return None
         runner = None if opened is None else opened.runner
         room = 0 if runner is None else room_for_chat(self._limit(runner, context), runner.prefill_lengths)
-        texts = TextCheck(self.path, tokenizer, room)
+        texts = TextCheck(self.path, self.stack.enter_context(packed_weights()), tokenizer, room)
         with self.timeline.stage("check texts"):
             for verdict in texts.verdicts():
                 self._add(verdict)
