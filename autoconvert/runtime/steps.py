@@ -132,7 +132,9 @@ class SteppedFile:
 
     def constant(self, signature: Stepped, tensor: int) -> Array | None:
         """What the file holds for a tensor, as it is stored; None where it holds nothing."""
-        described = signature.subgraph.tensors[tensor]
+        return self._held(signature.subgraph.tensors[tensor])
+
+    def _held(self, described: Any) -> Array | None:
         buffer, dtype = self._model.buffers[described.buffer], _DTYPES.get(described.type)
         if dtype is not None and buffer.size:
             return np.memmap(self._path, dtype, "r", buffer.offset, _shape(described))
@@ -144,31 +146,39 @@ class SteppedFile:
     def file_of(self, signature: Stepped, piece: Piece) -> bytes:
         """The piece as a `.tflite` of its own, inputs and outputs in their order; weights are float32."""
         buffers: list[Any] = [schema.BufferT()]
-        copies: list[Any] = []
         local = _numbered(piece.operators)
+        copies: list[Any] = []
         for index in local:
             tensor = signature.subgraph.tensors[index]
-            copy = schema.TensorT(shape=tensor.shape, type=tensor.type, name=b"%d" % len(copies), buffer=0)
-            copy.shapeSignature = tensor.shapeSignature
-            copy.hasRank = tensor.hasRank
+            value = None if index in signature.weights or index in piece.inputs else self._held(tensor)
+            copies.append(_copied(tensor, value, buffers, b"%d" % len(copies)))
             if index in signature.weights:
-                copy.type = schema.TensorType.FLOAT32
-            elif index not in piece.inputs and (value := self.constant(signature, index)) is not None:
-                copy.buffer, copy.quantization = len(buffers), tensor.quantization
-                buffers.append(schema.BufferT(data=np.frombuffer(value.tobytes(), np.uint8)))
-            copies.append(copy)
+                copies[-1].type = schema.TensorType.FLOAT32
+        called: dict[int, int] = {}
         subgraph = schema.SubGraphT(
             tensors=copies,
             inputs=[local[index] for index in piece.inputs],
             outputs=[local[index] for index in piece.outputs],
-            operators=[_renumbered(operator, local) for operator in piece.operators],
+            operators=[_calling(_renumbered(operator, local), called) for operator in piece.operators],
             name=b"main",
         )
+        subgraphs = [subgraph, *self._called(called, buffers)]
         codes = self._model.operatorCodes
-        model = schema.ModelT(version=3, operatorCodes=codes, subgraphs=[subgraph], buffers=buffers, description=b"")
+        model = schema.ModelT(version=3, operatorCodes=codes, subgraphs=subgraphs, buffers=buffers, description=b"")
         builder = flatbuffers.Builder(1 << 12)
         builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
         return bytes(builder.Output())
+
+    def _called(self, called: dict[int, int], buffers: list[Any]) -> Iterator[Any]:
+        """Copies of the subgraphs that are called, in the order of `called`, which grows by those that they call."""
+        done = 0
+        while done < len(called):
+            source = self._model.subgraphs[list(called)[done]]
+            copy = schema.SubGraphT(**vars(source))
+            copy.tensors = [_copied(tensor, self._held(tensor), buffers, tensor.name) for tensor in source.tensors]
+            copy.operators = [_calling(schema.OperatorT(**vars(operator)), called) for operator in source.operators]
+            yield copy
+            done += 1
 
     def _stepped(self, entry: Any, subgraph: Any, known: Collection[str]) -> Stepped:
         weights = {
@@ -291,3 +301,28 @@ def _renumbered(operator: Any, local: Mapping[int, int]) -> Any:
     copy.outputs = [local[int(index)] for index in operator.outputs]
     copy.intermediates = None
     return copy
+
+
+def _copied(tensor: Any, value: Array | None, buffers: list[Any], name: bytes) -> Any:
+    """A tensor of another file, which holds `value` in a new one of its `buffers`, or nothing."""
+    copy = schema.TensorT(shape=tensor.shape, type=tensor.type, name=name, buffer=0)
+    copy.shapeSignature = tensor.shapeSignature
+    copy.hasRank = tensor.hasRank
+    if value is not None:
+        copy.buffer, copy.quantization = len(buffers), tensor.quantization
+        buffers.append(schema.BufferT(data=np.frombuffer(value.tobytes(), np.uint8)))
+    return copy
+
+
+def _calling(operator: Any, called: dict[int, int]) -> Any:
+    """An operator of a file whose subgraph 0 is a piece: what it calls is numbered anew, from 1 on, and `called` knows.
+
+    Those of STABLEHLO_SCATTER and WHILE, for two, are named in their options.
+    """
+    for name in ("builtinOptions", "builtinOptions2"):
+        options = getattr(operator, name)
+        fields = [field for field in vars(options) if field.endswith("SubgraphIndex")] if options else []
+        if fields:
+            numbers = {field: called.setdefault(getattr(options, field), len(called) + 1) for field in fields}
+            setattr(operator, name, type(options)(**{**vars(options), **numbers}))
+    return operator

@@ -53,7 +53,7 @@ def logits(
 
 
 @pytest.mark.parametrize("lengths", [LENGTHS, None], ids=["fixed", "any"])
-@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma3"])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma3", "mixtral"])
 def test_whatever_the_weights_are_stored_as_the_sources_decide(
     name: str, lengths: Sequence[int] | None, tmp_path: Path
 ) -> None:
@@ -71,13 +71,13 @@ def test_whatever_the_weights_are_stored_as_the_sources_decide(
 
 
 @pytest.mark.parametrize("recipe", ["int8", "fp16"])
-@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma3"])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma3", "mixtral"])
 def test_with_the_files_own_weights_its_kernels_round_to_the_same_numbers(
     name: str, recipe: str, tmp_path: Path
 ) -> None:
     source, made = compiled(name, None)
     linked = link(list(made.graphs.values()), made.weights, source.weights, RECIPES[recipe], tmp_path / "file")
-    readings = [from_the_start((), CAPACITY, made.vocabulary)]
+    readings = [from_the_start(made.prefill, CAPACITY, made.vocabulary)]
     as_stored = OfTheFile(linked.path, made.weights, RECIPES[recipe])
     exact, plain = logits(linked.path, source, made, readings)
     rounded, _ = logits(linked.path, source, made, readings, as_stored)
