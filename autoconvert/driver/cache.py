@@ -11,6 +11,7 @@ import json
 import os
 import pickle
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -79,7 +80,7 @@ def load(key: str) -> Compilation | None:
         return None
     # What the digest vouches for was written here, by the same code: its hash is in the key.
     compilation: Compilation = pickle.loads(pickled)
-    os.utime(path)
+    _used_now(path)
     return compilation
 
 
@@ -91,6 +92,7 @@ def store(key: str, compilation: Compilation) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with whole_file(path) as file:
             file.write(hashlib.sha256(pickled).digest() + pickled)
+        _used_now(path)
         _make_room(path.parent)
     except OSError:
         return
@@ -98,6 +100,12 @@ def store(key: str, compilation: Compilation) -> None:
 
 def _path(key: str) -> Path:
     return cache_folder() / f"{key}{_SUFFIX}"
+
+
+def _used_now(path: Path) -> None:
+    # The system's own stamps are ticks of some milliseconds, in which two entries may be used.
+    now = time.time_ns()
+    os.utime(path, ns=(now, now))
 
 
 def _make_room(folder: Path) -> None:
