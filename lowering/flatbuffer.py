@@ -5,7 +5,8 @@ The format is `tflite/converter/schema/schema.fbs` of LiteRT; the objects are th
 """
 
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import copy
 from typing import Any
 
 import flatbuffers
@@ -229,19 +230,24 @@ def _renumber_subgraphs(model: Any, first: int) -> None:
         signature.subgraphIndex += first
     for subgraph in model.subgraphs:
         for operator in subgraph.operators:
-            for options in (operator.builtinOptions, operator.builtinOptions2):
-                _shift_subgraph_references(options, first)
+            renumber_called(operator, lambda index: index + first)
 
 
-def _shift_subgraph_references(options: Any | None, first: int) -> None:
-    """Composites, control flow, sorts and scatters name their bodies in fields called `...subgraph...`."""
-    for field, value in vars(options).items() if options is not None else ():
-        if "subgraph" not in field.lower() or value is None:
-            continue
-        if isinstance(value, int):
-            setattr(options, field, value + first if value >= 0 else value)
-        else:
-            setattr(options, field, [int(index) + first for index in value])
+def renumber_called(operator: Any, number: Callable[[int], int]) -> None:
+    """Gives each subgraph that an operator calls another `number`, in options of its own.
+
+    Composites, control flow, sorts and scatters name their bodies in fields called `...subgraph...`.
+    """
+    for place in ("builtinOptions", "builtinOptions2"):
+        options = copy(getattr(operator, place))
+        for field, value in list(vars(options).items()) if options is not None else ():
+            if "subgraph" not in field.lower() or value is None:
+                continue
+            if isinstance(value, int):
+                setattr(options, field, number(value) if value >= 0 else value)
+            else:
+                setattr(options, field, [number(int(index)) for index in value])
+        setattr(operator, place, options)
 
 
 def _merge_metadata(model: Any, merged: Any) -> None:

@@ -22,6 +22,7 @@ from autoconvert.errors import CheckFailed
 from autoconvert.ir.weight import Weight
 from autoconvert.quantization.encoding import Encoding, Numbers, largest_of_rows
 from autoconvert.quantization.recipe import Recipe
+from autoconvert.runtime.steps import known_name
 
 _THREADS = 2
 _CHUNK_ELEMENTS = 1 << 19
@@ -72,12 +73,13 @@ def check_constants(
     numbers = 0
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="check") as pool:
         for name, stored in constants.tensors.items():
-            weight = weights.get(name) or weights.get(name.rsplit("/", 1)[-1])
-            if weight is None:
+            known = known_name(name, weights)
+            if known is None:
                 _refuse_unknown(stored)
                 if lowered is not None and sha256(constants.content(stored)).digest() not in lowered:
                     raise CheckFailed(f"constant {stored.name!r} is in none of the graphs that were linked", hint=BUG)
                 continue
+            weight = weights[known]
             found.add(weight.name)
             encoding = _encoding_of(stored, weight, recipe)
             scales = None if stored.scales is None else stored.scales.tobytes()

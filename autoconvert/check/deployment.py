@@ -164,7 +164,7 @@ class _Check:
         if change <= self.recipe.rounding:
             return change
         # Where rounding changes a deep model by more, the file must be as near to what is rounded in the same way.
-        (rounded,) = self._read_in_steps(OfTheFile(self.path, self.compiled.weights, self.recipe), [reading])
+        (rounded,) = self._read_in_steps(OfTheFile(self.compiled.weights, self.path, self.recipe), [reading])
         beyond = float(root_mean_square(logits, rounded).max())
         if not beyond <= self.recipe.rounding:
             raise CheckFailed(

@@ -1,10 +1,10 @@
 """The weights of a file that is run step by step: as their source has them, or rounded as the file has them."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -14,36 +14,15 @@ from autoconvert.check.stored import Constants, Stored
 from autoconvert.ir.weight import Weight
 from autoconvert.quantization.encoding import Encoding
 from autoconvert.quantization.recipe import Recipe
+from autoconvert.runtime.steps import known_name
 from autoconvert.source.weights import Weights
 
 
-class StepWeights(Protocol):
+@dataclass(frozen=True)
+class StepWeights(ABC):
     """Weights by name, float32, and what a product takes as its other factor."""
 
-    @property
-    def names(self) -> Collection[str]: ...
-
-    def shape(self, name: str) -> tuple[int, ...]: ...
-
-    def is_by_rows(self, name: str) -> bool:
-        """Whether some rows can be read without the others."""
-        ...
-
-    def read_rows(self, name: str, start: int, stop: int) -> Tensor: ...
-
-    def read(self, name: str) -> Tensor: ...
-
-    def factor(self, name: str, x: Tensor) -> Tensor:
-        """Rows [rows, columns] as a product with the weight takes them."""
-        ...
-
-
-@dataclass(frozen=True)
-class OfTheSource:
-    """Every weight as its source has it: the file's operations in float32."""
-
     weights: Mapping[str, Weight]
-    source: Weights
 
     @property
     def names(self) -> Collection[str]:
@@ -51,6 +30,27 @@ class OfTheSource:
 
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self.weights[name].shape)
+
+    @abstractmethod
+    def is_by_rows(self, name: str) -> bool:
+        """Whether some rows can be read without the others."""
+
+    @abstractmethod
+    def read_rows(self, name: str, start: int, stop: int) -> Tensor: ...
+
+    @abstractmethod
+    def read(self, name: str) -> Tensor: ...
+
+    def factor(self, name: str, x: Tensor) -> Tensor:
+        """Rows [rows, columns] as a product with the weight takes them."""
+        return x
+
+
+@dataclass(frozen=True)
+class OfTheSource(StepWeights):
+    """Every weight as its source has it: the file's operations in float32."""
+
+    source: Weights
 
     def is_by_rows(self, name: str) -> bool:
         """Whether the weight is its source as it is."""
@@ -63,16 +63,12 @@ class OfTheSource:
         weight = self.weights[name]
         return weight.evaluate(self.source.read).reshape(weight.shape)
 
-    def factor(self, name: str, x: Tensor) -> Tensor:
-        return x
-
 
 @dataclass(frozen=True)
-class OfTheFile:
+class OfTheFile(StepWeights):
     """Every weight as the file at `path` has it; what is multiplied with integers is rounded as their kernels do."""
 
     path: Path
-    weights: Mapping[str, Weight]
     recipe: Recipe
 
     @cached_property
@@ -82,20 +78,12 @@ class OfTheFile:
     @cached_property
     def _stored(self) -> dict[str, Stored]:
         """By the name of the weight; signatures have tensors of their own for one weight."""
-        known = self.weights
-        named = {name if name in known else name.rsplit("/", 1)[-1]: name for name in self._constants.tensors}
-        return {name: self._constants.tensors[tensor] for name, tensor in named.items() if name in known}
+        named = {known_name(name, self.weights): stored for name, stored in self._constants.tensors.items()}
+        return {name: stored for name, stored in named.items() if name is not None}
 
     def _encoding(self, name: str) -> Encoding:
         encodings = self.recipe.encodings_of(self.weights[name].sources)
         return next(encoding for encoding in encodings if self._stored[name].may_be(encoding))
-
-    @property
-    def names(self) -> Collection[str]:
-        return self.weights.keys()
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self.weights[name].shape)
 
     def is_by_rows(self, name: str) -> bool:
         return bool(self.weights[name].shape) and self._encoding(name).by_rows

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -50,7 +50,7 @@ class Asked:
 def open_remote_engine(bundle: Path, *, threads: int | None = None, packed: Path | None = None) -> Iterator[Asked]:
     """As `open_engine`, in a process of its own; `packed` is the folder of this bundle's packed weights."""
     with (
-        nullcontext(packed) if packed else packed_weights() as folder,
+        packed_weights(packed) as folder,
         remote(_Engine, bundle, folder, threads) as loaded,
     ):
         yield Asked(bundle, loaded)

@@ -16,11 +16,14 @@ _PACKED = "packed"
 
 
 @contextmanager
-def packed_weights() -> Iterator[Path]:
-    """A temporary folder for the packed weights of one model, as large as its file; it is removed at the end.
+def packed_weights(kept: Path | None = None) -> Iterator[Path]:
+    """The folder `kept` for the packed weights of one model, as large as its file, or a temporary one for so long.
 
     Raises MachineError where there is none.
     """
+    if kept is not None:
+        yield kept
+        return
     try:
         folder = tempfile.TemporaryDirectory(prefix="autoconvert-", ignore_cleanup_errors=True)
     except OSError as error:

@@ -1,7 +1,7 @@
 """A `.tflite` called as the runtime calls it: a text in chunks through its signatures, then token by token."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -113,7 +113,7 @@ def open_signatures(path: Path) -> Iterator[Signatures]:
 def start_signatures(path: Path, packed: Path | None = None) -> Iterator[Callable[[], Signatures]]:
     """The same, opened meanwhile: what is yielded waits for it."""
     with (
-        nullcontext(packed) if packed else packed_weights() as folder,
+        packed_weights(packed) as folder,
         remote(LoadedFile, str(path), str(packed_file(folder))) as loaded,
     ):
 

@@ -17,6 +17,8 @@ import numpy.typing as npt
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools.flatbuffer_utils import get_builtin_code_from_operator_code
 
+from autoconvert.lowering.flatbuffer import renumber_called
+
 Array = npt.NDArray[Any]
 
 _DTYPES: dict[int, type[np.generic]] = {
@@ -184,7 +186,7 @@ class SteppedFile:
         weights = {
             index: name
             for index, tensor in enumerate(subgraph.tensors)
-            if self._model.buffers[tensor.buffer].size and (name := _known_name(tensor, known)) is not None
+            if self._model.buffers[tensor.buffer].size and (name := known_name(tensor.name.decode(), known)) is not None
         }
         steps = tuple(self._steps(subgraph, weights))
         inputs, outputs = (
@@ -260,9 +262,8 @@ def _weight_step(code: int, operator: Any, weights: Mapping[int, str]) -> Step |
     return None
 
 
-def _known_name(tensor: Any, known: Collection[str]) -> str | None:
-    """Merged signatures put their own name before one that is taken."""
-    name = tensor.name.decode()
+def known_name(name: str, known: Collection[str]) -> str | None:
+    """The weight that a tensor of this name is: merged signatures put their own name before one that is taken."""
     return next((candidate for candidate in (name, name.rsplit("/", 1)[-1]) if candidate in known), None)
 
 
@@ -315,14 +316,6 @@ def _copied(tensor: Any, value: Array | None, buffers: list[Any], name: bytes) -
 
 
 def _calling(operator: Any, called: dict[int, int]) -> Any:
-    """An operator of a file whose subgraph 0 is a piece: what it calls is numbered anew, from 1 on, and `called` knows.
-
-    Those of STABLEHLO_SCATTER and WHILE, for two, are named in their options.
-    """
-    for name in ("builtinOptions", "builtinOptions2"):
-        options = getattr(operator, name)
-        fields = [field for field in vars(options) if field.endswith("SubgraphIndex")] if options else []
-        if fields:
-            numbers = {field: called.setdefault(getattr(options, field), len(called) + 1) for field in fields}
-            setattr(operator, name, type(options)(**{**vars(options), **numbers}))
+    """An operator of a file whose subgraph 0 is a piece: what it calls is numbered from 1 on, and `called` knows."""
+    renumber_called(operator, lambda index: called.setdefault(index, len(called) + 1))
     return operator

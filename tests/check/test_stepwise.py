@@ -78,7 +78,7 @@ def test_with_the_files_own_weights_its_kernels_round_to_the_same_numbers(
     source, made = compiled(name, None)
     linked = link(list(made.graphs.values()), made.weights, source.weights, RECIPES[recipe], tmp_path / "file")
     readings = [from_the_start(made.prefill, CAPACITY, made.vocabulary)]
-    as_stored = OfTheFile(linked.path, made.weights, RECIPES[recipe])
+    as_stored = OfTheFile(made.weights, linked.path, RECIPES[recipe])
     exact, plain = logits(linked.path, source, made, readings)
     rounded, _ = logits(linked.path, source, made, readings, as_stored)
     assert float(distance(plain[0], exact[0]).max()) > 1e-4
