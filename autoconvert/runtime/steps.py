@@ -11,13 +11,12 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-import flatbuffers
 import numpy as np
 import numpy.typing as npt
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools.flatbuffer_utils import get_builtin_code_from_operator_code
 
-from autoconvert.lowering.flatbuffer import renumber_called
+from autoconvert.lowering.flatbuffer import renumber_called, write_model
 
 Array = npt.NDArray[Any]
 
@@ -140,7 +139,8 @@ class SteppedFile:
         buffer, dtype = self._model.buffers[described.buffer], _DTYPES.get(described.type)
         if dtype is not None and buffer.size:
             return np.memmap(self._path, dtype, "r", buffer.offset, _shape(described))
-        if dtype is None or buffer.data is None or len(buffer.data) == 0:
+        # An empty buffer is the shape of a scalar, say: only the first one stands for "no data".
+        if dtype is None or described.buffer == 0 or buffer.data is None:
             return None
         values: Array = np.asarray(buffer.data, np.uint8).view(dtype).reshape(_shape(described))
         return values
@@ -167,9 +167,7 @@ class SteppedFile:
         subgraphs = [subgraph, *self._called(called, buffers)]
         codes = self._model.operatorCodes
         model = schema.ModelT(version=3, operatorCodes=codes, subgraphs=subgraphs, buffers=buffers, description=b"")
-        builder = flatbuffers.Builder(1 << 12)
-        builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
-        return bytes(builder.Output())
+        return write_model(model)
 
     def _called(self, called: dict[int, int], buffers: list[Any]) -> Iterator[Any]:
         """Copies of the subgraphs that are called, in the order of `called`, which grows by those that they call."""
