@@ -26,6 +26,7 @@ from autoconvert.errors import AutoconvertError, CheckFailed, Refused
 from autoconvert.ir.fusion import Fusion
 from autoconvert.ir.program import Program
 from autoconvert.passes.pipeline import PASSES
+from autoconvert.quantization.choices import DEFAULT
 from autoconvert.rewrite.pass_manager import Options, Pass
 from autoconvert.source.source import load_source
 
@@ -128,12 +129,14 @@ def _examined(model_type: str, stage: Stage, watcher: _Watcher) -> Outcome:
         if not found.is_right:
             return Outcome(model_type, "wrong", str(found), ("run",), distance=found.worst)
         counted = _growth(fixed, _fixed(folder, LARGER_CONTEXT, 1))
+        watcher.passed += ["run", "parity"]
+        _check_rounded(folder)
     reason = "" if counted.only_in_attention else f"decode grows in {', '.join(counted.elsewhere)}"
     return Outcome(
         model_type,
         "wrong" if reason else "right",
         reason,
-        ("run", "parity"),
+        (DEFAULT,),
         why_fixed=why_fixed,
         distance=found.worst,
         multiply_adds=counted,
@@ -171,6 +174,11 @@ def _fixed(folder: Path, context: int, prefill: int) -> Path:
         formats=("tflite",),
         verify="off",
     ).files["tflite"]
+
+
+def _check_rounded(folder: Path) -> None:
+    """Converts as the command line does when nothing is said, with its checks; raises CheckFailed."""
+    convert(folder / "model", folder / "rounded", context=CONTEXT, formats=("tflite",))
 
 
 def _growth(file: Path, larger: Path) -> Growth:

@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from multiply_adds import Growth
 
+from autoconvert.quantization.choices import DEFAULT
+
 Stage = Literal["graph", "file"]
 Status = Literal["right", "refused", "wrong", "failed", "not buildable"]
 STATUSES: tuple[Status, ...] = ("right", "refused", "wrong", "failed", "not buildable")
@@ -14,7 +16,7 @@ CONTEXT = 64
 LARGER_CONTEXT = 128
 
 # The columns of the table, in the order in which a conversion goes.
-STEPS = ("trace", "fuse", "state", "lower", "run", "parity")
+STEPS = ("trace", "fuse", "state", "lower", "run", "parity", DEFAULT)
 
 # A place as messages have it: `(path.py:line: code)`, where the code may have parentheses of its own.
 _PLACE = re.compile(r"\((?:/[^\s():]+/)?([\w.-]+\.py):(\d+)(?=[:)])")

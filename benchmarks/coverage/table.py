@@ -5,12 +5,15 @@ from collections.abc import Sequence
 
 from outcome import CONTEXT, LARGER_CONTEXT, STATUSES, STEPS, Outcome
 
+from autoconvert.quantization.choices import DEFAULT
+
 COMMAND = "python benchmarks/coverage"
 _EXPLANATION = (
     "A tiny random-weight model of each type is saved, converted in fp32 and run from the file, once with lengths",
     "that follow the history where they can, and once with fixed ones: prefilled whole, in pieces and padded,",
     "decoded at every position, past every window, and compared with the model's own full forward. *Right* is a",
-    "largest difference below 10⁻³ of the logits' standard deviation, at every position of both files.",
+    "largest difference below 10⁻³ of the logits' standard deviation, at every position of both files; and the",
+    f"conversion to {DEFAULT}, the default, passes its own checks.",
     f"Multiply-adds are decode's at contexts of {CONTEXT} and {LARGER_CONTEXT}, lengths fixed; where a type is right",
     "they grow in attention's scores and values alone. A trace marked *step* is of the model's own single step, where",
     "that of a whole text cannot be split.",

@@ -12,7 +12,7 @@ OUTCOMES = (
     Outcome(
         "llama",
         "right",
-        passed=("trace", "fuse", "state", "lower", "run", "parity"),
+        passed=("trace", "fuse", "state", "lower", "run", "parity", "int8"),
         blocks={"norm": 5, "feed_forward": 2},
         patterns={"rms_norm": 5, "rotary": 4},
         distance=2.71e-6,
@@ -34,8 +34,8 @@ def row(model_type: str) -> list[str]:
 
 
 def test_a_right_type_has_its_distance_work_and_blocks() -> None:
-    assert row("llama")[1:8] == ["✓", "✓", "✓", "✓", "✓", "2.7e-06", "1,000 → 1,200"]
-    assert row("llama")[8] == "2 feed-forward, 5 norm"
+    assert row("llama")[1:9] == ["✓", "✓", "✓", "✓", "✓", "2.7e-06", "✓", "1,000 → 1,200"]
+    assert row("llama")[9] == "2 feed-forward, 5 norm"
 
 
 def test_a_model_traced_as_a_step_is_marked() -> None:
@@ -50,12 +50,22 @@ def test_one_type_that_was_not_run_from_a_file_makes_it_a_table_of_graphs() -> N
 
 
 def test_a_refusal_stops_at_its_step_and_says_why() -> None:
-    assert row("blt")[1:7] == ["–", "", "", "", "", ""]
+    assert row("blt")[1:8] == ["–", "", "", "", "", "", ""]
     assert "refused: item in model (modeling_blt.py:909) \\| reads a value" in render(OUTCOMES, PATTERNS, "")
 
 
 def test_a_wrong_file_is_marked() -> None:
     assert row("gpt2")[6] == "✗ 5.0e-01"
+
+
+def test_a_type_whose_default_conversion_fails_is_marked() -> None:
+    passed = ("trace", "fuse", "state", "lower", "run", "parity")
+    (line,) = (
+        line
+        for line in render([Outcome("zaya", "wrong", "0.012 σ off", passed)], PATTERNS, "").splitlines()
+        if line.startswith("| zaya")
+    )
+    assert line.split(" | ")[6:8] == ["✓", "✗"]
 
 
 def test_rows_are_sorted_and_totalled() -> None:
