@@ -4,7 +4,7 @@ import mmap
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import prod
+from math import inf, prod
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from autoconvert.errors import CheckFailed
 from autoconvert.lowering.flatbuffer import BROKEN, FILE_IDENTIFIER, root_of
+from autoconvert.quantization.recipe import Recipe
 from autoconvert.quantization.recipes import RECIPES
 
 _NAMES = {number: name.lower() for name, number in vars(schema.TensorType).items() if isinstance(number, int)}
@@ -19,8 +20,10 @@ _NAMES = {number: name.lower() for name, number in vars(schema.TensorType).items
 _PLAIN = frozenset({"float32", "int32", "int64", "uint32", "uint64", "bool", "string"})
 _BYTES = {"float32": 4, "int32": 4, "uint32": 4, "float16": 2, "int16": 2, "int64": 8, "float64": 8}
 _AGAIN = "Get the file again, or make it again."
+# What rounds constants alike, the finest first.
+_RECIPES = {"float16": RECIPES["fp16"], "int8": RECIPES["int8"]}
 # In σ, root mean square, as Recipe.rounding has it; four bits are rounded sixteen times as coarsely as eight.
-ROUNDING = {"float16": RECIPES["fp16"].rounding, "int8": RECIPES["int8"].rounding, "int4": 0.6}
+_ROUNDING = {**{name: recipe.rounding for name, recipe in _RECIPES.items()}, "int4": 0.6}
 
 
 @dataclass(frozen=True)
@@ -40,11 +43,17 @@ class Described:
     @property
     def unknown(self) -> tuple[str, ...]:
         """Types of which nobody has said what their rounding explains."""
-        return tuple(name for name in self.types if name not in ROUNDING)
+        return tuple(name for name in self.types if name not in _ROUNDING)
 
     @property
     def rounding(self) -> float:
-        return max((ROUNDING[name] for name in self.types if name in ROUNDING), default=0.0)
+        return max((_ROUNDING[name] for name in self.types if name in _ROUNDING), default=0.0)
+
+    @property
+    def recipe(self) -> Recipe | None:
+        """What rounds as the coarsest of these types does; None where no recipe is known to."""
+        coarsest = max(self.types, key=lambda name: _ROUNDING.get(name, inf), default="")
+        return _RECIPES.get(coarsest)
 
 
 def describe(path: Path) -> Described:

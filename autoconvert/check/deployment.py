@@ -16,7 +16,7 @@ from autoconvert.check.expected import Expected
 from autoconvert.check.parity import TOLERANCE, compare_logits, distance, root_mean_square
 from autoconvert.check.plan import Plan
 from autoconvert.check.readings import DECODE, Reading
-from autoconvert.check.step_weights import OfTheFile, OfTheSource, StepWeights
+from autoconvert.check.step_weights import StepWeights
 from autoconvert.check.stepwise import open_stepwise
 from autoconvert.errors import CheckFailed
 from autoconvert.ir.interface import Role
@@ -139,13 +139,11 @@ class _Check:
     def _stepwise(self, readings: Sequence[Reading]) -> list[Tensor]:
         # The other core opens the file as it is.
         with threads(1):
-            return self._read_in_steps(OfTheSource(self.compiled.weights, self.weights), readings)
-
-    def _read_in_steps(self, weights: StepWeights, readings: Sequence[Reading]) -> list[Tensor]:
-        with open_stepwise(self.path, weights) as stepwise:
-            signatures = stepwise.signatures()
-            outputs = stepwise.run([calls_of(reading, signatures) for reading in readings])
-        return [_logits(chain) for chain in outputs]
+            weights = StepWeights(self.compiled.weights, self.weights)
+            with open_stepwise(self.path, weights) as stepwise:
+                signatures = stepwise.signatures()
+                outputs = stepwise.run([calls_of(reading, signatures) for reading in readings])
+            return [_logits(chain) for chain in outputs]
 
     def _distance(self, logits: Tensor, expected: Tensor, reading: Reading) -> float:
         positions = [reading.start + index for index in reading.compared]
@@ -163,13 +161,12 @@ class _Check:
         change = float(root_mean_square(logits, expected).max())
         if change <= self.recipe.rounding:
             return change
-        # Where rounding changes a deep model by more, the file must be as near to what is rounded in the same way.
-        (rounded,) = self._read_in_steps(OfTheFile(self.compiled.weights, self.path, self.recipe), [reading])
-        beyond = float(root_mean_square(logits, rounded).max())
+        # Where rounding changes a model by more, the file must be as near to the model that is rounded in the same way.
+        beyond = float(root_mean_square(logits, self.source.rounded(reading, self.recipe)).max())
         if not beyond <= self.recipe.rounding:
             raise CheckFailed(
                 f"The check failed: the quantized file's logits differ from the model's by {change:.2g} standard "
-                f"deviations (root mean square), and from those of the same rounding, step by step, by {beyond:.2g}: "
+                f"deviations (root mean square), and from those of the model rounded in the same way by {beyond:.2g}: "
                 f"chance explains at most {self.recipe.rounding:g}.",
                 hint="Convert with --quantize none to see whether the model can be quantized this way at all.",
             )

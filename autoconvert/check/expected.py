@@ -7,6 +7,8 @@ from torch import Tensor
 
 from autoconvert.check.parity import distance, reference_of
 from autoconvert.check.readings import Reading
+from autoconvert.check.rounded_source import rounded_reference
+from autoconvert.quantization.recipe import Recipe
 from autoconvert.source.source import Source
 from autoconvert.tracing.untraceable import is_ours
 
@@ -37,6 +39,11 @@ class Expected:
         """Logits [compared, vocabulary] of `reading`; None where the source cannot read a text that begins so late."""
         self.prepare([reading])
         return self._logits[reading]
+
+    def rounded(self, reading: Reading, recipe: Recipe) -> Tensor:
+        """Logits of `reading`, which the source can read, when it is rounded as a file of `recipe` is."""
+        with rounded_reference(self._source, recipe) as reference:
+            return reference.placed(reading.tokens, reading.start, reading.compared)
 
     def rounding(self, reading: Reading) -> Tensor | None:
         """How far float32 takes the source itself from float64, at each compared position of `reading`, in σ.

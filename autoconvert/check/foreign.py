@@ -1,11 +1,11 @@
 """A `.tflite` that anybody made, run beside the model: a verdict for each way in which its signatures are used.
 
 Nothing but the file says how it was made. So where nothing in it is rounded its logits must be the model's, and
-otherwise no further from them than its kind of rounding explains.
+otherwise no further from them than its kind of rounding explains, or from those of the model rounded in the same way.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import astuple, dataclass, field
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from autoconvert.check.verdict import (
     not_checked,
     passed,
 )
+from autoconvert.quantization.recipe import Recipe
 from autoconvert.runtime.failed import RuntimeFailed
 from autoconvert.runtime.runner import Runner
 from autoconvert.tracing.untraceable import is_ours
@@ -38,16 +39,28 @@ _BEYOND = 2
 _AFFORDABLE = 2_000_000_000_000
 
 
+@dataclass(frozen=True)
+class _Rounding:
+    """How far logits of a rounded file are from the model's, and from those that rounding does not explain, in σ."""
+
+    change: float
+    unexplained: float
+
+
 @dataclass
 class ForeignCheck:
-    """A file that `runner` runs, beside `reference`; `limit` is how many positions a text may have."""
+    """A file that `runner` runs, beside `reference`; `limit` is how many positions a text may have.
+
+    `rounded` gives the logits [compared, vocabulary] of a text from the model rounded as a file of a recipe is.
+    """
 
     runner: Runner
     described: Described
     reference: Reference
+    rounded: Callable[[Reading, Recipe], Tensor]
     limit: int
     thorough: bool
-    _rounding: list[float] = field(default_factory=list)
+    _rounding: list[_Rounding] = field(default_factory=list)
 
     def verdicts(self) -> Iterator[Verdict]:
         """Prefill, decode, window, end of context, quantisation: one after the other, as they are found."""
@@ -98,9 +111,12 @@ class ForeignCheck:
         types = ", ".join(self.described.types)
         if not self._rounding:
             return not_checked(QUANTISATION, f"constants are {types}, and no logits could be compared")
-        worst, bound = max(self._rounding), self.described.rounding
-        said = f"{types} changes the logits by {worst:.2g} σ (root mean square), {bound:g} are explained by rounding"
-        return passed(QUANTISATION, said) if worst <= bound else failed(QUANTISATION, said)
+        change, unexplained = (max(each) for each in zip(*map(astuple, self._rounding), strict=True))
+        bound = self.described.rounding
+        said = f"{types} changes the logits by {change:.2g} σ (root mean square), {bound:g} are explained by rounding"
+        if change > bound and self.described.recipe is not None:
+            said += f"; from the model rounded in the same way they are {unexplained:.2g} σ off"
+        return passed(QUANTISATION, said) if unexplained <= bound else failed(QUANTISATION, said)
 
     def _judge(self, layer: str, reading: Reading) -> Verdict:
         if unknown := self.described.unknown:
@@ -128,12 +144,11 @@ class ForeignCheck:
         return logits, torch.equal(logits, read(self.runner, reading)) or bool(logits.isnan().any())
 
     def _compare(self, layer: str, reading: Reading, logits: Tensor, wanted: Tensor) -> Verdict:
-        exact = self.described.exact
-        distances = distance(logits, wanted) if exact else root_mean_square(logits, wanted)
-        if not exact:
-            self._rounding.append(_largest(distances))
-        allowed = TOLERANCE if exact else self.described.rounding
-        unit = "σ" if exact else "σ (root mean square)"
+        if self.described.exact:
+            distances, allowed, unit = distance(logits, wanted), TOLERANCE, "σ"
+        else:
+            distances, allowed = self._unexplained(reading, logits, wanted), self.described.rounding
+            unit = "σ (root mean square)"
         worst, positions = _largest(distances), [reading.start + index for index in reading.compared]
         if worst <= allowed:
             where = f"{len(positions)} positions from {positions[0]} to {positions[-1]}"
@@ -141,6 +156,18 @@ class ForeignCheck:
         first = int((~(distances <= allowed)).nonzero()[0])
         said = f"logits are {worst:.2g} {unit} off, first at position {positions[first]}; {allowed:g} are allowed"
         return failed(layer, said)
+
+    def _unexplained(self, reading: Reading, logits: Tensor, wanted: Tensor) -> Tensor:
+        """How far logits are from the model's; where that is too far, from those of the model rounded in the same way.
+
+        A deep model adds up more rounding than its kind explains.
+        """
+        distances = root_mean_square(logits, wanted)
+        change, recipe = _largest(distances), self.described.recipe
+        if change > self.described.rounding and recipe is not None:
+            distances = root_mean_square(logits, self.rounded(reading, recipe))
+        self._rounding.append(_Rounding(change, _largest(distances)))
+        return distances
 
 
 def _first(reading: Reading, count: int) -> Reading:

@@ -93,7 +93,7 @@ class Stepwise:
         return [self._whole(name).numpy()] * len(needs)
 
     def _product(self, name: str, x: Tensor) -> Tensor:
-        weights, shape, x = self._weights, self._weights.shape(name), self._weights.factor(name, x)
+        weights, shape = self._weights, self._weights.shape(name)
         if not weights.is_by_rows(name) or len(shape) != 2:
             return x @ self._whole(name).reshape(-1, x.shape[-1]).T
         rows, columns = shape

@@ -81,8 +81,8 @@ def convert(
         Verify,
         typer.Option(
             help="What is compared with the model. quick: every rewrite, the whole graph, every stored "
-            "number, and below 300 MB the files as a device runs them; full: the files whatever their size, "
-            "at every position; off: nothing."
+            "number, and the files as a device runs them, at chosen positions; full: at every position; off: "
+            "nothing."
         ),
     ] = "quick",
     revision: Annotated[

@@ -12,6 +12,7 @@ from torch import nn
 from autoconvert.check.bundle import SAME_CONSTANTS, SAME_NUMBERS, Spoken, room_for_chat, spoken
 from autoconvert.check.constant_types import Described, describe
 from autoconvert.check.contract import verdict_of
+from autoconvert.check.expected import Expected
 from autoconvert.check.foreign import ForeignCheck
 from autoconvert.check.foreign_texts import TextCheck
 from autoconvert.check.parity import reference_of
@@ -227,7 +228,8 @@ class _Check:
                 self._add(failed(CONTRACT, f"the file gives {runner.vocabulary} logits, the model {width}"))
                 self._give_up(NUMBER_LAYERS, "the file is of another vocabulary")
                 return []
-            for verdict in self._run(ForeignCheck(runner, opened.described, reference, limit, self.thorough)):
+            rounded = Expected(self.source).rounded
+            for verdict in self._run(ForeignCheck(runner, opened.described, reference, rounded, limit, self.thorough)):
                 self._add(verdict)
         if texts is None:
             return []

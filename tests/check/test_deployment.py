@@ -40,12 +40,12 @@ def checked(folder: Path, spoiled: float) -> FileCheck:
         return check_linked_file(linked.path, lambda: runner, made, readings, source.weights, STRICT, Expected(source))
 
 
-def test_what_the_same_rounding_gives_step_by_step_passes(tmp_path: Path) -> None:
+def test_what_the_same_rounding_makes_of_the_model_passes(tmp_path: Path) -> None:
     found = checked(tmp_path, spoiled=0.0)
     assert found.rounding > STRICT.rounding
     assert "int8 changes them by" in str(found)
 
 
 def test_what_rounding_does_not_give_fails(tmp_path: Path) -> None:
-    with pytest.raises(CheckFailed, match="from those of the same rounding, step by step"):
+    with pytest.raises(CheckFailed, match="from those of the model rounded in the same way"):
         checked(tmp_path, spoiled=5e-3)

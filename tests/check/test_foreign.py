@@ -12,7 +12,9 @@ from torch import Tensor
 from autoconvert.check.constant_types import Described
 from autoconvert.check.foreign import ForeignCheck
 from autoconvert.check.parity import Reference
+from autoconvert.check.readings import Reading
 from autoconvert.check.verdict import NUMBER_LAYERS
+from autoconvert.quantization.recipe import Recipe
 from autoconvert.runtime.failed import RuntimeFailed
 from autoconvert.runtime.loaded_file import SignatureTypes, TensorType
 from autoconvert.runtime.runner import Runner
@@ -37,7 +39,9 @@ class Model:
         return torch.stack([table(tokens[index]) for index in at])
 
 
-def verdicts(fault: Fault, *types: str, parameters: int = 1) -> dict[str, tuple[str, str]]:
+def verdicts(
+    fault: Fault, *types: str, parameters: int = 1, rounded: Fault = lambda position, call: 0.0
+) -> dict[str, tuple[str, str]]:
     calls = count()
 
     def run(signature: str, inputs: Any, history: int) -> Any:
@@ -55,7 +59,14 @@ def verdicts(fault: Fault, *types: str, parameters: int = 1) -> dict[str, tuple[
     runner = Runner({f"prefill_{CHUNK}": signature(CHUNK, {}), "decode": signature(1, logits)}, run, lambda: None)
     model = Model()
     model.parameters = parameters
-    check = ForeignCheck(runner, Described(types), cast(Reference, model), CONTEXT, False)
+
+    def rounded_model(reading: Reading, recipe: Recipe) -> Tensor:
+        assert recipe.name == "int8"
+        text = model.placed(reading.tokens, reading.start, reading.compared)
+        faults = [rounded(reading.start + index, 0) for index in reading.compared]
+        return text + torch.tensor(faults)[:, None] * torch.arange(VOCABULARY)
+
+    check = ForeignCheck(runner, Described(types), cast(Reference, model), rounded_model, CONTEXT, False)
     return {verdict.layer: (verdict.outcome, verdict.detail) for verdict in check.verdicts()}
 
 
@@ -73,6 +84,17 @@ def test_the_first_position_that_differs_is_named() -> None:
     found = verdicts(lambda position, call: 0.1 if position >= 5 else 0.0)
     assert outcomes(found) == ["failed"] * 4 + ["passed"]
     assert "first at position 5; 0.0001 are allowed" in found["decode"][1]
+
+
+def test_a_deep_model_is_held_to_itself_rounded_in_the_same_way() -> None:
+    change = 0.2
+    found = verdicts(lambda position, call: change, "int8", rounded=lambda position, call: change)
+    assert outcomes(found) == ["passed"] * 5
+    assert "from the model rounded in the same way they are 0 σ off" in found["quantisation"][1]
+    assert outcomes(verdicts(lambda position, call: change, "int8")) == ["failed"] * 5
+    # No recipe rounds to four bits.
+    four_bits = verdicts(lambda position, call: 3 * change, "int4", rounded=lambda position, call: 3 * change)
+    assert outcomes(four_bits) == ["failed"] * 5
 
 
 def test_logits_that_are_no_numbers_fail() -> None:

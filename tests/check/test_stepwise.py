@@ -10,7 +10,7 @@ import torch
 from autoconvert.check.deployment import calls_of, read
 from autoconvert.check.parity import distance
 from autoconvert.check.readings import Reading, at_the_end, from_the_start
-from autoconvert.check.step_weights import OfTheFile, OfTheSource, StepWeights
+from autoconvert.check.step_weights import StepWeights
 from autoconvert.check.stepwise import Stepwise, open_stepwise
 from autoconvert.driver.compile import Stages, compile_model
 from autoconvert.driver.settings import choose
@@ -37,12 +37,9 @@ def compiled(name: str, lengths: Sequence[int] | None = LENGTHS) -> tuple[Source
     return source, compile_model(source, settings, Timeline(Silent()), Stages()).compiled
 
 
-def logits(
-    path: Path, source: Source, made: Compiled, readings: list[Reading], weights: StepWeights | None = None
-) -> tuple[list[torch.Tensor], ...]:
+def logits(path: Path, source: Source, made: Compiled, readings: list[Reading]) -> tuple[list[torch.Tensor], ...]:
     """Step by step, and as the file is."""
-    weights = weights or OfTheSource(made.weights, source.weights)
-    with open_file(path) as runner, open_stepwise(path, weights) as stepwise:
+    with open_file(path) as runner, open_stepwise(path, StepWeights(made.weights, source.weights)) as stepwise:
         outputs = stepwise.run([calls_of(reading, stepwise.signatures()) for reading in readings])
         plain = [read(runner, reading) for reading in readings]
     steps = [
@@ -70,21 +67,6 @@ def test_whatever_the_weights_are_stored_as_the_sources_decide(
         assert max(float(distance(ours, wanted).max()) for ours, wanted in zip(plain, exact, strict=True)) < 0.5
 
 
-@pytest.mark.parametrize("recipe", ["int8", "fp16"])
-@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma3", "mixtral"])
-def test_with_the_files_own_weights_its_kernels_round_to_the_same_numbers(
-    name: str, recipe: str, tmp_path: Path
-) -> None:
-    source, made = compiled(name, None)
-    linked = link(list(made.graphs.values()), made.weights, source.weights, RECIPES[recipe], tmp_path / "file")
-    readings = [from_the_start(made.prefill, CAPACITY, made.vocabulary)]
-    as_stored = OfTheFile(made.weights, linked.path, RECIPES[recipe])
-    exact, plain = logits(linked.path, source, made, readings)
-    rounded, _ = logits(linked.path, source, made, readings, as_stored)
-    assert float(distance(plain[0], exact[0]).max()) > 1e-4
-    assert float(distance(plain[0], rounded[0]).max()) < 1e-5
-
-
 def test_a_weight_is_read_once_however_many_calls_there_are(tmp_path: Path) -> None:
     source, made = compiled("llama", None)
     linked = link(list(made.graphs.values()), made.weights, source.weights, RECIPES["int8"], tmp_path / "file")
@@ -97,7 +79,7 @@ def test_a_weight_is_read_once_however_many_calls_there_are(tmp_path: Path) -> N
             return super()._product(name, x)
 
     with remote(StepwiseFile, str(linked.path), list(made.weights)) as loaded:
-        stepwise = Counted(linked.path, loaded, OfTheSource(made.weights, source.weights))
+        stepwise = Counted(linked.path, loaded, StepWeights(made.weights, source.weights))
         stepwise.run([calls_of(reading, stepwise.signatures())])
     assert len(reading.pieces) > 8
     # Where signatures compute queries, keys and values in another order, a value may be late.
