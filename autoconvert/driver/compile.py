@@ -18,7 +18,7 @@ from autoconvert.lowering.compiled import Compiled
 from autoconvert.lowering.cpu import CPU
 from autoconvert.lowering.litert import lower
 from autoconvert.lowering.open_lengths import FixedLengths, open_lengths
-from autoconvert.lowering.worker import start_worker
+from autoconvert.lowering.workers import start_workers
 from autoconvert.packaging.tokenizer import TokenizerSpec
 from autoconvert.passes.pipeline import PASSES
 from autoconvert.passes.specialize_shapes import signature_programs
@@ -192,8 +192,8 @@ class _Compilation:
         if not self._is_large:
             yield lambda name, part: lambda: lower(name, part, CPU)
             return
-        with start_worker() as worker:
-            yield lambda name, part: worker.lower(name, part, CPU).result
+        with start_workers() as workers:
+            yield lambda name, part: workers.lower(name, part, CPU).result
 
     def _lowered(self, lowered: dict[str, Lowered]) -> dict[str, bytes]:
         with self.timeline.stage("lower") as stage:

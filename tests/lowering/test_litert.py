@@ -2,7 +2,6 @@
 
 from collections import Counter
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +16,6 @@ from autoconvert.lowering.cpu import CPU
 from autoconvert.lowering.flatbuffer import operator_name, read_model
 from autoconvert.lowering.legalize import legalize
 from autoconvert.lowering.litert import lower
-from autoconvert.lowering.worker import start_worker
 from autoconvert.passes.pipeline import PASSES
 from autoconvert.patterns import PATTERNS
 from autoconvert.rewrite.pass_manager import Options, run_passes
@@ -106,28 +104,6 @@ def test_a_rotary_embedding_needs_no_slice_with_a_step(interleaved: bool) -> Non
     torch.testing.assert_close(expanded(*tensors), ops.rotary(*tensors, interleaved))
     slices = expanded.graph.find_nodes(op="call_function", target=torch.ops.aten.slice.Tensor)
     assert all(len(node.args) < 5 for node in slices)
-
-
-def test_the_worker_lowers_to_the_same_operations_and_passes_errors_on() -> None:
-    with start_worker() as worker:
-        program = parts()["decode"]
-        assert operations(lowered("decode")) == operations(worker.lower("decode", program, CPU).result())
-        broken = Program(torch.fx.symbolic_trace(Unlowerable()))
-        for node in broken.graph.graph.nodes:
-            node.meta["val"] = torch.empty(2, 2)
-        with pytest.raises(Exception, match="matrix_exp"):
-            worker.lower("broken", broken, CPU).result()
-
-
-class Unlowerable(torch.nn.Module):
-    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"y": torch.linalg.matrix_exp(x)}
-
-
-def test_the_worker_ends_with_its_context(tmp_path: Path) -> None:
-    with start_worker() as worker:
-        process = worker._process
-    assert process.poll() is not None
 
 
 def test_an_operation_that_the_converter_has_no_form_for_is_refused_by_its_name() -> None:

@@ -13,7 +13,7 @@ from autoconvert.lowering.cpu import CPU
 from autoconvert.lowering.flatbuffer import operator_name, read_model
 from autoconvert.lowering.litert import lower
 from autoconvert.lowering.provenance import FRAME
-from autoconvert.lowering.worker import start_worker
+from autoconvert.lowering.workers import start_workers
 from tests.models import Decoder, rewrite, signatures, tiny_llama
 from tests.source.tiny import CONFIGS, build
 
@@ -61,5 +61,5 @@ def test_a_product_belongs_to_the_module_that_has_its_matrix(tmp_path: Path) -> 
 
 def test_the_other_process_lowers_to_the_same_bytes() -> None:
     part = signatures(rewrite(tiny_llama()), [4])["decode"]
-    with start_worker() as worker:
-        assert worker.lower("decode", part, CPU).result() == lower("decode", part, CPU)
+    with start_workers() as workers:
+        assert workers.lower("decode", part, CPU).result() == lower("decode", part, CPU)
