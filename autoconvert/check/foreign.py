@@ -41,7 +41,7 @@ _AFFORDABLE = 2_000_000_000_000
 
 @dataclass(frozen=True)
 class _Rounding:
-    """How far logits of a rounded file are from the model's, and from those that rounding does not explain, in σ."""
+    """How far logits of a rounded file are from the model's, and how much of that rounding does not explain, in σ."""
 
     change: float
     unexplained: float
