@@ -32,6 +32,7 @@ from autoconvert.check.verdict import (
     not_checked,
 )
 from autoconvert.driver.convert import read_source
+from autoconvert.driver.needs import why_not_run
 from autoconvert.driver.settings import default_context
 from autoconvert.errors import CheckFailed, InputError, MachineError, Refused
 from autoconvert.ir.interface import Role
@@ -141,7 +142,7 @@ class _Check:
             self._add(verdict_of_receipt(self.path, sections, self.source))
         model = self._model(sections)
         opened = self._opened(model) if model is not None else None
-        texts = self._texts(context or 0, opened)
+        texts = self._texts(context or 0, opened, sum(section.size for section in sections if section.model))
         if opened is None:
             return
         prompts = self._numbers(opened, texts, context)
@@ -154,8 +155,14 @@ class _Check:
         before = self.found[CONTRACT]
         self._add(asked if asked.outcome == "failed" else replace(before, detail=f"{before.detail}; {asked.detail}"))
 
-    def _texts(self, context: int, opened: "_Opened | None") -> TextCheck | None:
-        """Judges what concerns text alone; a file that is not run is not asked to answer a chat either."""
+    def _texts(self, context: int, opened: "_Opened | None", weights: int) -> TextCheck | None:
+        """Judges what concerns text alone; a file that is not run is not asked to answer a chat either.
+
+        The engine packs so many bytes of `weights` again.
+        """
+        if reason := why_not_run(weights):
+            self._give_up(TEXT_LAYERS, reason)
+            return None
         try:
             with self.timeline.stage("read tokenizer"):
                 tokenizer = self._tokenizer()
@@ -184,6 +191,10 @@ class _Check:
             what = f"{len(decoders)} sections of type {_DECODER}" + f" beside {', '.join(others)}" * bool(others)
             self._give_up((CONTRACT, *NUMBER_LAYERS), f"a model of {what} is not run here")
             return None
+        # A copy, and the weights that the runtime packs.
+        if reason := why_not_run(2 * decoders[0].size):
+            self._give_up((CONTRACT, *NUMBER_LAYERS), reason)
+            return None
         path = self._folder() / "model.tflite"
         copy_section(self.path, decoders[0], path)
         return path
@@ -195,6 +206,9 @@ class _Check:
             if (free := psutil.virtual_memory().available) < described.largest:
                 needs = f"needs {readable_size(described.largest)} of memory for a tensor, has {readable_size(free)}"
                 self._give_up((CONTRACT, *NUMBER_LAYERS), f"not run: {needs}")
+                return None
+            if reason := why_not_run(path.stat().st_size):
+                self._give_up((CONTRACT, *NUMBER_LAYERS), reason)
                 return None
             with self.timeline.stage("open file"):
                 types, run, reset = self.stack.enter_context(open_signatures(path))

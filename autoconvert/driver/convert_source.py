@@ -141,7 +141,7 @@ def _compilation(
         return kept.reused(identity_of(source.files))
 
     def run_source(compiled: Compiled) -> None:
-        if settings.verify != "off" and not why_not_run(ready.needs):
+        if settings.verify != "off" and not why_not_run(ready.needs.scratch):
             # The other core lowers.
             with timeline.stage("run model"), threads(1):
                 expected.prepare(reading_plan(source, settings, compiled).all)

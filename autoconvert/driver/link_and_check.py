@@ -125,7 +125,7 @@ class LinkAndCheck:
 
         The folder `packed` then has the weights as the runtime packs them.
         """
-        reason = why_not_run(self.needs)
+        reason = why_not_run(self.needs.scratch)
         with nullcontext() if reason else start_file(linked.path, packed) as start:
             # The other core opens the file. What was taken so far goes back before the checks need it.
             give_back()

@@ -70,16 +70,13 @@ def refuse_what_cannot_fit(needs: Needs, folder: Path) -> None:
         )
 
 
-def why_not_run(needs: Needs) -> str:
-    """Why a file that is written cannot be run: what that needs, and what the machine has; empty where it can."""
+def why_not_run(scratch: int) -> str:
+    """Why what takes so many bytes for temporary files cannot be run: that, and what there is; empty where it can."""
     temporary = Path(tempfile.gettempdir())
     room = shutil.disk_usage(temporary).free
-    if room >= needs.scratch:
+    if room >= scratch:
         return ""
-    return (
-        f"not run: needs {readable_size(needs.scratch)} of disk for temporary files, {temporary} has "
-        f"{readable_size(room)}"
-    )
+    return f"not run: needs {readable_size(scratch)} of disk for temporary files, {temporary} has {readable_size(room)}"
 
 
 def parameter_shapes(source: Source, names: Collection[str]) -> dict[str, tuple[int, ...]]:

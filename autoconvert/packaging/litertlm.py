@@ -58,6 +58,10 @@ class Section:
     model: str = ""
     name: str = ""
 
+    @property
+    def size(self) -> int:
+        return self.end - self.begin
+
 
 def write_bundle(
     tflite: Path,
@@ -218,10 +222,10 @@ def read_sections(bundle: Path) -> tuple[Section, ...]:
 def copy_section(bundle: Path, section: Section, path: Path) -> None:
     """Writes a section of a bundle as a file of its own. Raises MachineError when the system refuses."""
     with system_errors(path):
-        require_room(path, section.end - section.begin)
+        require_room(path, section.size)
         with bundle.open("rb") as source, path.open("wb") as stream:
             source.seek(section.begin)
-            left = section.end - section.begin
+            left = section.size
             while left and (part := source.read(min(left, 1 << 24))):
                 stream.write(part)
                 left -= len(part)
@@ -231,12 +235,12 @@ def read_section(bundle: Path, section: Section) -> bytes:
     """The content of a section that is known to be small. Raises InputError if `bundle` cannot be read."""
     with _readable(bundle), bundle.open("rb") as stream:
         stream.seek(section.begin)
-        return stream.read(section.end - section.begin)
+        return stream.read(section.size)
 
 
 def write_section(bundle: Path, section: Section, content: bytes) -> None:
     """Puts `content` in the place of a section's own, with spaces behind it. Raises MachineError without permission."""
-    room = section.end - section.begin
+    room = section.size
     if len(content) > room:
         raise ValueError(f"{len(content)} bytes do not fit the {room} of section {section.name}")
     with system_errors(bundle), bundle.open("r+b") as stream:

@@ -98,7 +98,7 @@ def write_receipt(bundle: Path, receipt: Receipt, known: Mapping[str, str]) -> R
 
     def described(section: Section) -> SectionDigest:
         digest = known.get(section.kind) or section_digest(bundle, section)
-        return SectionDigest(label_of(section), section.end - section.begin, digest)
+        return SectionDigest(label_of(section), section.size, digest)
 
     found = tuple(map(described, described_sections(sections)))
     whole = dataclasses.replace(receipt, sections=found)
@@ -118,7 +118,7 @@ def read_receipt(bundle: Path, sections: Sequence[Section]) -> Receipt | None:
         return None
     if len(places) > 1:
         raise InputError(f"there are {len(places)} receipts", hint=_ANEW)
-    if places[0].end - places[0].begin > _LARGEST:
+    if places[0].size > _LARGEST:
         raise InputError("the receipt is larger than any", hint=_ANEW)
     return parse_receipt(read_section(bundle, places[0]))
 

@@ -15,10 +15,11 @@ from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 import autoconvert
 from autoconvert.check.stored import Constants
-from autoconvert.check.verdict import LAYERS, NUMBER_LAYERS, RECEIPT, TEXT_LAYERS, Verdict
+from autoconvert.check.verdict import CONTRACT, LAYERS, NUMBER_LAYERS, RECEIPT, TEXT_LAYERS, Verdict
 from autoconvert.driver.compile import Stages
 from autoconvert.errors import InputError
 from autoconvert.lowering import cpu
+from autoconvert.packaging.litertlm import read_sections
 from autoconvert.packaging.tokenizer import TokenizerSpec
 from tests.foreign_bytes import bounded
 from tests.packaging.tiny_bundle import CHAT_TEMPLATE, byte_level_tokenizer, tiny_llama
@@ -202,6 +203,21 @@ def test_a_tensor_that_the_memory_cannot_hold_is_not_run(
     verdicts = autoconvert.check_file(files["tflite"], model)
     assert outcomes(verdicts, "not checked") == set(LAYERS)
     assert "needs 24.6 kB of memory for a tensor, has 1.0 kB" in verdicts[0].detail
+
+
+@pytest.mark.parametrize("times", [0.5, 1.5])
+def test_what_the_disk_has_no_room_to_run_is_not_checked(
+    times: float, files: dict[str, Path], model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The runtime dies of a full disk, which says nothing of the file. A copy and what is packed are twice its size."""
+    (decoder,) = (section for section in read_sections(files["litertlm"]) if "decode" in section.model.lower())
+    room = SimpleNamespace(free=int(times * decoder.size))
+    monkeypatch.setattr("autoconvert.driver.needs.shutil.disk_usage", lambda place: room)
+    verdicts = autoconvert.check_file(files["litertlm"], model)
+    without_text = {CONTRACT, *NUMBER_LAYERS}
+    assert outcomes(verdicts, "not checked") == ({*without_text, *TEXT_LAYERS} if times < 1 else without_text)
+    assert not outcomes(verdicts, "failed")
+    assert "of disk for temporary files" in verdicts[0].detail
 
 
 def test_a_text_is_a_file_that_fails_in_the_contract(model: Path, tmp_path: Path) -> None:

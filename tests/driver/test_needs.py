@@ -67,7 +67,7 @@ def test_a_file_is_run_only_where_its_weights_fit_among_the_temporary_files(
     settings = choose(None, context=16, prefill=(4,), quantize="int8", formats=("tflite",), verify=verify)
     needs = needs_of(source(), settings)
     monkeypatch.setattr("autoconvert.driver.needs.shutil.disk_usage", lambda place: Disk(needs.scratch))
-    assert why_not_run(needs) == ""
+    assert why_not_run(needs.scratch) == ""
     monkeypatch.setattr("autoconvert.driver.needs.shutil.disk_usage", lambda place: Disk(max(0, needs.scratch - 1)))
-    assert (why_not_run(needs) == "") == (verify == "off")
-    assert verify == "off" or why_not_run(needs).startswith("not run: needs ")
+    assert (why_not_run(needs.scratch) == "") == (verify == "off")
+    assert verify == "off" or why_not_run(needs.scratch).startswith("not run: needs ")

@@ -74,7 +74,7 @@ def test_checks_that_did_not_run_say_why(tmp_path: Path, monkeypatch: pytest.Mon
         (name, False, "not run: --verify off") for name in CHECKS
     ]
     driver = sys.modules["autoconvert.driver.link_and_check"]
-    monkeypatch.setattr(driver, "why_not_run", lambda needs: "not run: needs 2 GB, has 1 GB")
+    monkeypatch.setattr(driver, "why_not_run", lambda scratch: "not run: needs 2 GB, has 1 GB")
     checks = receipt_of(with_tokenizer(tmp_path / "model"), tmp_path, formats=("litertlm",), verify="quick").checks
     assert [(check.name, check.passed) for check in checks] == [
         *((name, name != CHECKS[-1]) for name in CHECKS),
