@@ -20,7 +20,7 @@ _NAMES = {number: name.lower() for name, number in vars(schema.TensorType).items
 _PLAIN = frozenset({"float32", "int32", "int64", "uint32", "uint64", "bool", "string"})
 _BYTES = {"float32": 4, "int32": 4, "uint32": 4, "float16": 2, "int16": 2, "int64": 8, "float64": 8}
 _AGAIN = "Get the file again, or make it again."
-# What rounds constants alike, the finest first.
+# What rounds constants alike.
 _RECIPES = {"float16": RECIPES["fp16"], "int8": RECIPES["int8"]}
 # In σ, root mean square, as Recipe.rounding has it; four bits are rounded sixteen times as coarsely as eight.
 _ROUNDING = {**{name: recipe.rounding for name, recipe in _RECIPES.items()}, "int4": 0.6}

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from autoconvert.check.expected import Expected
-from autoconvert.check.parity import TOLERANCE, compare_logits, distance, root_mean_square
+from autoconvert.check.parity import TOLERANCE, compare_logits, distance, unexplained
 from autoconvert.check.plan import Plan
 from autoconvert.check.readings import DECODE, Reading
 from autoconvert.check.step_weights import StepWeights
@@ -158,16 +158,14 @@ class _Check:
             return float(found.max())
 
     def _rounding(self, logits: Tensor, expected: Tensor, reading: Reading) -> float:
-        change = float(root_mean_square(logits, expected).max())
-        if change <= self.recipe.rounding:
-            return change
-        # Where rounding changes a model by more, the file must be as near to the model that is rounded in the same way.
-        beyond = float(root_mean_square(logits, self.source.rounded(reading, self.recipe)).max())
-        if not beyond <= self.recipe.rounding:
+        allowed = self.recipe.rounding
+        distances = unexplained(logits, expected, allowed, lambda: self.source.rounded(reading, self.recipe))
+        change, beyond = (float(each.max()) for each in distances)
+        if not beyond <= allowed:
             raise CheckFailed(
                 f"The check failed: the quantized file's logits differ from the model's by {change:.2g} standard "
                 f"deviations (root mean square), and from those of the model rounded in the same way by {beyond:.2g}: "
-                f"chance explains at most {self.recipe.rounding:g}.",
+                f"chance explains at most {allowed:g}.",
                 hint="Convert with --quantize none to see whether the model can be quantized this way at all.",
             )
         return change

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from autoconvert.check.constant_types import Described
 from autoconvert.check.deployment import read
-from autoconvert.check.parity import TOLERANCE, Reference, distance, root_mean_square
+from autoconvert.check.parity import TOLERANCE, Reference, distance, unexplained
 from autoconvert.check.readings import DECODE as ONE
 from autoconvert.check.readings import LONGEST, Reading, at_the_end, from_the_start, shortest_of, token_by_token
 from autoconvert.check.verdict import (
@@ -158,15 +158,11 @@ class ForeignCheck:
         return failed(layer, said)
 
     def _unexplained(self, reading: Reading, logits: Tensor, wanted: Tensor) -> Tensor:
-        """How far logits are from the model's; where that is too far, from those of the model rounded in the same way.
-
-        A deep model adds up more rounding than its kind explains.
-        """
-        distances = root_mean_square(logits, wanted)
-        change, recipe = _largest(distances), self.described.recipe
-        if change > self.described.rounding and recipe is not None:
-            distances = root_mean_square(logits, self.rounded(reading, recipe))
-        self._rounding.append(_Rounding(change, _largest(distances)))
+        """How much of what is rounded in `logits` rounding does not explain, at each position in σ; it is kept."""
+        recipe = self.described.recipe
+        rounded = None if recipe is None else lambda: self.rounded(reading, recipe)
+        change, distances = unexplained(logits, wanted, self.described.rounding, rounded)
+        self._rounding.append(_Rounding(_largest(change), _largest(distances)))
         return distances
 
 

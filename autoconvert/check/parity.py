@@ -1,6 +1,6 @@
 """Parity: what it means that logits are the same, and the reference they are compared with."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -65,6 +65,19 @@ def distance(logits: Tensor, reference: Tensor) -> Tensor:
 def root_mean_square(logits: Tensor, reference: Tensor) -> Tensor:
     """The difference at each position of [positions, vocabulary], root mean square, in the same unit."""
     return (logits - reference).square().mean(-1).sqrt() / reference.std(-1)
+
+
+def unexplained(
+    logits: Tensor, reference: Tensor, allowed: float, rounded: Callable[[], Tensor] | None
+) -> tuple[Tensor, Tensor]:
+    """What rounding changes at each position of [positions, vocabulary], in σ, and how much of it is not explained.
+
+    A deep model adds up more rounding than is `allowed`: where the change is larger, what counts is the distance from
+    the reference `rounded` in the same way, if that is known.
+    """
+    change = root_mean_square(logits, reference)
+    is_explained = bool((change <= allowed).all())
+    return change, change if is_explained or rounded is None else root_mean_square(logits, rounded())
 
 
 def compare_logits(

@@ -106,10 +106,11 @@ class _RoundedProducts(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        place = _PRODUCTS.get(function)
-        if place is not None and isinstance(args[place + 1], LazyParameter):
-            x, weight = args[place : place + 2]
-            args = (*args[:place], *self._operands(x, weight, function is functional.linear), *args[place + 2 :])
+        place = _PRODUCTS.get(function, len(args))
+        match args[place : place + 2]:
+            case (x, LazyParameter() as weight):
+                operands = self._operands(x, weight, function is functional.linear)
+                args = (*args[:place], *operands, *args[place + 2 :])
         return function(*args, **(kwargs or {}))
 
     def _operands(self, x: Tensor, weight: LazyParameter, transposes: bool) -> tuple[Tensor, Tensor]:

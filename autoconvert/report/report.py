@@ -101,6 +101,6 @@ def write_report(report: Report, path: Path) -> Path:
 
 
 def _peak_memory() -> int:
-    """Peak resident memory of this process and of the largest other one together, bytes (Linux reports kilobytes)."""
+    """Peak resident memory of this process and of the largest that it waited for, bytes (Linux reports kilobytes)."""
     who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     return sum(resource.getrusage(each).ru_maxrss for each in who) * 1024

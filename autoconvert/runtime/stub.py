@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from autoconvert.lowering.cpu import CPU
+from autoconvert.lowering.flatbuffer import write_model
 from autoconvert.packaging.chat_template import ChatTemplate, Turn
 from autoconvert.packaging.dialogues import Dialogue
 from autoconvert.packaging.litertlm import system_errors, write_bundle
@@ -80,9 +80,7 @@ def _model() -> bytes:
     model.buffers += [_buffer(np.zeros(1, np.float32)), _buffer(np.zeros(_VOCABULARY, np.float32))]
     for name, length in ((f"prefill_{_PREFILL}", _PREFILL), ("decode", 1)):
         _add_signature(model, name, length)
-    builder = flatbuffers.Builder(1024)
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
+    return write_model(model)
 
 
 def _buffer(values: np.ndarray) -> schema.BufferT:
