@@ -64,7 +64,7 @@ class _Cpu:
 
     def value_cache(self, index: int, groups: int, capacity: int, width: int) -> State:
         """Transposed, so that the product with it reads rows."""
-        return State(f"kv_cache_v_{index}", "value", (1, groups, width, capacity), Write.APPEND, sequence_axis=3)
+        return State(f"kv_cache_v_{index}", "value", (1, groups, capacity, width), Write.APPEND, sequence_axis=2)
 
     def scan_state(self, index: int, shape: Sequence[int], *, is_window: bool) -> State:
         """The runtime's letters: c for the last inputs of a convolution, r for any other state."""

@@ -100,8 +100,8 @@ def laid_out(chunk: Tensor, axis: int) -> Tensor:
     return chunk if axis == 2 else chunk.transpose(-2, -1)
 
 
-def _times_transposed(a: Tensor, b: Tensor) -> Tensor:
-    return a @ b.transpose(-2, -1)
+def _times(a: Tensor, b: Tensor, is_transposed: bool) -> Tensor:
+    return a @ (b.transpose(-2, -1) if is_transposed else b)
 
 
 def _slots(mask: Tensor) -> Tensor:
@@ -122,13 +122,13 @@ def attend(
     softcap: float = 0.0,
     sinks: Tensor | None = None,
     bias: Tensor | None = None,
-    times_transposed: Callable[[Tensor, Tensor], Tensor] = _times_transposed,
+    times: Callable[[Tensor, Tensor, bool], Tensor] = _times,
     numbered: Callable[[Tensor], Tensor] = _slots,
 ) -> Tensor:
     """Attention of `query` [1, heads, chunk, width] over caches in a target's layouts; see cached_attention.
 
-    A product with the transpose of a cache is one that a device may have an operation for. `numbered` gives the numbers
-    of the slots [1, 1, 1, context] that a mask is for.
+    `times` is a product with a cache, or with its transpose, which a device may have an operation for. `numbered` gives
+    the numbers of the slots [1, 1, 1, context] that a mask is for.
     """
     groups, context = keys.shape[1], keys.shape[key_axis]
     _, heads, chunk, width = query.shape
@@ -143,14 +143,14 @@ def attend(
         added = torch.cat([added] * repeats, dim=2)
     rows = (query * scale).reshape(1, groups, repeats * chunk, width)
     # The mask comes last: whatever lies in a slot that nobody has written, is hidden.
-    products = times_transposed(rows, keys) if key_axis == 2 else rows @ keys
+    products = times(rows, keys, key_axis == 2)
     scores = _capped(products, softcap) + added
     if sinks is not None:
         # As many zeros as rows, counted when run: how many there are may be open.
         sinks = sinks.reshape(groups, repeats, 1) + (input_pos - input_pos).to(sinks.dtype)
         sinks = sinks.reshape(1, groups, repeats * chunk, 1)
     strengths = _softmax(scores, sinks)
-    attended = strengths @ values if value_axis == 2 else times_transposed(strengths, values)
+    attended = times(strengths, values, value_axis == 3)
     return attended.reshape(1, heads, chunk, -1)
 
 

@@ -38,7 +38,7 @@ def cached_attention(
         mask,
         *layout,
         **attributes,
-        times_transposed=_times_transposed,
+        times=_times,
         numbered=_counted,
     )
     return attended, keys, values
@@ -50,7 +50,7 @@ def _counted(mask: Tensor) -> Tensor:
     return (row == row).to(torch.int32).cumsum(-1, dtype=torch.int32) - 1
 
 
-def _times_transposed(a: Tensor, b: Tensor) -> Tensor:
-    """BATCH_MATMUL reads a transposed operand as it lies; written as `@` it would be copied at every step."""
-    product: Tensor = tfl_operations().batch_matmul(a, b, False, True)
+def _times(a: Tensor, b: Tensor, is_transposed: bool) -> Tensor:
+    """BATCH_MATMUL reads an operand as it lies, also a transposed one, which `@` would copy at every step."""
+    product: Tensor = tfl_operations().batch_matmul(a, b, False, is_transposed)
     return product

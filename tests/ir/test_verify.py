@@ -117,7 +117,7 @@ def test_a_wrong_type_of_one_of_several_results() -> None:
         result, key, value = node.meta["val"]
         node.meta["val"] = (result, key, value.transpose(2, 3))
 
-    with pytest.raises(BrokenPass, match=r"^After break: cached_attention.*, float32\[1, 2, 32, 4\]\), but "):
+    with pytest.raises(BrokenPass, match=r"^After break: cached_attention.*, float32\[1, 2, 4, 32\]\), but "):
         rewritten(change)
 
 

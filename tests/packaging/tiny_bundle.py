@@ -86,7 +86,7 @@ def tiny_llama(vocabulary: int) -> LlamaForCausalLM:
 
 
 def states(model: LlamaForCausalLM) -> tuple[State, ...]:
-    """The caches of `model`: keys [1, K, S, D], values [1, K, D, S]."""
+    """The caches of `model`: keys and values [1, K, S, D]."""
     config = model.config
     heads, width = config.num_key_value_heads, config.head_dim
     return tuple(
@@ -125,13 +125,13 @@ class CachedLlama(torch.nn.Module):
             normed, attention = layer.input_layernorm(hidden), layer.self_attn
             query = rotate(attention.q_proj(normed).view(1, length, heads * groups, width).transpose(1, 2))
             key = rotate(attention.k_proj(normed).view(1, length, heads, width).transpose(1, 2))
-            value = attention.v_proj(normed).view(1, length, heads, width).permute(0, 2, 3, 1)
+            value = attention.v_proj(normed).view(1, length, heads, width).transpose(1, 2)
             keys = write_slice(caches[f"kv_cache_k_{i}"], key, input_pos[0], 2)
-            values = write_slice(caches[f"kv_cache_v_{i}"], value, input_pos[0], 3)
+            values = write_slice(caches[f"kv_cache_v_{i}"], value, input_pos[0], 2)
             written[f"kv_cache_k_{i}"], written[f"kv_cache_v_{i}"] = keys, values
             scores = query.reshape(1, heads, groups * length, width) @ keys.transpose(2, 3) * width**-0.5
             weights = F.softmax(scores + mask.repeat(1, 1, groups, 1), -1)
-            mixed = (weights @ values.transpose(2, 3)).reshape(1, heads * groups, length, width)
+            mixed = (weights @ values).reshape(1, heads * groups, length, width)
             hidden = hidden + attention.o_proj(mixed.transpose(1, 2).reshape(1, length, -1))
             hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
         return {**written, "logits": self.model.lm_head(body.norm(hidden))} if self.decode else written
