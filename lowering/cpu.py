@@ -63,7 +63,7 @@ class _Cpu:
         return State(f"kv_cache_k_{index}", "key", (1, groups, capacity, width), Write.APPEND, sequence_axis=2)
 
     def value_cache(self, index: int, groups: int, capacity: int, width: int) -> State:
-        """Transposed, so that the product with it reads rows."""
+        """In rows, as keys lie: the runtime takes them transposed too, and multiplies those slower."""
         return State(f"kv_cache_v_{index}", "value", (1, groups, capacity, width), Write.APPEND, sequence_axis=2)
 
     def scan_state(self, index: int, shape: Sequence[int], *, is_window: bool) -> State:
