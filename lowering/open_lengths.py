@@ -5,7 +5,6 @@ The runtime computes the sizes of all that an operation makes. A length that an 
 "what is left", or the graph takes no other length.
 """
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,88 +13,82 @@ import numpy as np
 import numpy.typing as npt
 from ai_edge_litert import schema_py_generated as schema
 
-from autoconvert.lowering.flatbuffer import operator_code, operator_name, read_model, write_model
+from autoconvert.lowering.flatbuffer import NO_TENSOR, operator_code, read_model
+from autoconvert.lowering.subgraph import OPEN, Subgraph
 
-# In a shape of TFLite: known when the graph is run.
-_OPEN = -1
 # Which operand of RESHAPE says the shape that it makes.
 _SHAPE = 1
 
 Lengths = Mapping[str, tuple[int, int]]
 
 
+@dataclass(frozen=True)
+class Length:
+    """The size of an axis that is `times` as long as the length `name`."""
+
+    name: str
+    times: int
+
+
+# Of each axis of a tensor its size, or OPEN where it is a length with a number added.
+Axes = tuple[int | Length, ...]
+
+
+@dataclass(frozen=True)
+class OpenModel:
+    """A `ModelT` with open lengths, and what each axis of its tensors is, by subgraph."""
+
+    model: Any
+    axes: list[list[Axes]]
+
+
 class FixedLengths(Exception):
     """An operation takes no length but one; the text says which."""
 
 
-def open_lengths(one: bytes, other: bytes, lengths: Lengths) -> bytes:
-    """The flatbuffer of a program that was lowered at two lengths for each name of `lengths`, with all of these open.
+def open_lengths(one: bytes, other: bytes, lengths: Lengths) -> OpenModel:
+    """A program that was lowered at two lengths for each name of `lengths`, with all of these open.
 
     Raises FixedLengths where an operation takes no length but one.
     """
     model, twin = read_model(one), read_model(other)
-    graphs, twins = ([_Graph(each, graph) for graph in each.subgraphs] for each in (model, twin))
+    graphs, twins = ([Subgraph(each, graph) for graph in each.subgraphs] for each in (model, twin))
     if len(graphs) != len(twins):
         raise FixedLengths("the operations differ from length to length")
+    axes: list[list[Axes]] = []
     for graph, its in zip(graphs, twins, strict=True):
         _require_same_operators(graph, its)
-        opened = [_opened(*shapes, lengths) for shapes in zip(graph.shapes, its.shapes, strict=True)]
+        sizes = [_opened(*shapes, lengths) for shapes in zip(graph.shapes, its.shapes, strict=True)]
         _slice_from_both_ends(graph, its)
         _open_constants(graph, its)
-        for tensor, (least, signature) in zip(graph.tensors, opened, strict=False):
-            if _OPEN in signature:
-                tensor.shape, tensor.shapeSignature = np.array(least, np.int32), np.array(signature, np.int32)
-    return write_model(model)
+        for tensor, opened in zip(graph.tensors, sizes, strict=False):
+            if any(size.is_open for size in opened):
+                tensor.shape = np.array([size.least for size in opened], np.int32)
+                tensor.shapeSignature = np.array([OPEN if size.is_open else size.least for size in opened], np.int32)
+        added = graph.shapes[len(sizes) :]
+        axes.append([*(tuple(size.axis for size in opened) for opened in sizes), *added])
+    return OpenModel(model, axes)
 
 
-@dataclass(frozen=True)
-class _Graph:
-    """A subgraph of a model."""
-
-    model: Any
-    subgraph: Any
-
-    @property
-    def tensors(self) -> list[Any]:
-        return list(self.subgraph.tensors)
-
-    @property
-    def shapes(self) -> list[tuple[int, ...]]:
-        return [() if each.shape is None else tuple(map(int, each.shape)) for each in self.subgraph.tensors]
-
-    @property
-    def descriptions(self) -> list[tuple[Any, ...]]:
-        """What each operator is, and which tensors it takes and makes."""
-        return [
-            (
-                operator_name(self.model, operator),
-                [int(index) for index in (*operator.inputs, _OPEN, *operator.outputs)],
-                None if operator.customOptions is None else bytes(operator.customOptions),
-                *map(_described, (operator.builtinOptions, operator.builtinOptions2)),
-            )
-            for operator in self.subgraph.operators
-        ]
-
-    @property
-    def readers(self) -> dict[int, list[tuple[Any, int]]]:
-        """The operators that read each tensor, and as which operand."""
-        readers: dict[int, list[tuple[Any, int]]] = defaultdict(list)
-        for operator in self.subgraph.operators:
-            for operand, index in enumerate(operator.inputs):
-                readers[int(index)].append((operator, operand))
-        return readers
-
-    def constant(self, tensor: int) -> bytes | None:
-        data = self.model.buffers[self.subgraph.tensors[tensor].buffer].data
-        return None if data is None else bytes(data)
+def _descriptions(graph: Subgraph) -> list[tuple[Any, ...]]:
+    """What each operator is, and which tensors it takes and makes."""
+    return [
+        (
+            graph.kind(operator),
+            [int(index) for index in (*operator.inputs, NO_TENSOR, *operator.outputs)],
+            None if operator.customOptions is None else bytes(operator.customOptions),
+            *map(_described, (operator.builtinOptions, operator.builtinOptions2)),
+        )
+        for operator in graph.operators
+    ]
 
 
 def _described(options: Any | None) -> list[tuple[str, str]]:
     return [] if options is None else [(name, repr(value)) for name, value in sorted(vars(options).items())]
 
 
-def _require_same_operators(graph: _Graph, twin: _Graph) -> None:
-    descriptions, of_twin = graph.descriptions, twin.descriptions
+def _require_same_operators(graph: Subgraph, twin: Subgraph) -> None:
+    descriptions, of_twin = _descriptions(graph), _descriptions(twin)
     for its, of_other in zip(descriptions, of_twin, strict=False):
         if its != of_other:
             raise FixedLengths(f"{its[0]} is another operation at another length")
@@ -103,22 +96,37 @@ def _require_same_operators(graph: _Graph, twin: _Graph) -> None:
         raise FixedLengths("the operations differ from length to length")
 
 
-def _opened(one: Sequence[int], other: Sequence[int], lengths: Lengths) -> tuple[list[int], list[int]]:
-    """A shape where every length is 1, and the same with open axes.
+@dataclass(frozen=True)
+class _Size:
+    """How long an axis is where every length is 1, whether it is open, and what it is."""
+
+    least: int
+    is_open: bool
+    axis: int | Length
+
+
+def _opened(one: Sequence[int], other: Sequence[int], lengths: Lengths) -> list[_Size]:
+    """The sizes of a shape.
 
     Raises FixedLengths for what is no multiple of a length, with or without a number added.
     """
-    least, signature = list(one), list(one)
     if len(one) != len(other):
         raise FixedLengths("the operations differ from length to length")
-    for axis, pair in enumerate(zip(one, other, strict=True)):
-        if pair[0] == pair[1]:
-            continue
-        sizes = [size for ends in lengths.values() if (size := _at_one(pair, ends)) is not None]
-        if not sizes:
-            raise FixedLengths(f"an axis is {pair[0]} or {pair[1]} long, which follows from no length")
-        least[axis], signature[axis] = min(sizes), _OPEN
-    return least, signature
+    return [_size(pair, lengths) for pair in zip(one, other, strict=True)]
+
+
+def _size(pair: tuple[int, int], lengths: Lengths) -> _Size:
+    if pair[0] == pair[1]:
+        return _Size(pair[0], False, pair[0])
+    grown = [size for ends in lengths.values() if (size := _at_one(pair, ends)) is not None]
+    if not grown:
+        raise FixedLengths(f"an axis is {pair[0]} or {pair[1]} long, which follows from no length")
+    multiples = [Length(name, pair[0] // ends[0]) for name, ends in lengths.items() if _is_multiple(pair, ends)]
+    return _Size(min(grown), True, multiples[0] if len(multiples) == 1 else OPEN)
+
+
+def _is_multiple(pair: tuple[int, int], ends: tuple[int, int]) -> bool:
+    return pair[0] % ends[0] == 0 and pair[0] * ends[1] == pair[1] * ends[0]
 
 
 def _at_one(pair: tuple[int, int], ends: tuple[int, int]) -> int | None:
@@ -131,7 +139,7 @@ def _at_one(pair: tuple[int, int], ends: tuple[int, int]) -> int | None:
     return size if rest == 0 and size > 0 else None
 
 
-def _open_constants(graph: _Graph, twin: _Graph) -> None:
+def _open_constants(graph: Subgraph, twin: Subgraph) -> None:
     """Tells shapes that differ as "what is left", which has to be so for every operator that reads them."""
     readers = graph.readers
     for index, tensor in enumerate(graph.tensors[: len(twin.tensors)]):
@@ -142,8 +150,8 @@ def _open_constants(graph: _Graph, twin: _Graph) -> None:
             raise FixedLengths("a constant is made for a length")
         numbers, its_numbers = np.frombuffer(value, np.int32), np.frombuffer(of_twin, np.int32)
         for operator, operand in readers[index]:
-            _require_what_is_left(operator_name(graph.model, operator), operand, numbers != its_numbers)
-        opened = np.where(numbers == its_numbers, numbers, np.int32(_OPEN)).astype(np.int32)
+            _require_what_is_left(graph.kind(operator), operand, numbers != its_numbers)
+        opened = np.where(numbers == its_numbers, numbers, np.int32(OPEN)).astype(np.int32)
         tensor.buffer = len(graph.model.buffers)
         graph.model.buffers.append(schema.BufferT(data=opened.view(np.uint8)))
 
@@ -156,14 +164,14 @@ def _require_what_is_left(operator: str, operand: int, differs: npt.NDArray[np.b
         raise FixedLengths(f"{operator} makes {differs.sum()} axes of open length")
 
 
-def _slice_from_both_ends(graph: _Graph, twin: _Graph) -> None:
+def _slice_from_both_ends(graph: Subgraph, twin: Subgraph) -> None:
     """Makes STRIDED_SLICE of each SLICE of an open length, whose ends count from the one or the other end of an axis.
 
     The runtime knows the size of what SLICE makes of an open axis only once it gets there: what follows is planned
     anew in the middle of a run, no delegate takes the operation, and memory that holds values is given away.
     """
     for operator, its in zip(graph.subgraph.operators, twin.subgraph.operators, strict=True):
-        if operator_name(graph.model, operator) != "SLICE":
+        if graph.kind(operator) != "SLICE":
             continue
         parts, of_twin = _sliced(graph, operator), _sliced(twin, its)
         if [part[1:] for part in parts] == [part[1:] for part in of_twin]:
@@ -174,8 +182,8 @@ def _slice_from_both_ends(graph: _Graph, twin: _Graph) -> None:
         # A mask has a bit for each axis that is taken from its beginning, or to its end.
         begin_mask, end_mask = _bits(begin == 0 for begin in begins), _bits(stop is _AT_END for stop in stops)
         operator.builtinOptions = schema.StridedSliceOptionsT(begin_mask, end_mask)
-        told = (begins, [stop or 0 for stop in stops], [1] * len(stops))
-        operator.inputs = [int(operator.inputs[0]), *(_constant(graph, numbers) for numbers in told)]
+        told = ([begin or 0 for begin in begins], [stop or 0 for stop in stops], [1] * len(stops))
+        operator.inputs = [int(operator.inputs[0]), *(graph.add_constant(numbers) for numbers in told)]
 
 
 # Of an axis its size, and where SLICE begins and stops.
@@ -183,11 +191,11 @@ _Part = tuple[int, int, int]
 _AT_END = None
 
 
-def _sliced(graph: _Graph, operator: Any) -> list[_Part]:
+def _sliced(graph: Subgraph, operator: Any) -> list[_Part]:
     source, *told = map(int, operator.inputs)
     begins, sizes = (np.frombuffer(graph.constant(index) or b"", np.int32).tolist() for index in told)
     axes = zip(graph.shapes[source], begins, sizes, strict=True)
-    return [(axis, begin, axis if size == _OPEN else begin + size) for axis, begin, size in axes]
+    return [(axis, begin, axis if size == OPEN else begin + size) for axis, begin, size in axes]
 
 
 def _place(one: _Part, other: _Part, at: int) -> int | None:
@@ -204,13 +212,3 @@ def _place(one: _Part, other: _Part, at: int) -> int | None:
 
 def _bits(which: Iterable[bool]) -> int:
     return sum(1 << index for index, is_set in enumerate(which) if is_set)
-
-
-def _constant(graph: _Graph, numbers: Sequence[Any]) -> int:
-    """A new tensor that holds `numbers`."""
-    graph.model.buffers.append(schema.BufferT(data=np.array(numbers, np.int32).view(np.uint8)))
-    shape = np.array([len(numbers)], np.int32)
-    graph.subgraph.tensors.append(
-        schema.TensorT(shape=shape, type=schema.TensorType.INT32, buffer=len(graph.model.buffers) - 1, name=b"slice")
-    )
-    return len(graph.subgraph.tensors) - 1

@@ -16,8 +16,10 @@ from autoconvert.ir.nodes import named_arguments
 from autoconvert.ir.program import Program
 from autoconvert.lowering.compiled import Compiled
 from autoconvert.lowering.cpu import CPU
+from autoconvert.lowering.flatbuffer import write_model
 from autoconvert.lowering.litert import lower
 from autoconvert.lowering.open_lengths import FixedLengths, open_lengths
+from autoconvert.lowering.query_blocks import in_query_blocks
 from autoconvert.lowering.workers import start_workers
 from autoconvert.packaging.tokenizer import TokenizerSpec
 from autoconvert.passes.pipeline import PASSES
@@ -207,7 +209,7 @@ class _Compilation:
 
 def _opened(one: Lowered, other: Lowered, signature: Signature) -> Lowered:
     lengths = {name: (signature.sizes[name], size) for name, size in signature.open.items()}
-    return lambda: open_lengths(one(), other(), lengths)
+    return lambda: write_model(in_query_blocks(open_lengths(one(), other(), lengths), CPU.port_names))
 
 
 def windows_of(program: Program) -> tuple[int, ...]:

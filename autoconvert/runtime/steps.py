@@ -17,6 +17,8 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools.flatbuffer_utils import get_builtin_code_from_operator_code
 
 from autoconvert.lowering.flatbuffer import renumber_called, write_model
+from autoconvert.lowering.known_sizes import known_sizes
+from autoconvert.lowering.subgraph import Subgraph
 
 Array = npt.NDArray[Any]
 
@@ -204,11 +206,15 @@ class SteppedFile:
         computed = {int(index) for operator in subgraph.operators for index in operator.outputs}
         computed |= {int(index) for index in subgraph.inputs}
 
+        sizes = known_sizes(Subgraph(self._model, subgraph))
+
         def piece(operators: Sequence[Any], end: int) -> Piece:
+            # Each piece computes for itself the sizes that it must know before it is run.
+            operators = [*_needed(operators, sizes), *operators]
             made = {int(index) for operator in operators for index in operator.outputs}
             tensors = _numbered(operators)
             inputs = tuple(i for i in tensors if i not in made and (i in computed or i in weights))
-            outputs = tuple(i for i in tensors if i in made and last_read.get(i, -1) >= end)
+            outputs = tuple(i for i in tensors if i in made - sizes.keys() and last_read.get(i, -1) >= end)
             facts = [(_description(operator), _tensors_of(operator, tensors)) for operator in operators]
             types = [_type_key(subgraph.tensors[i], i in inputs) for i in tensors]
             ends = tuple(tuple(tensors[i] for i in indices) for indices in (inputs, outputs))
@@ -229,6 +235,8 @@ class SteppedFile:
                 if source in weights:
                     weights[int(operator.outputs[0])] = weights[source]
                 continue
+            if int(operator.outputs[0]) in sizes:
+                continue
             step = _weight_step(code, operator, weights)
             if isinstance(step, Rows) and step.output in widened:
                 narrow_rows.add(step.output)
@@ -245,6 +253,17 @@ class SteppedFile:
 
     def _code(self, operator: Any) -> int:
         return int(get_builtin_code_from_operator_code(self._model.operatorCodes[operator.opcodeIndex]))
+
+
+def _needed(operators: Sequence[Any], sizes: Mapping[int, Any]) -> list[Any]:
+    """Of the operators that compute `sizes` those that others need, in their order."""
+    read = {int(index) for operator in operators for index in operator.inputs}
+    needed: list[Any] = []
+    for size, operator in reversed(list(sizes.items())):
+        if size in read:
+            needed.append(operator)
+            read.update(map(int, operator.inputs))
+    return needed[::-1]
 
 
 def _weight_step(code: int, operator: Any, weights: Mapping[int, str]) -> Step | None:

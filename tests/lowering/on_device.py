@@ -70,5 +70,6 @@ def _has_memory(interpreter: Interpreter, index: int) -> bool:
     try:
         interpreter.get_tensor(index)
     except ValueError:
-        return False
+        # What is empty has no need of it.
+        return any(d["index"] == index and 0 in d["shape"] for d in interpreter.get_tensor_details())
     return True

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from autoconvert.lowering.flatbuffer import read_model
+from autoconvert.lowering.flatbuffer import read_model, write_model
 from autoconvert.lowering.open_lengths import FixedLengths, open_lengths
 from tests.lowering.on_device import lowered, postponed, run
 
@@ -17,7 +17,8 @@ WIDTH = 6
 
 
 def opened(function: Callable[..., Tensor], other: int = 10) -> bytes:
-    return open_lengths(lowered(function, torch.zeros(6, WIDTH)), lowered(function, torch.zeros(other, WIDTH)), LENGTHS)
+    one, its_twin = (lowered(function, torch.zeros(length, WIDTH)) for length in (6, other))
+    return write_model(open_lengths(one, its_twin, LENGTHS).model)
 
 
 def split_heads(x: Tensor) -> Tensor:
