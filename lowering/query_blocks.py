@@ -79,6 +79,7 @@ class _Rewriting:
         self._blocks: dict[int | None, list[_Block]] = {}
         self._cut: dict[tuple[int, _Block], int] = {}
         self._shapes: dict[tuple[int, ...], int] = {}
+        self._repeats: dict[int, int] = {}
 
     def run(self) -> None:
         attentions = CachedAttentions(self._graph, self._axes, self._positions, self._mask)
@@ -116,7 +117,7 @@ class _Rewriting:
             case "RESHAPE" if not self._is_plain(tensor):
                 return self._keeps_queries_innermost(maker)
             case "CONCATENATION" if not self._is_plain(tensor):
-                return all(self._may_be_cut(int(i)) for i in maker.inputs)
+                return self._repeats_queries(maker) and self._may_be_cut(int(maker.inputs[0]))
             case kind:
                 return self._is_plain(tensor) and (kind not in _POINTWISE or all(map(self._may_be_cut, maker.inputs)))
 
@@ -128,6 +129,11 @@ class _Rewriting:
             return False
         behind = [prod(self._graph.signature(t)[at[0] + 1 :]) for t, at in zip((source, result), places, strict=True)]
         return behind[0] == behind[1]
+
+    def _repeats_queries(self, concatenation: Any) -> bool:
+        """Whether CONCATENATION makes [.., repeats × queries, ..] of the same [.., queries, ..] and nothing else."""
+        source, axis = int(concatenation.inputs[0]), concatenation.builtinOptions.axis
+        return len(set(concatenation.inputs)) == 1 and self._is_plain(source) and self._axes[source][axis] == QUERIES
 
     def _write(self, attention: CachedAttention) -> None:
         """Appends the operators of an attention, block by block, with the same result."""
@@ -165,7 +171,9 @@ class _Rewriting:
         maker: Any = self._makers.get(tensor)
         kind = maker and self._graph.kind(maker)
         if (tensor, block) not in self._cut:
-            if kind in _POINTWISE or not self._is_plain(tensor):
+            if kind == "CONCATENATION" and not self._is_plain(tensor):
+                self._cut[tensor, block] = self._repeated(maker, block)
+            elif kind in _POINTWISE or not self._is_plain(tensor):
                 self._cut[tensor, block] = self._again(maker, [self._part(int(i), block) for i in maker.inputs])
             else:
                 self._cut[tensor, block] = self._gathered(tensor, parts)
@@ -174,8 +182,25 @@ class _Rewriting:
     def _gathered(self, tensor: int, parts: Mapping[int, int]) -> int:
         shape = self._graph.signature(tensor)
         for axis, part in parts.items():
-            tensor = self._add("GATHER", [tensor, part], shape, schema.GatherOptionsT(axis=axis))
+            tensor = self._add("GATHER", [tensor, part], shape, _gather(axis))
         return tensor
+
+    def _repeated(self, concatenation: Any, block: _Block) -> int:
+        """Some queries, all of them as often as `concatenation` repeats them.
+
+        GATHER does it: from the second call on with other lengths, XNNPACK may leave out a part of a concatenation
+        whose operands and result other kernels share with it (its copy, once set up in place, never runs again).
+        """
+        part, rows = self._part(int(concatenation.inputs[0]), block), self._rows(len(concatenation.inputs))
+        axis, shape = concatenation.builtinOptions.axis, self._graph.signature(int(concatenation.outputs[0]))
+        return self._add("GATHER", [part, rows], shape, _gather(axis))
+
+    def _rows(self, repeats: int) -> int:
+        """The numbers of the queries of a block, `repeats` times."""
+        if repeats not in self._repeats:
+            count = self._queries[0].count
+            self._repeats[repeats] = self._sizes.joined([self._sizes.numbers(self._sizes.number(0), count)] * repeats)
+        return self._repeats[repeats]
 
     def _join(self, results: Sequence[int], repeats: int, output: int) -> None:
         """Appends what makes of the results of all blocks [.., groups, repeats × queries, width] that of the whole."""
@@ -185,7 +210,7 @@ class _Rewriting:
             results = [self._reshaped(result, shape) for result in results]
         axis = len(shape) - 2
         joined = self._add("CONCATENATION", results, shape, schema.ConcatenationOptionsT(axis=axis))
-        ordered = self._add("GATHER", [joined, self._order], shape, schema.GatherOptionsT(axis=axis))
+        ordered = self._add("GATHER", [joined, self._order], shape, _gather(axis))
         if repeats > 1:
             ordered = self._reshaped(ordered, self._graph.signature(output))
         self._operators[-1].outputs = [output]
@@ -267,3 +292,7 @@ class _Rewriting:
     @cached_property
     def _first_position(self) -> int:
         return self._sizes.first_of(self._positions)
+
+
+def _gather(axis: int) -> Any:
+    return schema.GatherOptionsT(axis=axis)
