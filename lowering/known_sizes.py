@@ -6,6 +6,7 @@ sums among it, the runtime would learn a length in mid-run only (see open_length
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 from ai_edge_litert import schema_py_generated as schema
@@ -45,8 +46,14 @@ class Sizes:
         self.operators: list[Any] = []
         self._graph = graph
         self._numbers: dict[int, int] = {}
-        self._one = graph.add_constant([1])
-        self._scalar = graph.add_constant([])
+
+    @cached_property
+    def _one(self) -> int:
+        return self._graph.add_constant([1])
+
+    @cached_property
+    def _scalar(self) -> int:
+        return self._graph.add_constant([])
 
     def number(self, value: int) -> int:
         if value not in self._numbers:

@@ -79,21 +79,23 @@ class _Rewriting:
         self._blocks: dict[int | None, list[_Block]] = {}
         self._cut: dict[tuple[int, _Block], int] = {}
         self._shapes: dict[tuple[int, ...], int] = {}
-        self._repeats: dict[int, int] = {}
+        self._repeats: dict[tuple[int, int], int] = {}
 
     def run(self) -> None:
         attentions = CachedAttentions(self._graph, self._axes, self._positions, self._mask)
         found = [each for each in attentions if self._is_to_be_cut(each)]
         ends = {id(each.operators[-1]): each for each in found}
         inside = {id(operator) for each in found for operator in each.operators}
-        for operator in self._graph.operators if found else ():
+        for operator in self._graph.operators:
             if id(operator) in ends:
                 self._write(ends[id(operator)])
+            elif self._graph.kind(operator) == "CONCATENATION" and self._repeats_queries(operator):
+                self._repeated(operator, _Block(None, None))
+                self._operators[-1].outputs = operator.outputs
             elif id(operator) not in inside:
                 self._operators.append(operator)
-        if found:
-            self._graph.subgraph.operators = self._sizes.operators + self._operators
-            self._graph.drop_unread()
+        self._graph.subgraph.operators = self._sizes.operators + self._operators
+        self._graph.drop_unread()
 
     @property
     def _has_one_query(self) -> bool:
@@ -191,16 +193,17 @@ class _Rewriting:
         GATHER does it: from the second call on with other lengths, XNNPACK may leave out a part of a concatenation
         whose operands and result other kernels share with it (its copy, once set up in place, never runs again).
         """
-        part, rows = self._part(int(concatenation.inputs[0]), block), self._rows(len(concatenation.inputs))
+        part, repeats = self._part(int(concatenation.inputs[0]), block), len(concatenation.inputs)
         axis, shape = concatenation.builtinOptions.axis, self._graph.signature(int(concatenation.outputs[0]))
+        rows = self._rows(self._length if block.queries is None else self._queries[0].count, repeats)
         return self._add("GATHER", [part, rows], shape, _gather(axis))
 
-    def _rows(self, repeats: int) -> int:
-        """The numbers of the queries of a block, `repeats` times."""
-        if repeats not in self._repeats:
-            count = self._queries[0].count
-            self._repeats[repeats] = self._sizes.joined([self._sizes.numbers(self._sizes.number(0), count)] * repeats)
-        return self._repeats[repeats]
+    def _rows(self, count: int, repeats: int) -> int:
+        """The numbers of `count` queries, `repeats` times."""
+        if (count, repeats) not in self._repeats:
+            numbers = self._sizes.numbers(self._sizes.number(0), count)
+            self._repeats[count, repeats] = self._sizes.joined([numbers] * repeats)
+        return self._repeats[count, repeats]
 
     def _join(self, results: Sequence[int], repeats: int, output: int) -> None:
         """Appends what makes of the results of all blocks [.., groups, repeats × queries, width] that of the whole."""
@@ -231,13 +234,17 @@ class _Rewriting:
         return Sizes(self._graph)
 
     @cached_property
+    def _length(self) -> int:
+        return self._sizes.length(self._positions, 0)
+
+    @cached_property
     def _capacity(self) -> int:
         return self._sizes.length(self._mask, len(self._axes[self._mask]) - 1)
 
     @cached_property
     def _queries(self) -> list[_Queries]:
         sizes = self._sizes
-        length, more = sizes.length(self._positions, 0), sizes.plus(self._capacity, 1)
+        length, more = self._length, sizes.plus(self._capacity, 1)
         found: list[_Queries] = []
         for number in range(1, _BLOCKS + 1):
             end = sizes.steps(sizes.number(0), sizes.times(length, number), _BLOCKS)

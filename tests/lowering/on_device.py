@@ -66,6 +66,25 @@ def postponed(content: bytes, *shapes: tuple[int, ...]) -> set[str]:
     }
 
 
+def shared_concatenations(content: bytes) -> list[list[int]]:
+    """What those CONCATENATIONs of the first signature read that take from other kernels and give to other kernels.
+
+    Called again at other lengths, XNNPACK sets a copy up for its old addresses first. Where a part's old address is by
+    chance the one that it is copied to, it counts as copied and is never copied again (ai-edge-litert 2.3.0).
+    """
+    interpreter = Interpreter(model_content=content)
+    interpreter.allocate_tensors()
+    operations = interpreter._get_ops_details()
+    return [
+        list(map(int, operation["inputs"]))
+        for operation in operations
+        if operation["op_name"] == "CONCATENATION"
+        for delegate in operations
+        if delegate["op_name"] == "DELEGATE"
+        if all(set(operation[ends]) & set(delegate[ends]) for ends in ("inputs", "outputs"))
+    ]
+
+
 def _has_memory(interpreter: Interpreter, index: int) -> bool:
     try:
         interpreter.get_tensor(index)
