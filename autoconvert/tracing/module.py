@@ -13,6 +13,7 @@ from autoconvert.errors import AutoconvertError, Inseparable
 from autoconvert.ir.interface import Port, Role, Size
 from autoconvert.ir.program import Program
 from autoconvert.tracing.exported import export, program_of
+from autoconvert.tracing.length_guards import LengthGuard, first_broken, length_guards
 from autoconvert.tracing.settled import trace_settled
 from autoconvert.tracing.untraceable import untraceable
 
@@ -68,15 +69,27 @@ def trace_ports(
     sizes = {name: min(sympy.prime(at), longest[name] - 1) for at, name in enumerate(longest, _FIRST_PRIME)}
     shapes = tuple({a: symbols[s] for a, s in enumerate(port.shape) if isinstance(s, str)} or None for port in inputs)
     takes_any = isinstance(called, Called)
-    try:
-        args = tuple(_example(port, sizes) for port in inputs)
-        exported = trace_settled(called, lambda: export(called, args, (shapes,) if takes_any else shapes))
-    except (AutoconvertError, KeyboardInterrupt, MemoryError):
-        raise
-    except Exception as error:
-        raise untraceable("The model's code cannot be traced with a symbolic length", error) from error
-    program = program_of(exported, inputs, outputs, range(2, max(longest.values()) + 1))
+    lengths = range(2, max(longest.values()) + 1)
+    with length_guards() as guards:
+        try:
+            args = tuple(_example(port, sizes) for port in inputs)
+            exported = trace_settled(called, lambda: export(called, args, (shapes,) if takes_any else shapes))
+        except (AutoconvertError, KeyboardInterrupt, MemoryError):
+            raise
+        except Exception as error:
+            refusal = untraceable("The model's code cannot be traced with a symbolic length", error)
+            if not refusal.hint and (broken := first_broken(guards, lengths)):
+                raise _decides_by_length(broken) from error
+            raise refusal from error
+    program = program_of(exported, inputs, outputs, lengths)
     return dataclasses.replace(program, streamed=streamed)
+
+
+def _decides_by_length(guard: LengthGuard) -> Inseparable:
+    return Inseparable(
+        f"The model's code decides by the length of its text: {guard}, which does not hold at every length.",
+        hint=f"{guard.line} Write what holds at any length there, by operations on tensors.",
+    )
 
 
 def _example(port: Port, sizes: Mapping[str, int]) -> Tensor:

@@ -58,8 +58,18 @@ def test_code_that_depends_on_values_is_refused_with_file_and_line() -> None:
 
 
 def test_code_for_one_length_is_refused() -> None:
-    with pytest.raises(Refused, match="symbolic length"):
+    with pytest.raises(Refused, match="by the length of its text: 8\\*length == 152"):
         models.traced(Decoder(lambda d, x: x * d.rows[: x.shape[1]].view(19, models.WIDTH)))
+
+
+def test_code_that_decides_by_the_length_is_refused_with_what_it_asks_and_where() -> None:
+    def short_otherwise(decoder: Decoder, x: Tensor) -> Tensor:
+        return x if x.shape[1] > 3 else x * 2
+
+    line = short_otherwise.__code__.co_firstlineno + 1
+    with pytest.raises(Inseparable, match="decides by the length of its text: length > 3, which") as refusal:
+        models.traced(Decoder(short_otherwise))
+    assert f"{__file__}:{line}." in refusal.value.hint
 
 
 class Branching(nn.Module):
