@@ -2,12 +2,13 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import sympy
 import torch
 from torch import Tensor, nn
-from torch.export import Dim
+from torch.export import Dim, ExportedProgram
 
 from autoconvert.errors import AutoconvertError, Inseparable
 from autoconvert.ir.interface import Port, Role, Size
@@ -70,17 +71,24 @@ def trace_ports(
     shapes = tuple({a: symbols[s] for a, s in enumerate(port.shape) if isinstance(s, str)} or None for port in inputs)
     takes_any = isinstance(called, Called)
     lengths = range(2, max(longest.values()) + 1)
-    with length_guards() as guards:
-        try:
-            args = tuple(_example(port, sizes) for port in inputs)
-            exported = trace_settled(called, lambda: export(called, args, (shapes,) if takes_any else shapes))
-        except (AutoconvertError, KeyboardInterrupt, MemoryError):
-            raise
-        except Exception as error:
-            refusal = untraceable("The model's code cannot be traced with a symbolic length", error)
-            if not refusal.hint and (broken := first_broken(guards, lengths)):
-                raise _decides_by_length(broken) from error
+
+    def traced() -> ExportedProgram:
+        args = tuple(_example(port, sizes) for port in inputs)
+        return trace_settled(called, lambda: export(called, args, (shapes,) if takes_any else shapes))
+
+    try:
+        exported = traced()
+    except (AutoconvertError, KeyboardInterrupt, MemoryError):
+        raise
+    except Exception as error:
+        refusal = untraceable("The model's code cannot be traced with a symbolic length", error)
+        if refusal.hint:
             raise refusal from error
+        # Only what fails is traced again and listened to: torch looks up the stack for each guard that it tells.
+        with length_guards() as guards, suppress(type(error)):
+            traced()
+        broken = first_broken(guards, lengths)
+        raise (refusal if broken is None else _decides_by_length(broken)) from error
     program = program_of(exported, inputs, outputs, lengths)
     return dataclasses.replace(program, streamed=streamed)
 
