@@ -14,6 +14,7 @@ from autoconvert.ir.program import Program
 from autoconvert.ir.provenance import location
 from autoconvert.ir.target import Target
 from autoconvert.lowering.legalize import legalize
+from autoconvert.lowering.product_shapes import products_as_declared
 from autoconvert.lowering.provenance import locate
 from autoconvert.system.stderr import redirected_stderr
 from autoconvert.tracing.untraceable import is_ours
@@ -36,7 +37,7 @@ def lower(name: str, program: Program, target: Target) -> bytes:
         locate(graph.graph)
         inputs = {str(node.target): node.meta["val"] for node in graph.graph.find_nodes(op="placeholder")}
         try:
-            return convert(name, graph.eval(), inputs)
+            return products_as_declared(convert(name, graph.eval(), inputs))
         except Exception as error:
             if is_ours(error):
                 raise

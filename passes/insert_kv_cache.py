@@ -23,11 +23,13 @@ from autoconvert.errors import Refused
 from autoconvert.ir.editing import emit, finish, replace
 from autoconvert.ir.inputs import add_input
 from autoconvert.ir.interface import Role, port_of
-from autoconvert.ir.nodes import named_arguments, named_results, shape
+from autoconvert.ir.nodes import first_operand, named_arguments, named_results, shape
 from autoconvert.ir.program import Program
 from autoconvert.ir.state import State
 from autoconvert.ir.target import Target
 from autoconvert.rewrite.pass_manager import Pass
+
+aten = torch.ops.aten
 
 
 def insert_kv_cache(program: Program, context: int, target: Target) -> Program:
@@ -45,7 +47,8 @@ def insert_kv_cache(program: Program, context: int, target: Target) -> Program:
     found = graph.find_nodes(op="call_function", target=ops.attention)
     # Attention to what does not grow with the text needs no cache.
     attentions = [node for node in found if axes(named_arguments(node)["key"], symbol)]
-    if not attentions and not graph.find_nodes(op="call_module"):
+    kept = graph.find_nodes(op="call_function", target=ops.slots)
+    if not attentions and not kept and not graph.find_nodes(op="call_module"):
         raise Refused(
             "No attention was fused and no scan was found in this model, so there is no state to keep.",
             hint="A decoder without any block that looks back is not covered.",
@@ -58,6 +61,10 @@ def insert_kv_cache(program: Program, context: int, target: Target) -> Program:
         pair = _caches(attention, index, context, target)
         results |= _over_cache(program, attention, pair, input_pos, mask)
         states.extend(pair)
+    for number, node in enumerate(kept):
+        state = _slots(node, len(attentions) + number // 2, number % 2, context, target)
+        results[state.name] = _over_state(program, node, state, input_pos)
+        states.append(state)
     graph.output_node().args = (results,)
     port = port_of(mask, str(mask.target), Role.MASK, program.symbols)
     return dataclasses.replace(
@@ -72,6 +79,23 @@ def _caches(attention: fx.Node, index: int, capacity: int, target: Target) -> tu
         target.key_cache(index, int(groups), capacity, int(width)),
         target.value_cache(index, int(groups), capacity, int(value_width)),
     )
+
+
+def _slots(node: fx.Node, index: int, place: int, capacity: int, target: Target) -> State:
+    """What is kept outside attention takes the places of keys and values in turn."""
+    _, groups, _, width = shape(node)
+    make = (target.key_cache, target.value_cache)[place]
+    return make(index, int(groups), capacity, int(width))
+
+
+def _over_state(program: Program, node: fx.Node, state: State, input_pos: fx.Node) -> fx.Node:
+    graph, axis = node.graph, state.sequence_axis
+    cache = add_input(program, state.name, state.shape, state.dtype)
+    with graph.inserting_before(node):
+        written = emit(graph, ops.write_slots, first_operand(node), cache, input_pos, axis, like=node)
+        rows = emit(graph, aten.transpose.int, written, -2, -1, like=node) if axis == 3 else written
+    replace(node, rows)
+    return written
 
 
 def _over_cache(

@@ -4,28 +4,23 @@ A table with one sequence axis is read at `input_pos`. What attention takes as i
 window or in chunks, which become attributes of the attention; numbers added to the scores become its bias.
 """
 
-import bisect
 import dataclasses
-import math
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from autoconvert import ops
 from autoconvert.analysis.binding_times import Time, binding_times, frontier
 from autoconvert.analysis.constants import same_constant
 from autoconvert.analysis.invariants import POSITIONS_MATERIALIZED, WHOLE_TEXT
-from autoconvert.analysis.masks import Mask, classify_mask, same_mask
-from autoconvert.analysis.op_traits import FILLS
-from autoconvert.analysis.regions import extract
+from autoconvert.analysis.masks import Mask, classify_mask, windows
 from autoconvert.errors import Inseparable, Refused
 from autoconvert.ir.editing import add_constant, emit, finish, infer, set_arguments
 from autoconvert.ir.interface import Role, port_of
-from autoconvert.ir.nodes import concrete, first_operand, is_symbolic, named_arguments, shape
+from autoconvert.ir.nodes import is_symbolic, named_arguments, shape
 from autoconvert.ir.program import Program
 from autoconvert.ir.provenance import location
+from autoconvert.passes.position_tables import LARGEST_TABLE, evaluate, is_mask_of, is_relative, later_users, rows_at
 from autoconvert.rewrite.pass_manager import Pass
 
 aten = torch.ops.aten
@@ -37,10 +32,6 @@ _LOOKUPS = {
     aten.index_select.default: ("self", "index"),
     aten.gather.default: ("self", "index"),
 }
-# A mask of heads · context² numbers and its intermediates must fit beside everything else.
-_LONGEST_MASK = 16384
-# A bias that has no closed form is a constant of the file.
-_LARGEST_TABLE = 256 << 20
 
 
 def materialize_positions(program: Program, context: int) -> Program:
@@ -55,16 +46,15 @@ def materialize_positions(program: Program, context: int) -> Program:
     if program.streamed is None:
         return program
     graph, positions = program.graph, program.input(Role.POSITIONS)
-    _fill_by_positions(program, positions)
     times = binding_times(program)
     nodes = [node for node in frontier(graph.graph, times, Time.POSITION) if _is_table(node)]
-    tables = _evaluate(program, nodes, times, context)
+    tables = evaluate(program, nodes, times, context)
     input_pos = _input_pos(graph.graph, positions)
     for node, table in zip(nodes, tables, strict=True):
-        users = _later_users(node, times)
+        users = later_users(node, times)
         _refuse_rows_beyond(node, table, users, context)
         axes = [axis - len(shape(node)) for axis, size in enumerate(shape(node)) if is_symbolic(size)]
-        if masked := [user for user in users if _is_mask_of(node, user)]:
+        if masked := [user for user in users if is_mask_of(node, user)]:
             _materialize_mask(graph, node, table, masked, input_pos)
             users = [user for user in users if user not in masked]
         if len(axes) == 1 and users:
@@ -84,44 +74,8 @@ def materialize_positions(program: Program, context: int) -> Program:
     return dataclasses.replace(program, graph=finish(graph), inputs=tuple(inputs))
 
 
-def _fill_by_positions(program: Program, positions: fx.Node) -> None:
-    """What is filled in the shape of activations is known with the positions, where all its users are as well."""
-    graph = program.graph.graph
-    sources: dict[fx.Node, fx.Node] = {}
-    for node in [node for node in graph.nodes if node.target in FILLS]:
-        source = first_operand(node)
-        with graph.inserting_before(node):
-            like = _in_the_shape_of(source, positions)
-        if like is not None:
-            sources[node] = source
-            node.replace_input_with(source, like)
-    times = binding_times(program)
-    for node, source in sources.items():
-        if any(times[user] is Time.TOKEN for user in node.users):
-            node.replace_input_with(first_operand(node), source)
-    graph.eliminate_dead_code()
-
-
-def _in_the_shape_of(source: fx.Node, positions: fx.Node) -> fx.Node | None:
-    """A value of positions alone with the shape and the type of `source`, if that has the sequence once."""
-    sizes = [-1 if is_symbolic(size) else size for size in shape(source)]
-    if [str(size) for size in shape(source) if is_symbolic(size)] != [str(shape(positions)[-1])]:
-        return None
-    rows = emit(positions.graph, aten.reshape.default, positions, [min(size, 1) for size in sizes], like=source)
-    rows = emit(positions.graph, aten.expand.default, rows, sizes, like=source)
-    return emit(positions.graph, aten._to_copy.default, rows, dtype=source.meta["val"].dtype, like=source)
-
-
 def _is_table(node: fx.Node) -> bool:
     return isinstance(node.meta.get("val"), Tensor)
-
-
-def _later_users(node: fx.Node, times: dict[fx.Node, Time]) -> list[fx.Node]:
-    return [user for user in node.users if times.get(user) is not Time.POSITION]
-
-
-def _is_mask_of(node: fx.Node, user: fx.Node) -> bool:
-    return user.target is ops.attention and named_arguments(user)["mask"] is node
 
 
 def _refuse_rows_beyond(node: fx.Node, table: Tensor, users: list[fx.Node], context: int) -> None:
@@ -151,80 +105,6 @@ def _rows_looked_up(user: fx.Node, indices: fx.Node) -> list[Any]:
     table, given = _LOOKUPS[user.target]
     axis = arguments.get("dim", 0)
     return [shape(arguments[table])[axis]] if arguments[given] is indices else []
-
-
-def _evaluate(program: Program, nodes: list[fx.Node], times: dict[fx.Node, Time], context: int) -> list[Tensor]:
-    for node in nodes:
-        longest = int(_LONGEST_MASK / math.prod(size for size in shape(node) if not is_symbolic(size)) ** 0.5)
-        if sum(map(is_symbolic, shape(node))) == 2 and context > longest:
-            raise Refused(
-                f"The mask at {location(node)} would need {context}² entries for each head to be evaluated.",
-                hint=f"Choose a context of at most {longest} with --context.",
-            )
-    region = extract(program.graph, nodes)
-    tables = _run(region, program.roles, context)
-
-    def changed(tables: list[Tensor], shorter: int) -> fx.Node | None:
-        """The first node whose value for a text of length `shorter` is not how its table begins."""
-        pairs = zip(nodes, tables, _run(region, program.roles, shorter), strict=True)
-        return next((node for node, table, part in pairs if not _begins_with(node, table, part, times)), None)
-
-    # A value that changes when the sequence grows is no function of the position.
-    for shorter in _shorter_lengths(context):
-        if (different := changed(tables, shorter)) is not None:
-            most = _longest_alike(
-                context, lambda long, short: changed(_run(region, program.roles, long), short) is None
-            )
-            raise Refused(
-                f"The value of {location(different)} at one position depends on how long the sequence is "
-                f"(it differs between lengths {shorter} and {context}).",
-                hint=f"It does not up to {most} positions: choose --context {most} or less." if most else "",
-                shorter=most,
-            )
-    return tables
-
-
-def _begins_with(node: fx.Node, table: Tensor, part: Tensor, times: dict[fx.Node, Time]) -> bool:
-    """Whether the value of `node` for a long text says of the first positions what `part`, of a shorter one, does."""
-    leading = table[tuple(slice(0, size) for size in part.shape)]
-    return same_constant(leading, part) or _same_for_attention(table, part, _later_users(node, times), node)
-
-
-def _longest_alike(context: int, alike: Callable[[int, int], bool]) -> int | None:
-    """The longest length below `context` that is like all shorter ones; None where that is the shortest of all."""
-    longest = bisect.bisect_left(range(context), True, lo=3, key=lambda length: not alike(length, 2)) - 1
-    is_alike = longest > 2 and all(alike(longest, length) for length in _shorter_lengths(longest))
-    return longest if is_alike else None
-
-
-def _same_for_attention(table: Tensor, part: Tensor, users: list[fx.Node], node: fx.Node) -> bool:
-    """A mask may change with the length by what changes no softmax (MPT counts the distance from the last key)."""
-    if not users or not all(_is_mask_of(node, user) for user in users):
-        return False
-    return same_mask(table, part, relative=all(_is_relative(user) for user in users))
-
-
-def _is_relative(attention: fx.Node) -> bool:
-    return named_arguments(attention)["sinks"] is None
-
-
-def _shorter_lengths(context: int) -> list[int]:
-    """Every small length, and both sides of each power of two: a threshold shows between two of them."""
-    powers = [2**exponent for exponent in range(1, context.bit_length())]
-    around = {power + step for power in powers for step in (-1, 0, 1)}
-    return sorted(n for n in {*range(2, 18), *around, context // 2, context - 1} if 2 <= n < context)
-
-
-def _run(region: fx.GraphModule, roles: Mapping[str, Role], length: int) -> list[Tensor]:
-    """The values of `region` for a text of `length`; of other inputs than positions only the shape counts."""
-
-    def value(node: fx.Node) -> Tensor:
-        if roles[str(node.target)] is Role.POSITIONS:
-            return torch.arange(length)[None]
-        return torch.zeros([concrete(size, length) for size in shape(node)], dtype=node.meta["val"].dtype)
-
-    with torch.no_grad():
-        return list(region(*map(value, region.graph.find_nodes(op="placeholder"))))
 
 
 def _input_pos(graph: fx.Graph, positions: fx.Node) -> fx.Node:
@@ -259,7 +139,7 @@ def _materialize_rows(graph: fx.GraphModule, node: fx.Node, table: Tensor, axis:
         if same_constant(table.flatten(), torch.arange(table.numel())):
             rows = emit(order, aten.reshape.default, input_pos, sizes, like=node)
         else:
-            rows = _rows(graph, f"table_{node.name}", table.movedim(axis, 0), input_pos, node)
+            rows = _rows_of(graph, node, table.movedim(axis, 0), input_pos)
             if any(size != 1 for size in sizes[:axis]):
                 rows = emit(order, aten.reshape.default, rows, [-1, *sizes[:axis], *sizes[axis:][1:]], like=node)
                 back = [index + 1 for index in range(len(sizes) - 1)]
@@ -270,15 +150,39 @@ def _materialize_rows(graph: fx.GraphModule, node: fx.Node, table: Tensor, axis:
     _replace_users(node, rows)
 
 
-def _rows(graph: fx.GraphModule, name: str, table: Tensor, input_pos: fx.Node, like: fx.Node) -> fx.Node:
-    """The rows of a table [context, ...] at `input_pos`, as a matrix."""
-    matrix = add_constant(graph, name, _narrow(table).reshape(table.shape[0], -1), like)
-    return emit(graph.graph, aten.embedding.default, matrix, input_pos, like=like)
+def _rows_of(graph: fx.GraphModule, node: fx.Node, table: Tensor, input_pos: fx.Node) -> fx.Node:
+    """The rows of a table [context, …] at `input_pos`: or a comparison, if that is all they say."""
+    length = table.shape[0]
+    if table.numel() == length**2 and table.shape[-1] == length:
+        compared = _compared(graph, node, table.reshape(length, length), input_pos)
+        if compared is not None:
+            return compared
+    return rows_at(graph, f"table_{node.name}", table, input_pos, node)
 
 
-def _narrow(table: Tensor) -> Tensor:
-    """Indices fit int32, which is what the device computes with."""
-    return table.to(torch.int32) if table.dtype == torch.int64 else table
+def _compared(graph: fx.GraphModule, node: fx.Node, table: Tensor, input_pos: fx.Node) -> fx.Node | None:
+    """[s, context] of two numbers, one for columns that are seen in a causal mask, with a window or in chunks."""
+    is_seen = table == table[0, 0]
+    others = torch.unique(table[~is_seen])
+    near = windows(is_seen) if len(others) == 1 else None
+    if near is None or not (table.dtype == torch.bool or table.is_floating_point()):
+        return None
+    order, (window, chunk_size) = graph.graph, near
+    columns = add_constant(graph, f"columns_{node.name}", torch.arange(len(table), dtype=torch.int32), node)
+    rows = emit(order, aten.reshape.default, input_pos, [-1, 1], like=node)
+    seen = emit(order, aten.le.Tensor, columns, rows, like=node)
+    firsts = [emit(order, aten.sub.Tensor, rows, window - 1, like=node)] if window else []
+    if chunk_size:
+        within = emit(order, aten.remainder.Scalar, rows, chunk_size, like=node)
+        firsts.append(emit(order, aten.sub.Tensor, rows, within, like=node))
+    for first in firsts:
+        seen = emit(
+            order, aten.logical_and.default, seen, emit(order, aten.ge.Tensor, columns, first, like=node), like=node
+        )
+    if table.dtype == torch.bool:
+        return seen if bool(table[0, 0]) else emit(order, aten.logical_not.default, seen, like=node)
+    numbers = emit(order, aten.where.Scalar, seen, float(table[0, 0]), float(others[0]), like=node)
+    return emit(order, aten._to_copy.default, numbers, dtype=table.dtype, like=node)
 
 
 def _first_user(node: fx.Node) -> fx.Node:
@@ -295,7 +199,7 @@ def _materialize_mask(
 ) -> None:
     """The mask becomes attributes of the attentions in `users`, and a bias where it is more than those say."""
     for relative in (True, False):
-        attentions = [user for user in users if _is_relative(user) is relative]
+        attentions = [user for user in users if is_relative(user) is relative]
         if not attentions:
             continue
         mask = classify_mask(table, relative)
@@ -323,12 +227,12 @@ def _bias(
     if mask.table is None:
         return None
     heads = mask.table.shape[0]
-    if mask.table.nbytes > _LARGEST_TABLE:
+    if mask.table.nbytes > LARGEST_TABLE:
         raise Refused(
             f"The bias at {location(like)} is a table of {heads} · {context}² numbers that follow no known rule.",
-            hint=f"Choose a context of at most {int((_LARGEST_TABLE / 4 / heads) ** 0.5)} with --context.",
+            hint=f"Choose a context of at most {int((LARGEST_TABLE / 4 / heads) ** 0.5)} with --context.",
         )
-    rows = _rows(graph, f"table_{name}", mask.table.transpose(0, 1), input_pos, like)
+    rows = rows_at(graph, f"table_{name}", mask.table.transpose(0, 1), input_pos, like)
     if heads == 1:
         return emit(order, aten.reshape.default, rows, [1, 1, -1, context], like=like)
     rows = emit(order, aten.reshape.default, rows, [1, -1, heads, context], like=like)

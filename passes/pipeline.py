@@ -7,11 +7,13 @@ from autoconvert.passes import (
     cumsum_to_scan,
     decompose,
     exact_jumps,
+    fill_by_positions,
     fold_weights,
     fuse,
     hoist_projections,
     insert_kv_cache,
     insert_scan_states,
+    keys_to_slots,
     loops_to_pairs,
     materialize_positions,
 )
@@ -33,6 +35,9 @@ PASSES: tuple[Pass, ...] = (
     # What was traced as a step is a sequence from here on.
     batch_to_sequence.PASS,
     fold_weights.PASS,
+    fill_by_positions.PASS,
+    # What no pattern fused: before positions are tables, so that tables of pairs are known to be of positions.
+    keys_to_slots.PASS,
     # Masks become attributes of fused attention, so this comes after fusion.
     materialize_positions.PASS,
     # After positions: a sum over what tokens do not change is a table by now.

@@ -38,7 +38,7 @@ def classify_mask(table: Tensor, relative: bool = True) -> Mask | str:
         return "not causal: a position sees later ones"
     if not bool(visible.any(-1).all()):
         return "closed: a position sees none, not even itself"
-    near_enough = _near(visible[0]) if bool((visible == visible[:1]).all()) else None
+    near_enough = windows(visible[0]) if bool((visible == visible[:1]).all()) else None
     if near_enough is None:
         return Mask(table=torch.where(visible, bias, CLOSED_BIAS))
     slopes = _slopes(bias, visible, float(scores[visible].abs().max()))
@@ -79,7 +79,7 @@ def _rows(visible: Tensor) -> Tensor:
     return torch.arange(visible.shape[-1])[:, None]
 
 
-def _near(visible: Tensor) -> tuple[int, int] | None:
+def windows(visible: Tensor) -> tuple[int, int] | None:
     """The window and the chunk size, 0 for none, that hide what `visible` [length, length] does not show."""
     length = visible.shape[-1]
     seen = visible.sum(-1)

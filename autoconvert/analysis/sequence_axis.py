@@ -12,6 +12,7 @@ import torch
 from sympy import Symbol
 from torch import Tensor, fx
 
+from autoconvert import ops
 from autoconvert.analysis.axis_rules import (
     FILLED,
     MIXES,
@@ -111,6 +112,9 @@ class _Separation:
         results = _tensors(node)
         if not operands and all(map(self._is_known, results)) and not any(map(self._sizes, results)):
             return None
+        if node.target is ops.slots:
+            kept = operands and self._axes(operands[0]) == [-2] and self.layouts[operands[0]] == Layout()
+            return None if kept else MIXES
         if node.target is operator.getitem and operands[0].op == "call_module":
             is_first = self._axes(node) == [-len(shape(node))]
             inner = self._multiple(self._sizes(node.meta["val"])[0]) if is_first else None

@@ -12,6 +12,7 @@ from autoconvert.ops import history as _history
 from autoconvert.ops import loops as _loops
 from autoconvert.ops import norms as _norms
 from autoconvert.ops import rotary as _rotary
+from autoconvert.ops import slots as _slots
 from autoconvert.ops.semantic import Body, semantic
 from autoconvert.ops.semantic import Operation as Operation
 from autoconvert.ops.semantic import operation as operation
@@ -23,6 +24,8 @@ attention_scores = semantic(_attention.attention_scores)
 attention = semantic(_attention.attention)
 cached_attention = semantic(_attention.cached_attention)
 history = semantic(_history.history)
+slots = semantic(_slots.slots, _slots.slots_shape)
+write_slots = semantic(_slots.write_slots)
 gated_feed_forward = semantic(_feed_forward.gated_feed_forward)
 expert_linear = semantic(_experts.expert_linear, _experts.expert_linear_shape)
 visit = semantic(_loops.visit)
@@ -34,6 +37,7 @@ BODIES: dict[OpOverload, Body] = {
     attention_scores: _attention.attention_scores,
     attention: _attention.attention,
     cached_attention: _attention.cached_attention,
+    write_slots: _slots.write_slots,
     gated_feed_forward: _feed_forward.gated_feed_forward,
     expert_linear: _experts.expert_linear,
 }

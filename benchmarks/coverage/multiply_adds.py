@@ -17,6 +17,8 @@ _PASSES_STATE_ON = frozenset(
     {"DYNAMIC_UPDATE_SLICE", "CONCATENATION", "SLICE", "STRIDED_SLICE", "GATHER", "GATHER_ND", "SELECT", "SELECT_V2"}
     | {"RESHAPE", "EXPAND_DIMS", "SQUEEZE", "TRANSPOSE", "BROADCAST_TO", "TILE", "PACK", "CAST", "ADD", "MUL"}
 )
+# Through these, a product may read scores, which a product with a state gave: weights of heads, in an indexer of keys.
+_PASSES_ON = _PASSES_STATE_ON | {"RELU"}
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,8 @@ def read_model(path: Path) -> Any:
 def growth(smaller: Sequence[Product], larger: Sequence[Product], ratio: float) -> Growth:
     """Compares a signature at two contexts, one `ratio` times the other, operation by operation.
 
-    An operation may grow only where it multiplies with a state, and no faster than the context: those are the
-    scores and the values of attention.
+    An operation may grow only where it multiplies with a state or with scores, and no faster than the context: those
+    are the scores and the values of attention.
     """
     total = (sum(p.multiply_adds for p in smaller), sum(p.multiply_adds for p in larger))
     if [p.name for p in smaller] != [p.name for p in larger]:
@@ -77,6 +79,7 @@ def _of_subgraph(model: Any, index: int, states: set[int]) -> Iterator[Product]:
     subgraph = model.subgraphs[index]
     shapes = [tuple(int(size) for size in (t.shape if t.shape is not None else ())) for t in subgraph.tensors]
     from_state = set(states)
+    capacities = {shapes[i][2] for i in states if i < len(shapes) and len(shapes[i]) == 4}
     for operator in subgraph.operators:
         name = _name(model, operator)
         inputs = [int(i) for i in operator.inputs if i >= 0]
@@ -84,7 +87,9 @@ def _of_subgraph(model: Any, index: int, states: set[int]) -> Iterator[Product]:
         if count := _COUNTS.get(name):
             made = shapes[int(operator.outputs[0])]
             yield Product(name, count(operator.builtinOptions, [shapes[i] for i in inputs], made), reads_state)
-        elif reads_state and name in _PASSES_STATE_ON:
+            if reads_state and made[-1] in capacities:
+                from_state.update(int(i) for i in operator.outputs)
+        elif reads_state and name in _PASSES_ON:
             from_state.update(int(i) for i in operator.outputs)
         for called in _called(operator):
             inner = {

@@ -22,13 +22,8 @@ def cached_attention(
     **attributes: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As ops.cached_attention, with the one operation that becomes DYNAMIC_UPDATE_SLICE."""
-    from litert_torch.generative.custom_ops.dynamic_update_slice import dynamic_update_slice
-
-    start, zero = input_pos[0], torch.zeros((), dtype=torch.int32)
-    keys, values = (
-        dynamic_update_slice(cache, laid_out(chunk, axis), [start if at == axis else zero for at in range(4)])
-        for cache, chunk, axis in ((key_cache, key, key_axis), (value_cache, value, value_axis))
-    )
+    keys = write_slots(key, key_cache, input_pos, key_axis)
+    values = write_slots(value, value_cache, input_pos, value_axis)
     layout = (key_axis, value_axis)
     attended = attend(
         query,
@@ -42,6 +37,17 @@ def cached_attention(
         numbered=_counted,
     )
     return attended, keys, values
+
+
+def write_slots(new: Tensor, cache: Tensor, input_pos: Tensor, axis: int) -> Tensor:
+    """As ops.write_slots."""
+    from litert_torch.generative.custom_ops.dynamic_update_slice import dynamic_update_slice
+
+    start, zero = input_pos[0], torch.zeros((), dtype=torch.int32)
+    written: Tensor = dynamic_update_slice(
+        cache, laid_out(new, axis), [start if at == axis else zero for at in range(4)]
+    )
+    return written
 
 
 def _counted(mask: Tensor) -> Tensor:

@@ -136,8 +136,36 @@ def test_slopes_need_no_table_of_the_context_squared() -> None:
     assert largest <= CONTEXT
 
 
+def _summed_strengths(is_seen: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Decoder, Tensor], Tensor]:
+    def attend(decoder: Decoder, x: Tensor) -> Tensor:
+        slots = torch.arange(x.shape[1])
+        scores = torch.sigmoid(x @ x.transpose(1, 2))
+        return torch.where(is_seen(slots[:, None], slots[None]), scores, 0.0) @ x
+
+    return attend
+
+
+WINDOW = 4
+SEEN: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "causal": lambda row, column: column <= row,
+    "window": lambda row, column: (column <= row) & (column > row - WINDOW),
+    "chunks": lambda row, column: (column <= row) & (column // WINDOW == row // WINDOW),
+}
+
+
+@pytest.mark.parametrize("name", SEEN)
+def test_which_columns_a_row_sees_is_compared_and_needs_no_table(name: str) -> None:
+    module = Decoder(attend=_summed_strengths(SEEN[name]))
+    program = bound(module)
+    assert max(table.numel() for _, table in program.graph.named_buffers()) <= CONTEXT
+    tokens = models.random_ids()
+    models.assert_same(
+        models.logits_in_chunks(models.rewrite(module), module, tokens), models.logits_of_source(module, tokens)
+    )
+
+
 def test_a_table_too_large_for_a_file_is_refused_with_the_context_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(materialize_positions, "_LARGEST_TABLE", 2 * 16 * 16 * 4)
+    monkeypatch.setattr(materialize_positions, "LARGEST_TABLE", 2 * 16 * 16 * 4)
     with pytest.raises(Refused, match="follow no known rule") as refusal:
         bound(Decoder(attend=BIASES["curved for each head"]))
     assert "at most 16 with --context" in refusal.value.hint
