@@ -60,7 +60,11 @@ class _Hearing(logging.Handler):
 def length_guards() -> Iterator[list[LengthGuard]]:
     """The list that fills with what torch takes for granted of lengths while the context lasts."""
     hearing, level, propagates = _Hearing(), _LOG.level, _LOG.propagate
+    silenced, disabled = logging.root.manager.disable, _LOG.disabled
     _LOG.addHandler(hearing)
+    # Whoever silenced all logs, or those that existed, did not mean this one.
+    logging.disable(logging.NOTSET)
+    _LOG.disabled = False
     _LOG.setLevel(logging.INFO)
     _LOG.propagate = False
     try:
@@ -69,6 +73,8 @@ def length_guards() -> Iterator[list[LengthGuard]]:
         _LOG.removeHandler(hearing)
         _LOG.setLevel(level)
         _LOG.propagate = propagates
+        _LOG.disabled = disabled
+        logging.disable(silenced)
 
 
 def first_broken(guards: Collection[LengthGuard], lengths: Collection[int]) -> LengthGuard | None:
