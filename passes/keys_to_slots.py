@@ -130,7 +130,7 @@ class _Rewriting:
             if not self._differs_in_columns(node, made):
                 raise self._refused(node, "it moves the columns")
             self.pairs[node] = made
-            self._later[node] = of_result(node, self._later_of)
+            self._later[node] = of_result(node, self._axes(node)[-1], self._later_of)
             return
         node.replace_all_uses_with(made)
         self._times[made] = Time.TOKEN
@@ -205,7 +205,8 @@ class _Rewriting:
         row, column = self._axes(source)
         if row in over:
             raise self._refused(node, "it works along the first of both axes, which is that of the rows")
-        if column in over and not NEUTRAL[node.target](self._later_of(source)):
+        is_smallest = node.target is aten.topk.default and not named_arguments(node)["largest"]
+        if column in over and (is_smallest or not NEUTRAL[node.target](self._later_of(source))):
             raise self._refused(node, _SEES_LATER)
         if node.target is aten.topk.default and column in over:
             operands[1] = self._count(node)

@@ -65,11 +65,17 @@ def of_table(table: Tensor) -> Later:
     return highest if highest <= HIDES or highest == float(values.min()) else None
 
 
-def of_result(node: fx.Node, later: Callable[[Any], Later]) -> Later:
-    """Of what `node` computes, where `later` says it of each operand: a number holds itself."""
+def of_result(node: fx.Node, column: int, later: Callable[[Any], Later]) -> Later:
+    """Of what `node` computes, where `later` says it of each operand: a number holds itself.
+
+    `column` is the axis of the columns in the result, from the end.
+    """
     operands = arguments(node)
-    if node.target in _SOFTMAXES or node.target in FILLS:
-        return 0.0 if node.target in _SOFTMAXES else _filled(node)
+    if node.target in _SOFTMAXES:
+        # Along any other axis, what is hidden is all alike, and shares 1 among itself.
+        return 0.0 if operands[1] == column and is_hidden(later(operands[0])) else None
+    if node.target in FILLS:
+        return _filled(node)
     if node.target in CONTRACTIONS:
         # 0 times anything, and nothing beside it.
         has_bias = node.target is aten.linear.default and named_arguments(node)["bias"] is not None

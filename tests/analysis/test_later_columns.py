@@ -22,7 +22,7 @@ def later_of(function: Callable[..., Tensor], *later: Later, dtype: torch.dtype 
     known: dict[fx.Node, Later] = dict(zip(graph.find_nodes(op="placeholder"), later, strict=True))
     for node in graph.nodes:
         if node.op == "call_function":
-            known[node] = of_result(node, lambda each: known.get(each) if isinstance(each, fx.Node) else each)
+            known[node] = of_result(node, -1, lambda each: known.get(each) if isinstance(each, fx.Node) else each)
     return list(known.values())[-1]
 
 
@@ -41,6 +41,8 @@ def later_of(function: Callable[..., Tensor], *later: Later, dtype: torch.dtype 
         (lambda x: torch.relu(x), (LOW,), 0.0),
         (lambda x: torch.exp(x), (0.0,), 1.0),
         (lambda x: x.softmax(-1), (LOW,), 0.0),
+        (lambda x: x.softmax(-1), (ANY,), ANY),
+        (lambda x: x.softmax(-3), (LOW,), ANY),
         (lambda x: x.transpose(0, 1)[:, None], (LOW,), LOW),
         (lambda x, y: torch.cat([x, y]), (0.0, 0.0), 0.0),
         (lambda x, y: torch.cat([x, y]), (0.0, ANY), ANY),

@@ -161,7 +161,19 @@ def _back_to_front(decoder: Decoder, scores: Tensor, is_later: Tensor) -> Tensor
     return scores.masked_fill(is_later, -1e9).softmax(-1).flip(-1)
 
 
+def _softmax_over_heads(decoder: Decoder, scores: Tensor, is_later: Tensor) -> Tensor:
+    return scores.masked_fill(is_later, -1e9).softmax(1)
+
+
+def _smallest_scores(decoder: Decoder, scores: Tensor, is_later: Tensor) -> Tensor:
+    hidden = scores.masked_fill(is_later, -torch.inf)
+    most = hidden.topk(min(COUNT, hidden.shape[-1]), dim=-1, largest=False).values[..., -1:]
+    return hidden.masked_fill(hidden > most, -torch.inf).softmax(-1)
+
+
 REFUSED = {
+    "softmax over heads": (_softmax_over_heads, "sees positions after the row's own"),
+    "smallest scores": (_smallest_scores, "sees positions after the row's own"),
     "softmax of all": (_softmax_of_all, "sees positions after the row's own"),
     "mean of all": (_mean_of_all, "not known to treat columns one by one"),
     "mixed where hidden": (_mixed_where_hidden, "sees positions after the row's own"),
