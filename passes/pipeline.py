@@ -16,6 +16,7 @@ from autoconvert.passes import (
     keys_to_slots,
     loops_to_pairs,
     materialize_positions,
+    shifts_to_scan,
 )
 from autoconvert.rewrite.pass_manager import Pass
 
@@ -34,6 +35,8 @@ PASSES: tuple[Pass, ...] = (
     hoist_projections.PASS,
     # What was traced as a step is a sequence from here on.
     batch_to_sequence.PASS,
+    # Before any proof along the sequence: a padded one is none.
+    shifts_to_scan.PASS,
     fold_weights.PASS,
     fill_by_positions.PASS,
     # What no pattern fused: before positions are tables, so that tables of pairs are known to be of positions.

@@ -324,7 +324,7 @@ RULES: dict[torch._ops.OpOverload, Rule] = {
     aten.linear.default: _last_axis,
     aten.layer_norm.default: _native_norm,
     aten.rms_norm.default: _native_norm,
-    aten.constant_pad_nd.default: _padded,
+    **dict.fromkeys((aten.constant_pad_nd.default, aten.pad.default), _padded),
     aten.group_norm.default: _first_axis_is_batch,
     aten.embedding.default: _looked_up,
     aten.index_select.default: _picked,

@@ -67,6 +67,14 @@ def check_separate(graph: fx.Graph, symbol: Symbol) -> dict[fx.Node, Layout]:
     return _Separation(graph, symbol).layouts
 
 
+def is_entry_by_entry(node: fx.Node, symbol: Symbol) -> bool:
+    """Whether an operation makes each entry of the axis that `symbol` decides of the same entry of its operands."""
+    rule = _rule(node)
+    if rule is None or rule(node, symbol) is not None:
+        return False
+    return node.target not in RELAYOUTS or RELAYOUTS[node.target](node, Layout(), symbol) == Layout()
+
+
 class _Separation:
     """The layouts of the axis of one symbol, found in the graph's order."""
 

@@ -14,6 +14,7 @@ from autoconvert.errors import AutoconvertError, Inseparable
 from autoconvert.ir.interface import Port, Role, Size
 from autoconvert.ir.program import Program
 from autoconvert.tracing.exported import export, program_of
+from autoconvert.tracing.layout_guards import without_layout_guards
 from autoconvert.tracing.length_guards import LengthGuard, first_broken, length_guards
 from autoconvert.tracing.settled import trace_settled
 from autoconvert.tracing.untraceable import untraceable
@@ -76,11 +77,20 @@ def trace_ports(
         args = tuple(_example(port, sizes) for port in inputs)
         return trace_settled(called, lambda: export(called, args, (shapes,) if takes_any else shapes))
 
+    def program() -> Program:
+        return dataclasses.replace(program_of(traced(), inputs, outputs, lengths), streamed=streamed)
+
     try:
-        exported = traced()
-    except (AutoconvertError, KeyboardInterrupt, MemoryError):
+        return program()
+    except (KeyboardInterrupt, MemoryError):
         raise
     except Exception as error:
+        if isinstance(error, AutoconvertError) and not isinstance(error, Inseparable):
+            raise
+        with suppress(Exception), without_layout_guards():
+            return program()
+        if isinstance(error, Inseparable):
+            raise
         refusal = untraceable("The model's code cannot be traced with a symbolic length", error)
         if refusal.hint:
             raise refusal from error
@@ -89,8 +99,6 @@ def trace_ports(
             traced()
         broken = first_broken(guards, lengths)
         raise (refusal if broken is None else _decides_by_length(broken)) from error
-    program = program_of(exported, inputs, outputs, lengths)
-    return dataclasses.replace(program, streamed=streamed)
 
 
 def _decides_by_length(guard: LengthGuard) -> Inseparable:
