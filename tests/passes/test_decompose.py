@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from autoconvert import ops
@@ -11,7 +12,7 @@ from autoconvert.patterns import PATTERNS
 from autoconvert.rewrite.pass_manager import Pass
 from autoconvert.rewrite.pattern import Pattern
 from autoconvert.testing import check
-from tests.models import Decoder, assert_chunks_give_what_the_model_gives, rewrite
+from tests.models import Decoder, assert_chunks_give_what_the_model_gives, merged, rewrite
 
 
 def squared_relu(x: Tensor, k: float) -> Tensor:
@@ -83,3 +84,38 @@ def test_an_operation_that_the_pattern_does_not_bring_is_an_input_error() -> Non
     pattern = Pattern("squared", "activation", squared_relu, OPERATION, {"x": (1, 5, 14), "k": 0.5})
     with pytest.raises(InputError, match=r"calls outside\.squared_relu, which the pattern does not bring"):
         check(pattern)
+
+
+def _over_streams(decoder: Decoder, x: Tensor) -> Tensor:
+    """The same queries over what several layers gave, at every position on its own."""
+    streams = torch.stack([x, x * decoder.gain, x @ decoder.square / 3], -2)
+    queries = decoder.rows[:2].expand(*streams.shape[:2], -1, -1)
+    return F.scaled_dot_product_attention(queries, streams, streams, scale=0.4).sum(-2)
+
+
+def _without_batch(decoder: Decoder, x: Tensor) -> Tensor:
+    query, key, value = (each.squeeze(0) for each in decoder.heads(x))
+    return merged(F.scaled_dot_product_attention(query, key, value, is_causal=True)[None])
+
+
+def _one_key_for_all(decoder: Decoder, x: Tensor) -> Tensor:
+    query, key, value = decoder.heads(x)
+    return merged(F.scaled_dot_product_attention(query, key[:, :1], value, is_causal=True))
+
+
+@pytest.mark.parametrize(
+    "module",
+    [Decoder(_over_streams), Decoder(attend=_without_batch), Decoder(attend=_one_key_for_all)],
+    ids=["over streams", "without a batch", "one key for all heads"],
+)
+def test_attention_that_nothing_fused_is_written_out(module: Decoder) -> None:
+    assert_chunks_give_what_the_model_gives(rewrite(module), module)
+
+
+def test_dropout_that_stays_on_is_still_refused() -> None:
+    def attend(decoder: Decoder, x: Tensor) -> Tensor:
+        query, key, value = (each.squeeze(0) for each in decoder.heads(x))
+        return merged(F.scaled_dot_product_attention(query, key, value, dropout_p=0.5, is_causal=True)[None])
+
+    with pytest.raises(Refused, match="random"):
+        rewrite(Decoder(attend=attend))

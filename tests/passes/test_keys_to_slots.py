@@ -56,6 +56,13 @@ def sigmoid_strengths(decoder: Decoder, scores: Tensor, is_later: Tensor) -> Ten
     return torch.where(is_later, 0.0, torch.sigmoid(scores))
 
 
+def sinks_beside_a_bias(decoder: Decoder, scores: Tensor, is_later: Tensor) -> Tensor:
+    """A sink takes part of the strengths of a row, whose bias tokens decide; one row sees next to nothing else."""
+    hidden = (scores * scores.detach().sigmoid()).masked_fill(is_later, torch.finfo(scores.dtype).min)
+    sinks = decoder.gain[:HEADS].view(1, HEADS, 1, 1).expand(1, HEADS, scores.shape[2], 1) * 30
+    return torch.cat([hidden, sinks], dim=-1).softmax(-1)[..., :-1]
+
+
 def linear_strengths(decoder: Decoder, scores: Tensor, is_later: Tensor) -> Tensor:
     """Strengths that are scores, over the sum of those so far."""
     positive = torch.relu(scores).masked_fill(is_later, 0.0)
@@ -103,6 +110,7 @@ COMPARISONS: dict[str, Change] = {
     "largest scores": attention(largest_scores),
     "sigmoid": attention(sigmoid_strengths),
     "linear": attention(linear_strengths),
+    "sinks": attention(sinks_beside_a_bias),
     "from the left": attention(from_the_left),
     "biased by distance": biased_by_distance,
     "biased by query": biased_by_query,
