@@ -119,10 +119,16 @@ class Writing(Keeping):
         return {"logits": logits}
 
 
-def test_a_cache_that_the_model_fills_is_made_for_it() -> None:
-    module, tokens = Writing(), models.random_ids()
+class WritingAsNamedSince524(Writing):
+    def forward(self, tokens: Tensor, cache: Any = None, **options: bool) -> dict[str, Any]:
+        return super().forward(tokens, cache, **options)
+
+
+@pytest.mark.parametrize(("made", "name"), [(Writing, "past_key_values"), (WritingAsNamedSince524, "cache")])
+def test_a_cache_that_the_model_fills_is_made_for_it(made: type[Writing], name: str) -> None:
+    module, tokens = made(), models.random_ids()
     past = past_of(module, CONTEXT)
-    assert past.parameter == "past_key_values"
+    assert past.parameter == name
     assert list(past.tensors) == [".memory"]
     models.assert_same(stepped(module, past, tokens, VOCABULARY), models.logits_of_source(module, tokens))
 
