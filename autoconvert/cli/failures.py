@@ -2,6 +2,7 @@
 
 import errno
 import platform
+import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from autoconvert.cli.output import is_unread, write_to_nobody
-from autoconvert.errors import AutoconvertError, BrokenPass, MachineError, Refused
+from autoconvert.errors import AutoconvertError, BrokenPass, InputError, MachineError, Refused
 
 INTERRUPTED = 130
 BUG = 1
@@ -20,6 +21,17 @@ BUG = 1
 UNREAD = 141
 
 _PACKAGES = ("autoconvert", "torch", "transformers", "litert-torch", "ai-edge-litert", "litert-lm-api")
+# The newest releases that the tests pass with: those of constraints.txt.
+_TESTED = {
+    "torch": "2.13.0",
+    "transformers": "5.24.0",
+    "litert-torch": "0.10.0",
+    "litert-converter": "0.5.0",
+    "ai-edge-litert": "2.3.0",
+    "ai-edge-quantizer": "0.10.0",
+    "litert-lm-api": "0.18.1",
+    "litert-lm-builder": "0.18.1",
+}
 _MACHINE = {
     errno.ENOSPC: "Free some space on that disk, or choose another folder.",
     errno.EDQUOT: "Free some of your disk quota, or choose another folder.",
@@ -57,6 +69,7 @@ def explained(*, verbose: bool, model: str = "") -> Iterator[None]:
         if failure is None:
             _say("error", f"{type(error).__name__}: {error}")
             _say("hint", f"This is a bug: please report all of this and {versions()}.", style="cyan")
+            _say_what_is_newer()
             raise typer.Exit(BUG) from None
         _say("error", failure.message)
         if isinstance(failure, BrokenPass):
@@ -65,6 +78,8 @@ def explained(*, verbose: bool, model: str = "") -> Iterator[None]:
             _say("hint", failure.hint, style="cyan")
         if model and isinstance(failure, Refused) and failure.at:
             _say("more", f"autoconvert explain {model}", style="cyan")
+        if not isinstance(failure, InputError | MachineError):
+            _say_what_is_newer()
         raise typer.Exit(failure.exit_code) from None
 
 
@@ -77,6 +92,35 @@ def versions() -> str:
         except PackageNotFoundError:
             found.append(f"{package} missing")
     return ", ".join([*found, platform.platform()])
+
+
+def newer_than_tested() -> dict[str, str]:
+    """The packages of which a newer release is installed than any that is tested: what is, by name."""
+    newer = {}
+    for package, tested in _TESTED.items():
+        try:
+            installed = version(package)
+        except PackageNotFoundError:
+            continue
+        if _release(installed) > _release(tested):
+            newer[package] = installed
+    return newer
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """The first two numbers of a version: releases that differ after them are mends."""
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:2])
+
+
+def _say_what_is_newer() -> None:
+    if newer := newer_than_tested():
+        found = ", ".join(f"{package} {installed}" for package, installed in newer.items())
+        tested = " ".join(f"{package}=={_TESTED[package]}" for package in newer)
+        _say(
+            "newer",
+            f"{found}: newer than what is tested, which may be the cause. Try: pip install {tested}",
+            style="cyan",
+        )
 
 
 def _machine_error(error: Exception) -> MachineError | None:

@@ -3,7 +3,7 @@
 transformers 5 keeps, for each architecture, the renamings and the stackings that lead from published
 checkpoints to its modules. It applies them while it loads a whole model; the functions behind that are not a
 public interface. This file follows `core_model_loading.convert_and_load_state_dict_in_model` of transformers
-5.23, and is tested against `from_pretrained`. No other file uses them.
+5.24, and is tested against `from_pretrained`. No other file uses them.
 """
 
 import copy

@@ -99,7 +99,7 @@ def untie(module: nn.Module, name: str) -> None:
 class _ValuesStayTrue(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Refuses to write a value that is not there into a tensor that has one: it would keep the old one.
 
-    What is too large to be a buffer has no value from the start.
+    What is too large to be a buffer has no value from the start. A constructor may move a module to another dtype.
     """
 
     def __init__(self, mode: FakeTensorMode) -> None:
@@ -115,7 +115,10 @@ class _ValuesStayTrue(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if operation is torch.ops.aten.empty.memory_format and math.prod(args[0]) >= _LARGE:
             with self._mode:
                 return operation(*args, **(kwargs or {}))
-        return operation(*args, **(kwargs or {}))
+        result = operation(*args, **(kwargs or {}))
+        # Its weak references to what it has made keep `Module.to` from exchanging a parameter in its place.
+        self._mode.fake_tensor_converter.tensor_memo.clear()
+        return result
 
 
 def _needs_values(operation: str) -> Refused:

@@ -20,14 +20,13 @@ from autoconvert.tracing.cache_layers import empty_cache, replace_layers, set_of
 from autoconvert.tracing.python_state import state_of, state_restored
 from autoconvert.tracing.settled import refuse_changes, unread_of
 from autoconvert.tracing.snapshot import Change, Fact, Snapshot, changes
-from autoconvert.tracing.trace import logits_of, takes_use_cache
+from autoconvert.tracing.trace import CACHE_PARAMETERS, logits_of, takes_use_cache
 from autoconvert.tracing.unread import Unread
 from autoconvert.tracing.untraceable import untraceable
 
 # Different from each other and from 1, so that an axis of either shows in a shape.
 _BATCH, _LENGTH = 2, 5
 _KEPT = "the cache"
-_CACHE_PARAMETERS = ("past_key_values", "cache_params")
 
 # A tensor that a submodule keeps as an attribute: the submodule's path and the attribute's name.
 Attribute = tuple[str, str]
@@ -226,7 +225,7 @@ def _call(decoder: nn.Module, tokens: Tensor, options: dict[str, Any]) -> tuple[
     fields = output if isinstance(output, dict) else {}
     name = next((n for n, value in fields.items() if n in accepted and not isinstance(value, Tensor)), None)
     if name is None and not options:
-        name = next((name for name in _CACHE_PARAMETERS if name in accepted), None)
+        name = next((name for name in CACHE_PARAMETERS if name in accepted), None)
         if name is not None and hasattr(decoder, "config"):
             return _call(decoder, tokens, {name: empty_cache(decoder.config)})
     name = name or next(iter(options), None)

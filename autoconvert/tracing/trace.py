@@ -15,6 +15,8 @@ from autoconvert.tracing.module import trace_ports
 TEXT = tuple(Port(role.value, role, torch.int64, (1, LENGTH)) for role in (Role.TOKENS, Role.POSITIONS))
 
 POSITION_PARAMETERS = ("position_ids", "positions")
+# `cache` is transformers' name since 5.24, the others what it and code that comes with a model had before.
+CACHE_PARAMETERS = ("cache", "past_key_values", "cache_params")
 
 
 class TokensToLogits(nn.Module):
@@ -56,7 +58,7 @@ def takes_use_cache(decoder: nn.Module) -> bool:
     """Whether the decoder may be told to keep its past, by name or among whatever else it passes on."""
     parameters = inspect.signature(decoder.forward).parameters
     passes_on = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
-    return "use_cache" in parameters or (passes_on and "past_key_values" in parameters)
+    return "use_cache" in parameters or (passes_on and any(name in parameters for name in CACHE_PARAMETERS))
 
 
 def logits_of(output: object) -> Tensor:

@@ -119,10 +119,23 @@ class Writing(Keeping):
         return {"logits": logits}
 
 
-def test_a_cache_that_the_model_fills_is_made_for_it() -> None:
-    module, tokens = Writing(), models.random_ids()
+class WritingIntoACache(nn.Module):
+    """As transformers names it since 5.24, and `use_cache` among what it passes on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Writing()
+        self.config = self.inner.config
+
+    def forward(self, tokens: Tensor, cache: Any = None, **options: bool) -> dict[str, Any]:
+        return self.inner.forward(tokens, cache, **options)
+
+
+@pytest.mark.parametrize(("made", "name"), [(Writing, "past_key_values"), (WritingIntoACache, "cache")])
+def test_a_cache_that_the_model_fills_is_made_for_it(made: type[nn.Module], name: str) -> None:
+    module, tokens = made(), models.random_ids()
     past = past_of(module, CONTEXT)
-    assert past.parameter == "past_key_values"
+    assert past.parameter == name
     assert list(past.tensors) == [".memory"]
     models.assert_same(stepped(module, past, tokens, VOCABULARY), models.logits_of_source(module, tokens))
 
