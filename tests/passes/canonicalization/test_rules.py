@@ -127,6 +127,23 @@ SHAPES: dict[str, tuple[Function, ...]] = {
     ),
 }
 
+PAIRS: dict[str, tuple[Function, ...]] = {
+    "filled": (
+        lambda x, m: x @ x.mT + torch.full((x.shape[1], x.shape[1]), 0.5, dtype=x.dtype).triu(1),
+        lambda x, m: x @ x.mT + x.new_full((x.shape[1], x.shape[1]), 0.5).triu(1),
+        lambda x, m: x @ x.mT + (x @ x.mT).new_full((x.shape[1], x.shape[1]), 0.5).triu(1),
+    ),
+    "filled with ones": (
+        lambda x, m: x @ x.mT + torch.ones(x.shape[1], x.shape[1], dtype=x.dtype).triu(1),
+        lambda x, m: x @ x.mT + x.new_ones(x.shape[1], x.shape[1]).triu(1),
+    ),
+    "product": (
+        lambda x, m: (x @ x.mT).relu() @ x,
+        lambda x, m: (x.mT @ (x @ x.mT).relu().mT).mT,
+        lambda x, m: torch.einsum("bnd,bmn->bmd", x, torch.einsum("bmd,bnd->bmn", x, x).relu()),
+    ),
+}
+
 PARTS: dict[str, tuple[Function, ...]] = {
     "thirds": (
         lambda x, m: x[..., 3:6].relu(),
@@ -309,6 +326,7 @@ GROUPS = {
     f"{kind}: {name}": ways
     for kind, group in (
         ("shapes", SHAPES),
+        ("pairs", PAIRS),
         ("parts", PARTS),
         ("arithmetic", ARITHMETIC),
         ("products", PRODUCTS),
