@@ -54,7 +54,7 @@ def same_constant(a: Tensor, b: Tensor) -> bool:
 
 
 def same_but_for_rounding(a: Tensor, b: Tensor) -> bool:
-    """Whether every number differs by a few units of its last place at most: the same type, shape, signs and infinities.
+    """Whether no number differs by more than a few units of its last place: types, shapes, signs, infinities are equal.
 
     PyTorch computes most of a tensor several numbers at a time and what is left by other code, which may round
     otherwise; a number's place in its tensor decides which.

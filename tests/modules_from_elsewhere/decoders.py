@@ -101,6 +101,7 @@ PATTERNS_OF: dict[type[nn.Module], set[str]] = {
     RelativeKeys: {*_BOTH, _PRODUCT, "attention_scores.scaled_with_mask", "attention.written_out"},
     TalkingHeads: {"layer_norm", _MASKED, _PRODUCT},
     SinkDecoder: {"rms_norm.native", "rotary.half.halves", _MASKED, _PRODUCT, "attention_scores.scaled"},
+    RetentionDecoder: {"layer_norm", "layer_norm.without_weight", _PRODUCT},
     SpatialGating: {"layer_norm"},
     AttentionFreeDecoder: {"layer_norm"},
 }
@@ -115,7 +116,6 @@ REFUSED: dict[type[nn.Module], str] = {
     LoopedExperts: "where in moe.0 .* no rule knows this operation",
     ConvolvedQueries: "pad in attns.0 .* no rule knows this operation",
     AlternatingConvolutions: "conv1d in first.conv .* changes the length of the sequence",
-    RetentionDecoder: "index_put in retentions.0 .* depends on how long the sequence is",
     LoopedAverages: "decides by the length of its text: length == 19",
     LogarithmicScan: "logcumsumexp in grus.0 .* no rule knows this operation",
     TutorialTransformer: "cannot be traced with a symbolic length: Could not guard on data-dependent expression",

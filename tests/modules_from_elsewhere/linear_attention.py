@@ -77,7 +77,7 @@ class Retention(nn.Module):
 class RetentionDecoder(nn.Module):
     """forward(tokens [batch, length]) gives logits [batch, length, vocabulary]."""
 
-    def __init__(self, vocabulary: int = 53, hidden_size: int = 32, heads: int = 4) -> None:
+    def __init__(self, vocabulary: int = 53, hidden_size: int = 32, heads: int = 2) -> None:
         super().__init__()
         self.embed = nn.Embedding(vocabulary, hidden_size)
         self.retentions = nn.ModuleList(Retention(hidden_size, heads) for _ in range(2))

@@ -439,3 +439,17 @@ def test_composites_are_decomposed(function: Function) -> None:
         assert operation in kept or not operation.has_kernel_for_dispatch_key(
             torch._C.DispatchKey.CompositeImplicitAutograd
         )
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x, m: F.group_norm(x.flatten(0, 1), 2, m[0], m[1], eps=1e-4).view_as(x),
+        lambda x, m: F.group_norm(x[0], 4),
+    ],
+)
+def test_groups_of_a_row_are_normed_as_rows(function: Function) -> None:
+    """So that no number of rows is told to an operation."""
+    made = operations(function)
+    assert aten.layer_norm.default in made
+    assert not {aten.group_norm.default, aten.native_group_norm.default} & set(made)
