@@ -19,7 +19,7 @@ from autoconvert.analysis.axis_rules import FILLED, SIZE_ARGUMENTS, argument, ax
 from autoconvert.analysis.binding_times import Time, binding_times
 from autoconvert.analysis.constants import constant_value
 from autoconvert.analysis.invariants import NO_SCORES, WHOLE_TEXT
-from autoconvert.analysis.later_columns import NEUTRAL, Later, is_hidden, is_nothing, of_result, of_table
+from autoconvert.analysis.later_columns import NEUTRAL, Later, chosen, is_hidden, is_nothing, of_result, of_table
 from autoconvert.analysis.op_traits import (
     CONTRACTIONS,
     FILLS,
@@ -47,6 +47,7 @@ aten = torch.ops.aten
 _MOVED = REARRANGEMENTS | SQUEEZES | SELECTIONS | {aten.expand.default}
 _PICKED = {aten.embedding.default, aten.gather.default, aten.index.Tensor}
 _PRODUCTS = CONTRACTIONS - {aten.linear.default}
+_TRIANGLES = {aten.tril.default, aten.triu.default}
 
 _SEES_LATER = "it sees positions after the row's own"
 _UNKNOWN = "it is not known to treat columns one by one"
@@ -101,6 +102,8 @@ class _Rewriting:
                 self._give_bias(node)
             elif node.target is aten.scatter.value:
                 self.pairs[node] = self._written(node)
+            elif node.target in _TRIANGLES:
+                self.pairs[node] = self._triangle(node)
             else:
                 self._copy(node)
 
@@ -112,6 +115,9 @@ class _Rewriting:
 
     def _axes(self, node: fx.Node) -> list[int]:
         return axes(node, self._symbol)
+
+    def _lengths(self, node: fx.Node) -> list[torch.SymInt]:
+        return [shape(node)[axis] for axis in self._axes(node)]  # type: ignore[misc]
 
     def _is_pair(self, node: Any) -> bool:
         """Whether it has rows and columns, each as many as there are positions."""
@@ -136,6 +142,8 @@ class _Rewriting:
             self.pairs[node] = made
             self._later[node] = of_result(node, self._axes(node)[-1], self._later_of)
             return
+        if any(size.node.expr.is_polynomial() and size.node.expr != self._symbol for size in self._lengths(node)):
+            raise self._refused(node, "it makes one axis of both")
         node.replace_all_uses_with(made)
         self._times[made] = Time.TOKEN
         if type_of(made.meta["val"]) != type_of(node.meta["val"]):
@@ -177,9 +185,11 @@ class _Rewriting:
         target, given = node.target, arguments(node)
         if target in FILLED:
             return self._with_columns(node, given)
-        if target in _PRODUCTS and all(map(self._is_pair, given[:2])):
+        if target in _PRODUCTS and all(map(self._is_pair, given[:2])) and not self._sums_in_rows(node):
             raise self._refused(node, "it multiplies pairs with pairs")
         operands = [self._operand(node, each) for each in given]
+        if target is aten.slice.Tensor and self._begins_a_table(node):
+            return [*operands[:3], self.context]
         if target in SIZE_ARGUMENTS and self._is_pair(node):
             return self._with_columns(node, operands)
         if target in NEUTRAL:
@@ -188,6 +198,50 @@ class _Rewriting:
         if not is_known or self._works_along_columns(node):
             raise self._refused(node, _UNKNOWN)
         return operands
+
+    def _sums_in_rows(self, product: fx.Node) -> bool:
+        """Whether the columns of each row are summed, weighted by numbers that are learned for pairs of positions."""
+        left, right = arguments(product)[:2]
+        (row, column), (other_row, other_column) = self._axes(left), self._axes(right)
+        if (column, other_column) != (-1, -2) or row != other_row or not self._is_learned(right):
+            return False
+        self._pair(left)
+        if not is_nothing(self._later_of(left)):
+            raise self._refused(product, _SEES_LATER)
+        return True
+
+    def _is_learned(self, node: fx.Node) -> bool:
+        """Whether it is looked up in a weight by positions, so that every slot has finite numbers."""
+        while node.target in _MOVED:
+            node = first_operand(node)
+        times = [self._times[operand] for operand in node.all_input_nodes]
+        return node.target in _PICKED and times == [Time.WEIGHT, Time.POSITION]
+
+    def _begins_a_table(self, cut: fx.Node) -> bool:
+        """Whether it takes the first columns, as many as there are positions, of a table that has the context."""
+        table, axis, start, end = (*arguments(cut), None)[:4]
+        is_length = isinstance(end, fx.Node) and end.meta["val"].node.expr == self._symbol
+        columns = shape(table)[axis]
+        if len(arguments(cut)) != 4 or start != 0 or not is_length or is_symbolic(columns):
+            return False
+        if int(columns) < self.context:
+            raise self._refused(cut, f"it has {columns} columns for {self.context} positions")
+        return True
+
+    def _triangle(self, node: fx.Node) -> fx.Node:
+        """What is on one side of a diagonal, and 0 beside it."""
+        if self._axes(node) != [-2, -1]:
+            raise self._refused(node, _UNKNOWN)
+        pair, graph = self._pair(first_operand(node)), node.graph
+        ones = torch.ones(self.context, self.context, dtype=torch.bool)
+        table: torch.Tensor = node.target(ones, *arguments(node)[1:])  # type: ignore[operator]
+        constant = add_constant(self.program.graph, f"triangle_{node.name}", table, node)
+        rows = emit(graph, aten.reshape.default, self.program.input(Role.POSITIONS), [-1], like=node)
+        kept = emit(graph, aten.index_select.default, constant, 0, rows, like=node)
+        with pair.meta["val"].fake_mode:
+            zero = emit(graph, aten.scalar_tensor.default, 0, dtype=pair.meta["val"].dtype, like=node)
+        self._later[node] = chosen(of_table(table), self._later_of(first_operand(node)), 0.0)
+        return emit(graph, aten.where.self, kept, pair, zero, like=node)
 
     def _works_along_columns(self, node: fx.Node) -> bool:
         pair = next((each for each in node.all_input_nodes if self._is_pair(each)), node)

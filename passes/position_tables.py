@@ -9,7 +9,7 @@ from torch import Tensor, fx
 
 from autoconvert import ops
 from autoconvert.analysis.binding_times import Time
-from autoconvert.analysis.constants import same_constant
+from autoconvert.analysis.constants import same_but_for_rounding, same_constant
 from autoconvert.analysis.masks import same_mask
 from autoconvert.analysis.regions import extract
 from autoconvert.errors import Refused
@@ -61,7 +61,8 @@ def evaluate(program: Program, nodes: list[fx.Node], times: dict[fx.Node, Time],
 def _begins_with(node: fx.Node, table: Tensor, part: Tensor, times: dict[fx.Node, Time]) -> bool:
     """Whether the value of `node` for a long text says of the first positions what `part`, of a shorter one, does."""
     leading = table[tuple(slice(0, size) for size in part.shape)]
-    return same_constant(leading, part) or _same_for_attention(table, part, later_users(node, times), node)
+    is_same = same_constant(leading, part) or same_but_for_rounding(leading, part)
+    return is_same or _same_for_attention(table, part, later_users(node, times), node)
 
 
 def _longest_alike(context: int, alike: Callable[[int, int], bool]) -> int | None:

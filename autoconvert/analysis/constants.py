@@ -11,6 +11,8 @@ from autoconvert.analysis.op_traits import is_random
 
 # What takes more operations than this is not looked at: it is a small table that decides what a block is.
 _OPERATIONS = 32
+# Of a number, relative to it, in units of what its type resolves.
+_ROUNDING = 4
 
 
 def held_value(node: fx.Node) -> Tensor | None:
@@ -49,6 +51,18 @@ def content(value: Tensor) -> memoryview:
 def same_constant(a: Tensor, b: Tensor) -> bool:
     """Whether no operation could tell two constants apart: equal type, shape and bits, so that −0.0 is not 0.0."""
     return a.dtype == b.dtype and a.shape == b.shape and content(a) == content(b)
+
+
+def same_but_for_rounding(a: Tensor, b: Tensor) -> bool:
+    """Whether no number differs by more than a few units of its last place: types, shapes, signs, infinities are equal.
+
+    PyTorch computes most of a tensor several numbers at a time and what is left by other code, which may round
+    otherwise; a number's place in its tensor decides which.
+    """
+    if a.dtype != b.dtype or a.shape != b.shape or not a.dtype.is_floating_point:
+        return False
+    rounding = _ROUNDING * torch.finfo(a.dtype).eps
+    return torch.equal(a.signbit(), b.signbit()) and torch.allclose(a, b, rtol=rounding, atol=0.0, equal_nan=True)
 
 
 def digest(value: Tensor) -> str:

@@ -81,7 +81,7 @@ def of_result(node: fx.Node, column: int, later: Callable[[Any], Later]) -> Late
         has_bias = node.target is aten.linear.default and named_arguments(node)["bias"] is not None
         return 0.0 if not has_bias and any(is_nothing(later(each)) for each in operands[:2]) else None
     if node.target in _CHOICES:
-        return _chosen(*map(later, operands))
+        return chosen(*map(later, operands))
     if is_movement(node.target) and node.target is not operator.getitem:
         return _alike([later(each) for each in node.all_input_nodes if later(each) is not None], node)
     if not is_pointwise(node.target) or (node.kwargs and node.target is not aten._to_copy.default):
@@ -120,7 +120,8 @@ def _filled(node: fx.Node) -> Later:
     return bool(value) if is_truth and value is not None else value
 
 
-def _chosen(condition: Later, one: Later, other: Later) -> Later:
+def chosen(condition: Later, one: Later, other: Later) -> Later:
+    """Of `one` where the condition holds, of `other` elsewhere."""
     if condition is not None:
         return one if condition else other
     if is_hidden(one) and is_hidden(other):

@@ -13,6 +13,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from autoconvert.ir.nodes import named_arguments
 from autoconvert.ir.provenance import PROVENANCE
+from autoconvert.ir.sizes import without_quotients
 
 Argument = Any
 
@@ -39,7 +40,7 @@ def infer(node: fx.Node) -> Any:
     args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
     assert callable(node.target)
     with fake_mode_of(node) or nullcontext(), torch.no_grad():
-        return node.target(*args, **kwargs)
+        return without_quotients(node.target(*args, **kwargs))
 
 
 def fake_mode_of(node: fx.Node) -> FakeTensorMode | None:

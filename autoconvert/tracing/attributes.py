@@ -1,4 +1,4 @@
-"""Tensors that a module keeps as attributes: a call that is no real one must leave none."""
+"""Tensors that a module keeps as attributes or buffers: a call that is no real one must leave none."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,9 @@ from torch import Tensor, nn
 @contextmanager
 def attributes_restored(decoder: nn.Module) -> Iterator[None]:
     """What submodules keep for themselves is as before when the context ends."""
-    before = [(module, dict(vars(module))) for module in decoder.modules()]
+    modules = list(decoder.modules())
+    before = [(module, dict(vars(module))) for module in modules]
+    buffers = [(module, dict(module._buffers), set(module._non_persistent_buffers_set)) for module in modules]
     try:
         yield
     finally:
@@ -20,6 +22,11 @@ def attributes_restored(decoder: nn.Module) -> Iterator[None]:
             now = vars(module)
             old = {k: v for k, v in attributes.items() if _is_plain(v) or isinstance(now.get(k), Tensor)}
             now.update(old)
+        for module, held, not_saved in buffers:
+            module._buffers.clear()
+            module._buffers.update(held)
+            module._non_persistent_buffers_set.clear()
+            module._non_persistent_buffers_set.update(not_saved)
 
 
 def _is_plain(value: Any) -> bool:

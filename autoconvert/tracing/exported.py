@@ -21,6 +21,7 @@ from autoconvert.ir.interface import Port, Role, port_of
 from autoconvert.ir.nodes import concrete, shape
 from autoconvert.ir.program import Program
 from autoconvert.ir.provenance import location
+from autoconvert.ir.sizes import without_quotients
 from autoconvert.ir.weight import Weight
 from autoconvert.source.experts import experts_as_pairs
 from autoconvert.tracing.attributes import attributes_restored
@@ -73,6 +74,9 @@ def program_of(
     _refuse_mutation(exported)
     _try_assertions(exported.graph, lengths)
     graph = exported.graph_module.graph
+    for node in graph.nodes:
+        if "val" in node.meta:
+            node.meta["val"] = without_quotients(node.meta["val"])
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
     root = nn.Module()
     weights: dict[str, Weight] = {}

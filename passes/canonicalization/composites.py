@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, fx
 from torch._ops import OpOverload
 
-from autoconvert.ir.editing import inline, traced
-from autoconvert.ir.nodes import concrete, is_symbolic, shape
+from autoconvert.ir.editing import emit, inline, traced
+from autoconvert.ir.nodes import concrete, is_symbolic, named_arguments, shape
 from autoconvert.rewrite.rule import rule
 from autoconvert.tracing.untraceable import is_ours
 
@@ -44,6 +44,21 @@ _DEFINED = {
 
 # For symbols where only numbers will do; the same for all, as operands may have to have as many entries.
 _SOME_SIZE = 19
+
+
+@rule(aten.group_norm.default)
+def _norm_of_groups(node: fx.Node) -> fx.Node | None:
+    """In each row of a matrix, groups of channels are normed as rows of their own; each channel keeps its weight."""
+    x, groups, weight, bias, eps, _ = named_arguments(node).values()
+    if len(shape(x)) != 2 or is_symbolic(shape(x)[1]):
+        return None
+    channels = int(shape(x)[1])
+    rows = emit(node.graph, aten.reshape.default, x, [-1, groups, channels // groups], like=node)
+    rows = emit(node.graph, aten.layer_norm.default, rows, [channels // groups], None, None, eps, like=node)
+    normed = emit(node.graph, aten.reshape.default, rows, [-1, channels], like=node)
+    if weight is not None:
+        normed = emit(node.graph, aten.mul.Tensor, normed, weight, like=node)
+    return normed if bias is None else emit(node.graph, aten.add.Tensor, normed, bias, like=node)
 
 
 @rule()
@@ -103,4 +118,4 @@ def _definitions() -> dict[OpOverload, Callable[..., Any]]:
     return {operation: known[operation] for operation in _DEFINED}
 
 
-RULES = (_decomposed,)
+RULES = (_norm_of_groups, _decomposed)

@@ -8,7 +8,7 @@ from torch import fx
 from autoconvert.analysis.constants import held_value
 from autoconvert.analysis.op_traits import is_lookup, is_movement
 from autoconvert.ir.editing import emit
-from autoconvert.ir.nodes import arguments, first_operand
+from autoconvert.ir.nodes import arguments, first_operand, is_symbolic, shape
 from autoconvert.passes.canonicalization.arithmetic import constant_number, is_float
 from autoconvert.rewrite.rule import rule
 
@@ -17,6 +17,12 @@ aten = torch.ops.aten
 
 # These put zeros in the place of some entries.
 _TRIANGLES = {aten.tril.default, aten.triu.default}
+# What fills as an operation does that has a tensor whose type is taken.
+_MADE: dict[Any, torch._ops.OpOverload] = {
+    aten.new_full.default: aten.full.default,
+    aten.new_ones.default: aten.ones.default,
+    aten.new_zeros.default: aten.zeros.default,
+}
 _ZEROS_OR_ONES = {aten.ones.default, aten.ones_like.default, aten.zeros.default, aten.zeros_like.default}
 
 
@@ -49,6 +55,15 @@ def _full_is_number(node: fx.Node) -> fx.Node | None:
     if list(arguments(node)[0]) == [] and is_float(node):
         return _fill(node, arguments(node)[1])
     return None
+
+
+@rule(aten.new_full.default, aten.new_ones.default, aten.new_zeros.default)
+def _filled_pairs_read_nothing(node: fx.Node) -> fx.Node | None:
+    """What is filled for pairs of positions takes no more than its type from activations."""
+    if sum(map(is_symbolic, shape(node))) < 2:
+        return None
+    given = arguments(node)[1:3] if node.target is aten.new_full.default else arguments(node)[1:2]
+    return emit(node.graph, _MADE[node.target], *given, dtype=node.meta["val"].dtype, like=node)
 
 
 @rule(aten.where.self)
@@ -140,6 +155,7 @@ RULES = (
     _filling_is_where,
     _filling_with_a_value_is_where,
     _full_is_number,
+    _filled_pairs_read_nothing,
     _filled_comes_first,
     _blend_is_where,
     _negation_of_truth,

@@ -71,11 +71,30 @@ def _right_operand_is_transposed(node: fx.Node) -> fx.Node | None:
     return emit(node.graph, aten.matmul.default, left, transposed, like=node)
 
 
+@rule(aten.transpose.int)
+def _product_of_transposed(node: fx.Node) -> fx.Node | None:
+    """(aᵀ bᵀ)ᵀ is b a."""
+    product = first_operand(node)
+    if product.target is not aten.matmul.default or not all(map(_is_transposed, (node, *arguments(product)))):
+        return None
+    a, b = map(first_operand, arguments(product))
+    return emit(node.graph, aten.matmul.default, b, a, like=product)
+
+
+def _is_transposed(node: fx.Node) -> bool:
+    """Whether it is a matrix, or a batch of some, with rows and columns exchanged."""
+    return node.target is aten.transpose.int and {axis % len(shape(node)) for axis in arguments(node)[1:]} == {
+        len(shape(node)) - 2,
+        len(shape(node)) - 1,
+    }
+
+
 RULES = (
     _product_with_weight_is_linear,
     _sum_with_product_is_linear,
     _product_is_matmul,
     _sum_with_product_is_sum,
     _right_operand_is_transposed,
+    _product_of_transposed,
     *einsum.RULES,
 )

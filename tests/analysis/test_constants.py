@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch import fx
 
-from autoconvert.analysis.constants import constant_value, content, digest, held_value, same_constant
+from autoconvert.analysis.constants import (
+    constant_value,
+    content,
+    digest,
+    held_value,
+    same_but_for_rounding,
+    same_constant,
+)
 from autoconvert.ir.graph_module import graph_module
 
 aten = torch.ops.aten
@@ -70,3 +77,13 @@ def test_constants_are_the_same_in_type_shape_and_bits() -> None:
     assert same_constant(value, value.clone())
     assert not any(same_constant(value, other) for other in (minus, value.double(), value[None], value[:2]))
     assert not same_constant(torch.arange(3), torch.arange(3.0))
+
+
+def test_rounding_is_of_the_last_place_and_of_floating_point() -> None:
+    value = torch.tensor([0.9375, 3e-30, torch.inf, torch.nan, 0.0])
+    near, far = value * (1 + 2**-22), value * (1 + 2**-19)
+    assert same_but_for_rounding(value, near)
+    assert not same_constant(value, near)
+    others = (far, -value, value.double(), value[None], value.nan_to_num(), value + 1e-38)
+    assert not any(same_but_for_rounding(value, other) for other in others)
+    assert not same_but_for_rounding(torch.arange(3), torch.arange(3))

@@ -1,4 +1,4 @@
-"""Decoders that nobody's library knows, each in a style of its own, convert as they are."""
+"""Decoders that nobody's library knows, each in a style of its own, convert as they are, or are refused."""
 
 from pathlib import Path
 
@@ -8,10 +8,11 @@ from torch import nn
 
 import autoconvert
 from autoconvert.check.parity import distance, random_tokens
+from autoconvert.errors import Refused
 from autoconvert.runtime.runner import open_file
 from tests import models
 from tests.modules_from_elsewhere.complex_rotary import ComplexRotary
-from tests.modules_from_elsewhere.decoders import PATTERNS_OF
+from tests.modules_from_elsewhere.decoders import PATTERNS_OF, REFUSED
 from tests.modules_from_elsewhere.dense_mixture import MixtureDecoder
 from tests.modules_from_elsewhere.einsum_decoder import EinsumDecoder
 
@@ -29,6 +30,12 @@ def test_chunks_give_what_the_module_gives(kind: type[nn.Module]) -> None:
     program = models.rewrite(module)
     assert set(program.fusion.patterns) == PATTERNS_OF[kind]
     models.assert_chunks_give_what_the_model_gives(program, module, VOCABULARY)
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_is_not_covered_is_refused(kind: type[nn.Module]) -> None:
+    with pytest.raises(Refused, match=REFUSED[kind]):
+        models.rewrite(decoder(kind))
 
 
 @pytest.mark.parametrize("kind", [ComplexRotary, EinsumDecoder, MixtureDecoder])

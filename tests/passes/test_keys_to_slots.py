@@ -1,10 +1,11 @@
 """What compares each position with all others, written outside of any attention that a pattern knows."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from autoconvert.errors import Refused
 from tests import models
@@ -105,6 +106,50 @@ def chosen_by_an_indexer(decoder: Decoder, x: Tensor) -> Tensor:
     return merged(scores.masked_fill((is_left_out | is_later)[:, None], -torch.inf).softmax(-1) @ value)
 
 
+def values_by_distance(decoder: Decoder, x: Tensor) -> Tensor:
+    """A learned value for each head and distance (Shaw et al., 2018), weighted as those of tokens are."""
+    slots = torch.arange(x.shape[1])
+    learned = decoder.rows[:, : WIDTH // HEADS][(slots[:, None] - slots[None]).clamp(0, COUNT)]
+    scores, value = _scores(decoder, x)
+    strengths = scores.masked_fill(_is_later(x), -1e9).softmax(-1)
+    return merged(strengths @ value + torch.einsum("bhqk,qkd->bhqd", strengths, learned))
+
+
+def beside_a_sink(decoder: Decoder, scores: Tensor, is_later: Tensor) -> Tensor:
+    """Half of the heads' strength may go to a column that stands for nothing."""
+    hidden = scores.tanh().masked_fill(is_later, -torch.inf)
+    sink = decoder.gain[:HEADS].view(1, HEADS, 1, 1).expand(-1, -1, scores.shape[2], -1)
+    return _mixed_heads(decoder, torch.cat([hidden, sink], dim=-1).softmax(-1)[..., :-1])
+
+
+def mixed_by_a_projection(decoder: Decoder, scores: Tensor, is_later: Tensor) -> Tensor:
+    """Heads are the last axis of what is projected, for which PyTorch flattens the pairs."""
+    mixed = nn.functional.linear(scores.permute(0, 2, 3, 1), decoder.square[:HEADS, :HEADS]).permute(0, 3, 1, 2)
+    return mixed.masked_fill(is_later, -1e9).softmax(-1)
+
+
+class Tabled(Decoder):
+    """Tokens are mixed by a number that is learned for each pair of the first `count` positions."""
+
+    def __init__(self, mixed: Change, count: int = 2 * CONTEXT) -> None:
+        super().__init__(attend=mixed)
+        self.table = nn.Parameter(torch.randn(count, count) / count)
+
+
+def by_a_triangle(decoder: Any, x: Tensor) -> Tensor:
+    return torch.exp(decoder.table[: x.shape[1], : x.shape[1]]).tril() @ x
+
+
+def by_a_sum_over_rows(decoder: Any, x: Tensor) -> Tensor:
+    """As gMLP mixes (Liu et al., 2021)."""
+    table = decoder.table[: x.shape[1], : x.shape[1]].masked_fill(_is_later(x), 0.0)
+    return torch.einsum("bnd,mn->bmd", x, table)
+
+
+def by_the_other_triangle(decoder: Any, x: Tensor) -> Tensor:
+    return decoder.table[: x.shape[1], : x.shape[1]].triu() @ x
+
+
 COMPARISONS: dict[str, Change] = {
     "talking heads": attention(talking_heads),
     "largest scores": attention(largest_scores),
@@ -115,17 +160,38 @@ COMPARISONS: dict[str, Change] = {
     "biased by distance": biased_by_distance,
     "biased by query": biased_by_query,
     "chosen by an indexer": chosen_by_an_indexer,
+    "values by distance": values_by_distance,
+    "beside a sink": attention(beside_a_sink),
+    "mixed by a projection": attention(mixed_by_a_projection),
 }
 
 
-@pytest.mark.parametrize("comparison", COMPARISONS)
-def test_chunks_give_what_the_model_gives(comparison: str) -> None:
-    module = Decoder(attend=COMPARISONS[comparison])
+def assert_all_chunks_give_what_the_model_gives(module: Decoder) -> None:
     program = models.rewrite(module)
     tokens = models.random_ids()
     expected = models.logits_of_source(module, tokens)
     for sizes in (ONE_RUN, TOKEN_BY_TOKEN, TO_THE_LAST_SLOT, models.CHUNKS):
         models.assert_same(models.logits_in_chunks(program, module, tokens, sizes), expected)
+
+
+@pytest.mark.parametrize("comparison", COMPARISONS)
+def test_chunks_give_what_the_model_gives(comparison: str) -> None:
+    assert_all_chunks_give_what_the_model_gives(Decoder(attend=COMPARISONS[comparison]))
+
+
+@pytest.mark.parametrize("mixed", [by_a_triangle, by_a_sum_over_rows])
+def test_a_table_of_pairs_may_be_learned(mixed: Change) -> None:
+    assert_all_chunks_give_what_the_model_gives(Tabled(mixed))
+
+
+def test_a_table_of_too_few_pairs_is_refused() -> None:
+    with pytest.raises(Refused, match=str(CONTEXT - 1)):
+        models.rewrite(Tabled(by_a_triangle, CONTEXT - 1))
+
+
+def test_a_triangle_of_later_pairs_is_refused() -> None:
+    with pytest.raises(Refused, match="sees positions after the row's own"):
+        models.rewrite(Tabled(by_the_other_triangle))
 
 
 def test_equal_ranks_give_way_to_the_first() -> None:
@@ -173,6 +239,16 @@ def _softmax_over_heads(decoder: Decoder, scores: Tensor, is_later: Tensor) -> T
     return scores.masked_fill(is_later, -1e9).softmax(1)
 
 
+def _one_axis(decoder: Decoder, scores: Tensor, is_later: Tensor) -> Tensor:
+    return scores.masked_fill(is_later, -1e9).softmax(-1).flatten(2).square().view(scores.shape)
+
+
+def _learned_of_all(decoder: Decoder, scores: Tensor, is_later: Tensor) -> Tensor:
+    slots = torch.arange(scores.shape[-1])
+    learned = decoder.rows[:, :1][(slots[:, None] - slots[None]).clamp(0, COUNT)]
+    return torch.einsum("bhqk,qkd->bhqd", scores, learned).expand_as(scores).masked_fill(is_later, 0.0)
+
+
 def _smallest_scores(decoder: Decoder, scores: Tensor, is_later: Tensor) -> Tensor:
     hidden = scores.masked_fill(is_later, -torch.inf)
     most = hidden.topk(min(COUNT, hidden.shape[-1]), dim=-1, largest=False).values[..., -1:]
@@ -186,6 +262,8 @@ REFUSED = {
     "mean of all": (_mean_of_all, "not known to treat columns one by one"),
     "mixed where hidden": (_mixed_where_hidden, "sees positions after the row's own"),
     "twice": (_twice, "multiplies pairs with pairs"),
+    "one axis": (_one_axis, "makes one axis of both"),
+    "learned of all": (_learned_of_all, "sees positions after the row's own"),
     "back to front": (_back_to_front, "not known to treat columns one by one"),
 }
 

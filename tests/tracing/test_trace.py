@@ -153,6 +153,29 @@ def test_a_module_that_counts_its_calls_gives_logits_or_is_refused() -> None:
     models.assert_same(models.execute(program, module, tokens)["logits"][0], models.logits_of_source(Decoder(), tokens))
 
 
+def test_a_buffer_that_a_call_would_make_is_not_made() -> None:
+    """A mask that is made for the longest text so far, as many modules do."""
+
+    class Masked(Decoder):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("mask", None, persistent=False)
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            length, mask = tokens.shape[1], self._buffers["mask"]
+            if mask is None or mask.shape[0] < length:
+                mask = torch.ones(length, length).tril()
+                self.register_buffer("mask", mask, persistent=False)
+                self.register_buffer("made", torch.ones(1))
+            return super().forward(tokens) * mask[:length, :1]
+
+    module, tokens = Masked(), models.random_ids()
+    program = models.traced(module)
+    assert dict(module.named_buffers()) == {}
+    assert not hasattr(module, "made")
+    models.assert_same(models.execute(program, module, tokens)["logits"][0], models.logits_of_source(module, tokens))
+
+
 class Named(Decoder):
     """A parameter of its own by any name."""
 

@@ -127,6 +127,23 @@ SHAPES: dict[str, tuple[Function, ...]] = {
     ),
 }
 
+PAIRS: dict[str, tuple[Function, ...]] = {
+    "filled": (
+        lambda x, m: x @ x.mT + torch.full((x.shape[1], x.shape[1]), 0.5, dtype=x.dtype).triu(1),
+        lambda x, m: x @ x.mT + x.new_full((x.shape[1], x.shape[1]), 0.5).triu(1),
+        lambda x, m: x @ x.mT + (x @ x.mT).new_full((x.shape[1], x.shape[1]), 0.5).triu(1),
+    ),
+    "filled with ones": (
+        lambda x, m: x @ x.mT + torch.ones(x.shape[1], x.shape[1], dtype=x.dtype).triu(1),
+        lambda x, m: x @ x.mT + x.new_ones(x.shape[1], x.shape[1]).triu(1),
+    ),
+    "product": (
+        lambda x, m: (x @ x.mT).relu() @ x,
+        lambda x, m: (x.mT @ (x @ x.mT).relu().mT).mT,
+        lambda x, m: torch.einsum("bnd,bmn->bmd", x, torch.einsum("bmd,bnd->bmn", x, x).relu()),
+    ),
+}
+
 PARTS: dict[str, tuple[Function, ...]] = {
     "thirds": (
         lambda x, m: x[..., 3:6].relu(),
@@ -309,6 +326,7 @@ GROUPS = {
     f"{kind}: {name}": ways
     for kind, group in (
         ("shapes", SHAPES),
+        ("pairs", PAIRS),
         ("parts", PARTS),
         ("arithmetic", ARITHMETIC),
         ("products", PRODUCTS),
@@ -421,3 +439,17 @@ def test_composites_are_decomposed(function: Function) -> None:
         assert operation in kept or not operation.has_kernel_for_dispatch_key(
             torch._C.DispatchKey.CompositeImplicitAutograd
         )
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x, m: F.group_norm(x.flatten(0, 1), 2, m[0], m[1], eps=1e-4).view_as(x),
+        lambda x, m: F.group_norm(x[0], 4),
+    ],
+)
+def test_groups_of_a_row_are_normed_as_rows(function: Function) -> None:
+    """So that no number of rows is told to an operation."""
+    made = operations(function)
+    assert aten.layer_norm.default in made
+    assert not {aten.group_norm.default, aten.native_group_norm.default} & set(made)
