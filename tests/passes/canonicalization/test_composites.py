@@ -13,7 +13,7 @@ from autoconvert.rewrite.rule import Rewriter
 from tests.models import WIDTH, Decoder, traced
 
 aten = torch.ops.aten
-(DECOMPOSED,) = RULES
+*_, DECOMPOSED = RULES
 REWRITER = Rewriter((), (), lambda *_: None)
 
 
