@@ -9,7 +9,7 @@ from typing import Any
 from torch import fx
 
 from autoconvert import ops
-from autoconvert.analysis.invariants import NO_ASSERTIONS, NO_LOOPS, NO_SCORES
+from autoconvert.analysis.invariants import NO_ASSERTIONS, NO_LOOPS, NO_SCORES, NO_TOKEN_SIZES
 from autoconvert.ir.editing import finish, inline, replace
 from autoconvert.ir.fusion import FusedBlock, Fusion, NearMiss
 from autoconvert.ir.nodes import type_key
@@ -127,6 +127,6 @@ PASS = Pass(
     "fuse",
     "Building blocks become semantic operations, wherever a pattern matches.",
     lambda program, options: fuse(program, options.patterns, options.on_match),
-    requires=(NO_ASSERTIONS, NO_LOOPS),
+    requires=(NO_ASSERTIONS, NO_LOOPS, NO_TOKEN_SIZES),
     ensures=(NO_SCORES,),
 )

@@ -22,12 +22,12 @@ from autoconvert.ir.editing import emit, finish
 from autoconvert.ir.nodes import arguments, first_operand, shape
 from autoconvert.ir.program import Program
 from autoconvert.ir.provenance import location
-from autoconvert.passes.rows_to_pairs import NotRowwise, Pairs, isomorphic, on_pairs
+from autoconvert.passes.row_tables import NotRowwise
+from autoconvert.passes.rows_to_pairs import Pairs, isomorphic, on_pairs
+from autoconvert.passes.written_sums import PLACES, written_sums
 from autoconvert.rewrite.pass_manager import Pass
 
 aten = torch.ops.aten
-
-_PLACES = {aten.where.default, aten.nonzero_numpy.default}
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,9 @@ def loops_to_pairs(program: Program) -> Program:
         Inseparable: a loop over what tokens decide does something else.
     """
     graph = program.graph
-    if not any(node.target in _PLACES or node.target is ops.visit for node in graph.graph.nodes):
+    if not any(node.target in PLACES or node.target is ops.visit for node in graph.graph.nodes):
         return program
+    written_sums(graph.graph)
     made = iterations(graph.graph)
     chains = _chains(graph.graph)
     _check_visits(graph.graph, made, [link for chain in chains for link in chain])
@@ -93,7 +94,7 @@ def _link(node: fx.Node) -> Link | None:
         return None
     total, dim, index, _ = arguments(node)
     places = first_operand(index) if index.target is operator.getitem else None
-    mask = class_mask(first_operand(places)) if places is not None and places.target in _PLACES else None
+    mask = class_mask(first_operand(places)) if places is not None and places.target in PLACES else None
     if mask is None or places is None or dim not in (0, -len(shape(total))):
         return None
     columns: list[fx.Node | None] = [None] * len(mask.axes)

@@ -57,6 +57,8 @@ def materialize_positions(program: Program, context: int) -> Program:
         if masked := [user for user in users if is_mask_of(node, user)]:
             _materialize_mask(graph, node, table, masked, input_pos)
             users = [user for user in users if user not in masked]
+        if len(axes) == 1 and users and not shape(node)[axes[0]].node.expr.is_Symbol:  # type: ignore[union-attr]
+            raise Inseparable(f"{location(users[0])} uses a table that has several entries for each position.")
         if len(axes) == 1 and users:
             _materialize_rows(graph, node, table, axes[0], input_pos)
         elif users and axes:

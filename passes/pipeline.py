@@ -6,6 +6,7 @@ from autoconvert.passes import (
     canonicalize,
     cumsum_to_scan,
     decompose,
+    dense_rows,
     exact_jumps,
     fill_by_positions,
     fold_weights,
@@ -24,6 +25,8 @@ PASSES: tuple[Pass, ...] = (
     canonicalize.PASS,
     # Experts are fused in what loops over them become.
     loops_to_pairs.PASS,
+    # What loops are left with, and everything else that picks rows.
+    dense_rows.PASS,
     canonicalize.PASS,
     # Blocks are fused while weights and positions are still inputs: patterns are written that way.
     fuse.PASS,

@@ -20,6 +20,7 @@ from autoconvert.analysis.sequence_axis import check_separate
 from autoconvert.errors import Refused
 from autoconvert.ir.editing import emit, infer
 from autoconvert.ir.nodes import arguments, concrete, first_operand, is_symbolic, named_arguments, shape, type_key
+from autoconvert.passes.row_tables import NotRowwise, static, taken
 from autoconvert.tracing.untraceable import is_ours
 
 aten = torch.ops.aten
@@ -30,10 +31,6 @@ _SOME_LENGTH = 7
 _SOME_ROWS = 5
 
 Columns = Sequence[fx.Node | None]
-
-
-class NotRowwise(Exception):
-    """Why rows cannot be computed all at once."""
 
 
 @dataclass(frozen=True)
@@ -99,15 +96,39 @@ def on_pairs(pairs: Pairs, rows: Sequence[fx.Node], columns: Sequence[Columns], 
         NotRowwise: rows are not computed one by one, or parameters are used in an unknown way.
     """
     leaves = [isomorphic(rows[0], columns[0], r, c, weights) for r, c in zip(rows, columns, strict=True)]
-    parameters = {
+    dependent = _dependent(columns[0])
+    _check_rowwise(rows[0], columns[0], dependent)
+    result = _Rewrite(pairs, columns[0], dependent, _differing(leaves)).value(rows[0])
+    return _added(pairs, result, like=rows[0])
+
+
+def at_once(
+    numbers: fx.Node, rows: Sequence[fx.Node], picked: Sequence[Columns], dense: Columns, weights: Container[str]
+) -> fx.Node | None:
+    """What each class of `numbers` computes of its own rows, for all rows; None where classes are not alike.
+
+    `rows` are those of each class, the first of number 0, computed of what it has `picked`, which for all rows is
+    `dense`. That rows are computed one by one was proven.
+    """
+    leaves = [isomorphic(rows[0], picked[0], r, p, weights) for r, p in zip(rows, picked, strict=True)]
+    if any(of_class is None for of_class in leaves):
+        return None
+    pairs = Pairs(numbers, (0,), 0, 0, len(rows))
+    rewrite = _Rewrite(pairs, (), _dependent(picked[0]), _differing(leaves))
+    rewrite.known.update({p: d for p, d in zip(picked[0], dense, strict=True) if p is not None and d is not None})
+    try:
+        return rewrite.value(rows[0])
+    except NotRowwise:
+        return None
+
+
+def _differing(leaves: Sequence[dict[fx.Node, fx.Node] | None]) -> dict[fx.Node, list[fx.Node]]:
+    """The parameters that are not the same for all classes, those of each by that of the first."""
+    return {
         leaf: [of_class[leaf] for of_class in leaves if of_class is not None]
         for leaf, own in (leaves[0] or {}).items()
         if any(of_class is None or of_class[leaf] is not own for of_class in leaves)
     }
-    dependent = _dependent(columns[0])
-    _check_rowwise(rows[0], columns[0], dependent)
-    result = _Rewrite(pairs, columns[0], dependent, parameters).value(rows[0])
-    return _added(pairs, result, like=rows[0])
 
 
 def _dependent(columns: Columns) -> set[fx.Node]:
@@ -184,18 +205,21 @@ def _copied_for(
 
 @dataclass
 class _Rewrite:
-    """Copies what is computed on the rows of one class, for all pairs, at the graph's insertion point."""
+    """Copies what is computed on the rows of one class, for all pairs, at the graph's insertion point.
+
+    `known` has the copies, which may begin with some.
+    """
 
     pairs: Pairs
     columns: Columns
     dependent: set[fx.Node]
     parameters: dict[fx.Node, list[fx.Node]]
-    _copies: dict[fx.Node, fx.Node] = field(default_factory=dict)
+    known: dict[fx.Node, fx.Node] = field(default_factory=dict)
 
     def value(self, node: fx.Node) -> fx.Node:
-        if node not in self._copies:
-            self._copies[node] = self._copied(node)
-        return self._copies[node]
+        if node not in self.known:
+            self.known[node] = self._copied(node)
+        return self.known[node]
 
     def _copied(self, node: fx.Node) -> fx.Node:
         if node in self.columns:
@@ -227,20 +251,8 @@ class _Rewrite:
         at = [axis for axis, index in enumerate(indices) if index is not None]
         if source in self.dependent or any(indices[axis] not in self.columns for axis in at):
             raise NotRowwise("it picks by what is computed from places")
-        if at != list(range(at[0], at[0] + len(at))):
-            raise NotRowwise("it picks along axes that are not side by side")
         of_number = {self.pairs.axes[self.columns.index(indices[axis])]: axis for axis in at}
-        sizes, of_source = shape(self.pairs.numbers), shape(source)
-        if any(str(sizes[number]) != str(of_source[axis]) for number, axis in of_number.items()):
-            raise NotRowwise("it picks from an axis of another length")
-        before, after = range(at[0]), range(at[-1] + 1, len(of_source))
-        order = [*before, *(of_number[number] for number in sorted(of_number)), *after]
-        wide = _emit(node, aten.permute.default, source, order)
-        for number, size in enumerate(sizes):
-            if number not in of_number:
-                wide = _expanded(node, wide, at[0] + number, size)
-        rows = [*(of_source[axis] for axis in before), -1, *(of_source[axis] for axis in after)]
-        return _emit(node, aten.reshape.default, wide, _static(rows))
+        return taken(source, of_number, shape(self.pairs.numbers), node)
 
     def _linear(self, node: fx.Node) -> fx.Node:
         x = self.value(first_operand(node))
@@ -284,7 +296,7 @@ def _stacked(parameters: Sequence[fx.Node], like: fx.Node) -> fx.Node:
 
 def _added(pairs: Pairs, rows: fx.Node, like: fx.Node) -> fx.Node:
     """Rows of numbers outside count as 0; the others are summed over every axis of `numbers` but one."""
-    sizes, features = shape(pairs.numbers), _static(shape(rows)[1:])
+    sizes, features = shape(pairs.numbers), static(shape(rows)[1:])
     if not pairs.is_all:
         counts = _emit(like, aten.reshape.default, _within(pairs, like), [-1] + [1] * len(features))
         rows = _emit(like, aten.where.ScalarOther, counts, rows, 0.0)
@@ -296,20 +308,6 @@ def _added(pairs: Pairs, rows: fx.Node, like: fx.Node) -> fx.Node:
 def _within(pairs: Pairs, like: fx.Node) -> fx.Node:
     low = _emit(like, aten.ge.Scalar, pairs.numbers, pairs.first)
     return _emit(like, aten.logical_and.default, low, _emit(like, aten.lt.Scalar, pairs.numbers, pairs.end))
-
-
-def _expanded(like: fx.Node, node: fx.Node, axis: int, size: Any) -> fx.Node:
-    """A new `axis`, along which the value is repeated."""
-    if is_symbolic(size):
-        raise NotRowwise("a value without positions is picked for each of them")
-    wide = _emit(like, aten.unsqueeze.default, node, axis)
-    return _emit(like, aten.expand.default, wide, [size if a == axis else -1 for a in range(len(shape(wide)))])
-
-
-def _static(sizes: Sequence[Any]) -> list[int]:
-    if any(map(is_symbolic, sizes)):
-        raise NotRowwise("a second axis has an unknown size")
-    return [int(size) for size in sizes]
 
 
 def _emit(like: fx.Node, target: Any, *args: Any) -> fx.Node:

@@ -8,11 +8,18 @@ from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensor
 
 from autoconvert.analysis.op_traits import is_random
+from autoconvert.ir.nodes import named_arguments
+
+aten = torch.ops.aten
 
 # What takes more operations than this is not looked at: it is a small table that decides what a block is.
 _OPERATIONS = 32
 # Of a number, relative to it, in units of what its type resolves.
 _ROUNDING = 4
+_FILLED_WITH = {
+    **dict.fromkeys((aten.zeros.default, aten.zeros_like.default, aten.new_zeros.default), 0),
+    **dict.fromkeys((aten.ones.default, aten.ones_like.default, aten.new_ones.default), 1),
+}
 
 
 def held_value(node: fx.Node) -> Tensor | None:
@@ -41,6 +48,16 @@ def constant_value(node: fx.Node) -> Tensor | None:
             values[each] = each.target(*args, **kwargs) if callable(each.target) else held_value(each)
     value = values[node]
     return value if isinstance(value, Tensor) else None
+
+
+def is_filled(node: fx.Node, number: float) -> bool:
+    """Whether all entries are known to be `number`, however many there are."""
+    if node.target in _FILLED_WITH:
+        return _FILLED_WITH[node.target] == number
+    if node.target in (aten.full.default, aten.full_like.default, aten.new_full.default):
+        return bool(named_arguments(node)["fill_value"] == number)
+    value = constant_value(node)
+    return value is not None and bool((value == number).all())
 
 
 def content(value: Tensor) -> memoryview:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import fx
 
 from autoconvert import ops
 from autoconvert.analysis.axis_rules import axes
@@ -14,6 +15,7 @@ from autoconvert.ir.interface import Role
 from autoconvert.ir.nodes import arguments, first_operand, named_arguments
 from autoconvert.ir.program import Program
 from autoconvert.ir.provenance import named
+from autoconvert.ir.types import expressions_in, type_of
 from autoconvert.ops.semantic import OUTSIDE
 from autoconvert.scan.scan import StatefulScan
 
@@ -94,6 +96,22 @@ def _cumsums_are_scans(program: Program) -> str | None:
     return None
 
 
+def token_sized(program: Program) -> fx.Node | None:
+    """The first value that has a size which tokens decide."""
+    inputs = [type_of(node.meta["val"]) for node in program.graph.graph.find_nodes(op="placeholder")]
+    known = {symbol for size in expressions_in(tuple(inputs)) for symbol in size.free_symbols}
+    for node in program.graph.graph.nodes:
+        value = node.meta.get("val")
+        if value is not None and any(not size.free_symbols <= known for size in expressions_in(type_of(value))):
+            return node
+    return None
+
+
+def _sizes_are_known(program: Program) -> str | None:
+    node = token_sized(program)
+    return None if node is None else f"{named(node)} has one"
+
+
 def _scans_are_stateful(program: Program) -> str | None:
     for node in program.graph.graph.find_nodes(op="call_module"):
         if not isinstance(program.graph.get_submodule(str(node.target)), StatefulScan):
@@ -103,6 +121,7 @@ def _scans_are_stateful(program: Program) -> str | None:
 
 NO_ASSERTIONS = Invariant("no assertions about types and sizes", _without(*ASSERTIONS))
 NO_LOOPS = Invariant("no loops over what tokens decide", _without(ops.visit))
+NO_TOKEN_SIZES = Invariant("no sizes that tokens decide", _sizes_are_known)
 NO_SCORES = Invariant("scores of attention stand nowhere alone", _without(ops.attention_scores))
 NOTHING_OUTSIDE = Invariant("no operations that patterns brought", _without_outside)
 PROJECTIONS_HOISTED = Invariant(

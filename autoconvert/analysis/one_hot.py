@@ -34,7 +34,12 @@ class ClassMask:
 
 
 def class_mask(node: fx.Node) -> ClassMask | None:
-    """What the mask says, where it is one class of a one-hot code in canonical form."""
+    """What the mask says, where it is one class of a one-hot code in canonical form, or numbers compared with one."""
+    if node.target is aten.eq.Scalar:
+        compared, number = arguments(node)
+        if type(number) is not int or number < 0 or compared.meta["val"].is_floating_point():
+            return None
+        return ClassMask(compared, tuple(range(len(shape(compared)))), number)
     if node.target is not aten.select.int:
         return None
     source, axis, number = arguments(node)
@@ -76,10 +81,32 @@ def below(numbers: fx.Node) -> int | None:
     """A number that all are less than, where that is known: places among the entries of an axis."""
     if numbers.target in (aten.reshape.default, aten._to_copy.default, aten.slice.Tensor, aten.select.int):
         return below(first_operand(numbers))
-    if numbers.target is not operator.getitem or arguments(numbers)[1] != 1:
-        return None
-    chosen = first_operand(numbers)
-    if chosen.target is not aten.topk.default:
+    chosen = _places(numbers)
+    if chosen is None or named_arguments(chosen)["dim"] is None:
         return None
     size = shape(first_operand(chosen))[named_arguments(chosen)["dim"]]
     return size if isinstance(size, int) else None
+
+
+def differ_along(numbers: fx.Node, axis: int) -> bool:
+    """Whether no two numbers along `axis` are the same: places of the largest of an axis, each of which is one."""
+    size = shape(numbers)[axis]
+    if size == 1:
+        return True
+    if numbers.target is aten._to_copy.default and not numbers.meta["val"].is_floating_point():
+        return differ_along(first_operand(numbers), axis)
+    chosen = _places(numbers)
+    if chosen is None or chosen.target is not aten.topk.default:
+        return False
+    rank = len(shape(numbers))
+    return bool(named_arguments(chosen)["dim"] % rank == axis % rank)
+
+
+def _places(numbers: fx.Node) -> fx.Node | None:
+    """The operation that gives `numbers` as places along its `dim`."""
+    if numbers.target is aten.argmax.default:
+        return numbers
+    if numbers.target is not operator.getitem or arguments(numbers)[1] != 1:
+        return None
+    chosen = first_operand(numbers)
+    return chosen if chosen.target is aten.topk.default else None

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import math
 import warnings
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
@@ -13,12 +12,11 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, InputSpec, OutputKind
 from torch.fx.graph import CodeGen
-from torch.utils._sympy.value_ranges import ValueRanges, bound_sympy
+from torch.utils._sympy.value_ranges import bound_sympy
 
 from autoconvert.errors import Inseparable, Refused
 from autoconvert.ir.graph_module import graph_module
 from autoconvert.ir.interface import Port, Role, port_of
-from autoconvert.ir.nodes import concrete, shape
 from autoconvert.ir.program import Program
 from autoconvert.ir.provenance import location
 from autoconvert.ir.sizes import without_quotients
@@ -27,6 +25,7 @@ from autoconvert.source.experts import experts_as_pairs
 from autoconvert.tracing.attributes import attributes_restored
 from autoconvert.tracing.functional import functional
 from autoconvert.tracing.loops import trace_loops
+from autoconvert.tracing.token_sizes import bounds, known_sums, with_sums
 
 # Operations that have of their first operand its shape and type alone.
 _OVERWRITES = {torch.ops.aten.copy.default, torch.ops.aten.fill.Scalar, torch.ops.aten.fill.Tensor}
@@ -139,15 +138,17 @@ def _is_overwritten(buffer: fx.Node) -> bool:
 def _try_assertions(graph: fx.Graph, lengths: Sequence[int]) -> None:
     """The trace holds where its assertions do; those about the length alone are tried for each length."""
     known = {symbol for node in graph.find_nodes(op="placeholder") for symbol in _symbols(node.meta.get("val"))}
-    counts = _counts(graph, max(lengths, default=0))
+    counts, sums = bounds(graph, max(lengths, default=0)), known_sums(graph)
     for node in graph.find_nodes(op="call_function", target=torch.ops.aten._assert_scalar.default):
         asserted = node.args[0].meta["val"] if isinstance(node.args[0], fx.Node) else node.args[0]
         expression = asserted.node.expr if isinstance(asserted, torch.SymBool) else sympy.sympify(asserted)
-        if expression is sympy.true:
-            continue
         symbols = expression.free_symbols
         if symbols <= counts.keys() and bound_sympy(expression, counts).lower is sympy.true:
             continue
+        expression = with_sums(expression, sums)
+        if expression is sympy.true:
+            continue
+        symbols = expression.free_symbols
         if not symbols <= known:
             raise Inseparable(f"{location(node)}: the model's code depends on the values of its tokens ({expression}).")
         fails = (n for n in lengths if expression.subs(dict.fromkeys(symbols, n)) is not sympy.true)
@@ -160,16 +161,6 @@ def _try_assertions(graph: fx.Graph, lengths: Sequence[int]) -> None:
                 hint=f"A smaller context may do: --context {shorter}." if shorter else "",
                 shorter=shorter,
             )
-
-
-def _counts(graph: fx.Graph, longest: int) -> dict[Any, ValueRanges[Any]]:
-    """Sizes that are counts of true entries, from none to all."""
-    counts: dict[Any, ValueRanges[Any]] = {}
-    for node in graph.nodes:
-        if node.target in (torch.ops.aten.where.default, torch.ops.aten.nonzero_numpy.default):
-            entries = math.prod(concrete(size, longest) for size in shape(node.args[0]))
-            counts |= dict.fromkeys(_symbols(node.meta["val"][0]), ValueRanges(0, entries))
-    return counts
 
 
 def _symbols(value: Any) -> set[Any]:

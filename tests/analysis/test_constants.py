@@ -11,6 +11,7 @@ from autoconvert.analysis.constants import (
     content,
     digest,
     held_value,
+    is_filled,
     same_but_for_rounding,
     same_constant,
 )
@@ -42,6 +43,26 @@ def test_constant_is(name: str) -> None:
     make, expected = MADE[name]
     found = constant_value(graph_with(make))
     assert expected is None if found is None else found.tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("make", "number"),
+    [
+        (lambda g, x, table: g.call_function(aten.zeros_like.default, (x,)), 0),
+        (lambda g, x, table: g.call_function(aten.new_ones.default, (x, [3])), 1),
+        (lambda g, x, table: g.call_function(aten.full_like.default, (x, 7.0)), 7),
+        (lambda g, x, table: g.call_function(aten.zeros.default, ([2],)), 0),
+        (lambda g, x, table: g.call_function(aten.mul.Tensor, (table, 0)), 0),
+        (lambda g, x, table: table, None),
+        (lambda g, x, table: g.call_function(aten.empty_like.default, (x,)), None),
+        (lambda g, x, table: g.call_function(aten.mul.Tensor, (x, 0)), None),
+    ],
+)
+def test_what_is_filled_is_known_in_any_shape(
+    make: Callable[[fx.Graph, fx.Node, fx.Node], fx.Node], number: float | None
+) -> None:
+    found = [each for each in (0, 1, 3, 7) if is_filled(graph_with(make), each)]
+    assert found == ([] if number is None else [number])
 
 
 def test_only_what_the_graph_has_is_held() -> None:

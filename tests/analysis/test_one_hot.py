@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from autoconvert.analysis.one_hot import below, class_mask, one_hot
+from autoconvert.analysis.one_hot import below, class_mask, differ_along, one_hot
 from autoconvert.ir.program import Program
 from autoconvert.passes.canonicalize import canonicalize
 from tests import models
@@ -86,6 +86,7 @@ MASKS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], tuple[int, ...], int]
     "classes first": (lambda tokens, _: F.one_hot(tokens, CLASSES).permute(2, 1, 0)[3], (1, 0), 3),
     "classes in the middle": (lambda tokens, _: F.one_hot(tokens, CLASSES).transpose(1, 2)[:, 3], (0, 1), 3),
     "from the end": (lambda tokens, _: F.one_hot(tokens, CLASSES)[..., -1], (0, 1), CLASSES - 1),
+    "compared with it": (lambda tokens, _: tokens == 3, (0, 1), 3),
 }
 
 
@@ -108,8 +109,10 @@ def test_a_class_of_a_code_is_where_the_number_is_that(name: str) -> None:
         lambda tokens, _: F.one_hot(tokens, CLASSES).transpose(1, 2)[..., 0],
         lambda tokens, _: (tokens[..., None] >= torch.arange(CLASSES))[..., 3],
         lambda tokens, _: F.one_hot(tokens, CLASSES)[..., 3:4],
+        lambda tokens, _: tokens.float() == 3,
+        lambda tokens, _: tokens == -1,
     ],
-    ids=["a text", "a position", "no code", "a slice"],
+    ids=["a text", "a position", "no code", "a slice", "numbers that are not whole", "no class"],
 )
 def test_anything_else_is_no_class(function: Callable[[Tensor, Tensor], Tensor]) -> None:
     node, *_ = canonical(function)
@@ -127,6 +130,7 @@ BELOW: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "cast": lambda tokens, table: places(tokens, table).to(torch.int32),
     "one of them": lambda tokens, table: places(tokens, table)[..., 1],
     "some of them": lambda tokens, table: places(tokens, table)[..., :1],
+    "of the largest alone": lambda tokens, table: F.embedding(tokens, table).argmax(-1),
 }
 
 
@@ -151,3 +155,21 @@ def test_places_on_an_axis_are_below_its_length(name: str) -> None:
 def test_of_other_numbers_nothing_is_known(function: Callable[[Tensor, Tensor], Tensor]) -> None:
     node, *_ = canonical(function)
     assert below(node) is None
+
+
+@pytest.mark.parametrize(
+    ("function", "axis", "differ"),
+    [
+        (places, 2, True),
+        (places, 1, False),
+        (lambda tokens, table: places(tokens, table).to(torch.int32), -1, True),
+        (lambda tokens, table: places(tokens, table)[..., :1], -1, True),
+        (lambda tokens, table: places(tokens, table).transpose(-1, -2), -2, False),
+        (lambda tokens, table: places(tokens, table) // 2, -1, False),
+        (lambda tokens, table: F.embedding(tokens, table).argmax(-1), -1, False),
+    ],
+    ids=["along them", "along others", "cast", "one", "moved", "computed from", "of every position"],
+)
+def test_places_of_the_largest_differ(function: Callable[[Tensor, Tensor], Tensor], axis: int, differ: bool) -> None:
+    node, *_ = canonical(function)
+    assert differ_along(node, axis) is differ

@@ -270,7 +270,7 @@ def test_an_unknown_pass_to_stop_after_is_bad_usage_and_lists_the_passes(model: 
     result = invoke(model, "--stop-after", "no-such-pass", "--dump", tmp_path / "dump")
     assert result.exit_code == 2
     assert "There is no pass or signature no-such-pass to stop after." in result.stderr
-    assert "canonicalize, loops-to-pairs, canonicalize-2, fuse, " in result.stderr
+    assert "canonicalize, loops-to-pairs, dense-rows, canonicalize-2, fuse, " in result.stderr
     assert not (tmp_path / "dump").exists()
 
 

@@ -368,5 +368,5 @@ def test_a_pass_that_stands_again_runs_only_where_the_graph_is_another() -> None
     options = Options(CONTEXT, PATTERNS, lambda *_: None, CPU)
     run_passes(traced(Decoder()), options, tuple(map(noted, PASSES)), lambda step, _: seen.append(step.name))
     assert seen == [step.name for step in PASSES]
-    assert runs[:5] == ["canonicalize", "loops-to-pairs", "fuse", "canonicalize", "decompose"]
+    assert runs[:6] == ["canonicalize", "loops-to-pairs", "dense-rows", "fuse", "canonicalize", "decompose"]
     assert runs.count("canonicalize") == 2
