@@ -6,6 +6,7 @@ Where classes differ in parameters alone, all rows are computed once, each with 
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import torch
@@ -74,7 +75,7 @@ def by_parameters(
     """What all classes from 0 on compute, with the parameters of each row's own; None where they are not alike."""
     picked = [_picked_for(node, rows) for node in of_classes]
     dense = [[rows[node].dense for node in of_class] for of_class in picked]
-    stand_first = all(rows[node].axis == -len(shape(rows[node].dense)) for node in [*of_classes, *sum(picked, [])])
+    stand_first = all(rows[node].axis == -len(shape(rows[node].dense)) for node in chain(of_classes, *picked))
     if not stand_first or any(of_class != dense[0] for of_class in dense):
         return None
     return at_once(numbers, of_classes, picked, dense[0], weights)

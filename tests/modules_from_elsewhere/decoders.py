@@ -104,18 +104,23 @@ PATTERNS_OF: dict[type[nn.Module], set[str]] = {
     RetentionDecoder: {"layer_norm", "layer_norm.without_weight", _PRODUCT},
     SpatialGating: {"layer_norm"},
     AttentionFreeDecoder: {"layer_norm"},
+    TimeMixing: {"layer_norm", "attention.native.causal"},
+    ShiftedLayers: {"layer_norm", "attention.native"},
+    LoopedExperts: {
+        "rms_norm.native",
+        "rotary.half",
+        "attention.native.grouped.causal",
+        "experts.rows.transposed",
+    },
+    ConvolvedQueries: {"rms_norm.native", "attention.native"},
+    AlternatingConvolutions: {"layer_norm", "attention.native.causal"},
 }
 
 # What is said of those that are refused.
 REFUSED: dict[type[nn.Module], str] = {
     MemoryKeys: "where.self in attns.0 .* uses a mask over the whole sequence outside a fused attention",
     Registers: "cat in decoder .* changes the length of the sequence",
-    TimeMixing: "takes another path where .* does not hold: at 2",
-    ShiftedLayers: "pad in decoder .* no rule knows this operation",
     FromTheMiddle: "in rotary .* depends on how long the sequence is",
-    LoopedExperts: "where in moe.0 .* no rule knows this operation",
-    ConvolvedQueries: "pad in attns.0 .* no rule knows this operation",
-    AlternatingConvolutions: "conv1d in first.conv .* changes the length of the sequence",
     LoopedAverages: "decides by the length of its text: length == 19",
     LogarithmicScan: "logcumsumexp in grus.0 .* no rule knows this operation",
     TutorialTransformer: "cannot be traced with a symbolic length: Could not guard on data-dependent expression",

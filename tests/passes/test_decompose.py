@@ -117,5 +117,5 @@ def test_dropout_that_stays_on_is_still_refused() -> None:
         query, key, value = (each.squeeze(0) for each in decoder.heads(x))
         return merged(F.scaled_dot_product_attention(query, key, value, dropout_p=0.5, is_causal=True)[None])
 
-    with pytest.raises(Refused, match="^dropout in decoder"):
+    with pytest.raises(Refused, match=r"^dropout in decoder"):
         rewrite(Decoder(attend=attend))
