@@ -15,7 +15,7 @@ SAMPLE: dict[str, set[str]] = {
         "attention_scores.with_heads_apart",
         "gelu_tanh.factored",
     },
-    "codegen": {"attention_scores.scaled_with_mask", "gelu_tanh", "rotary.interleaved"},
+    "codegen": {"gelu_tanh", "rotary.interleaved"},
     "cohere2": {"layer_norm.written_out.without_bias"},
     "dbrx": {"experts.rows.transposed"},
     "doge": {"attention.biased_by_key"},
