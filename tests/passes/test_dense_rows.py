@@ -336,7 +336,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "one place read once": (added_to_what_is_written_twice, "several of them may be written to one place"),
     "used otherwise": (other_rows, "sum"),
     "pieces in another order": (in_another_order, "not put together in their order"),
-    "a piece twice": (one_piece_twice, "not put together in their order"),
+    "a piece twice": (one_piece_twice, "depends on the values of its tokens"),
     "counts of other numbers": (counts_of_other_numbers, "how often each class occurs"),
     "counts of other classes": (counts_of_other_classes, "how often each class occurs"),
     "counts of tokens": (counts_of_tokens, "how often each class occurs"),
