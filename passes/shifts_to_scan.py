@@ -18,7 +18,7 @@ from torch.fx.passes.tools_common import stable_topological_sort
 
 from autoconvert.analysis.axis_rules import argument, axes
 from autoconvert.analysis.binding_times import Time, binding_times
-from autoconvert.analysis.constants import constant_value
+from autoconvert.analysis.constants import is_filled
 from autoconvert.analysis.invariants import WHOLE_TEXT
 from autoconvert.analysis.sequence_axis import is_entry_by_entry
 from autoconvert.ir.editing import emit, finish, infer
@@ -163,7 +163,7 @@ class _Shifts:
         (axis,), parts = axes(node, self._symbol), arguments(node)[0]
         *zeros, sequence = parts
         moved = self._source(sequence)
-        if moved is None or self._axis(node) != axis or not all(map(_is_zero, zeros)):
+        if moved is None or self._axis(node) != axis or not all(is_filled(part, 0) for part in zeros):
             return None
         counts = [shape(part)[axis] for part in zeros]
         return moved.padded(sum(map(int, counts))) if not any(map(is_symbolic, counts)) else None
@@ -172,12 +172,9 @@ class _Shifts:
         """Each position's window [positions, channels, kernel] is convolved to a single entry."""
         given = named_arguments(node)
         x, weight, dilation = given["input"], given["weight"], _number(given["dilation"])
-        is_alone = axes(x, self._symbol) == [-1] and len(shape(x)) == 3 and shape(x)[0] == 1
-        if (
-            not is_alone
-            or _number(given["stride"]) != 1
-            or any(axes(n, self._symbol) for n in node.all_input_nodes[1:])
-        ):
+        is_one_text = axes(x, self._symbol) == [-1] and len(shape(x)) == 3 and shape(x)[0] == 1
+        others = [each for each in node.all_input_nodes if each is not x]
+        if not is_one_text or _number(given["stride"]) != 1 or any(axes(each, self._symbol) for each in others):
             raise _NotShifted
         first = shift - _number(given["padding"])
         taps = range(first, first + dilation * int(shape(weight)[-1]), dilation)
@@ -223,11 +220,7 @@ class _Shifts:
         along = axes(node, self._symbol) if isinstance(value, Tensor) else []
         if len(along) != 1:
             return None
-        return self._number_in(shape(node)[along[0]], self._symbol)
-
-    def _number_in(self, size: Any, subtracted: Any) -> int | None:
-        left = (size.node.expr if isinstance(size, torch.SymInt) else size) - subtracted
-        return int(left) if isinstance(left, int) or left.is_Integer else None
+        return _whole(_expression(shape(node)[along[0]]) - self._symbol)
 
     def _axis(self, node: fx.Node) -> int:
         along = argument(node, "dim")
@@ -236,11 +229,9 @@ class _Shifts:
     def _start(self, node: fx.Node) -> int:
         """Where a slice begins, which must be a number even if it is counted from the end."""
         start, step = argument(node, "start") or 0, argument(node, "step")
-        value = start.meta["val"] if isinstance(start, fx.Node) else start
-        expression = value.node.expr if isinstance(value, torch.SymInt) else value
-        length = shape(first_operand(node))[self._axis(node)]
-        for subtracted in (0, -length.node.expr if isinstance(length, torch.SymInt) else -length):
-            number = self._number_in(expression - subtracted, 0)
+        given = _expression(start.meta["val"] if isinstance(start, fx.Node) else start)
+        length = _expression(shape(first_operand(node))[self._axis(node)])
+        for number in (_whole(given), _whole(given + length)):
             if step == 1 and number is not None and number >= 0:
                 return number
         raise _NotShifted
@@ -283,21 +274,21 @@ def _register(owner: fx.GraphModule, rows: fx.Node, length: int, delays: list[in
     return graph_module(owner, graph)
 
 
+def _expression(size: Any) -> Any:
+    return size.node.expr if isinstance(size, torch.SymInt) else size
+
+
+def _whole(expression: Any) -> int | None:
+    """The number that an expression is at every length, if it is one."""
+    return int(expression) if isinstance(expression, int) or expression.is_Integer else None
+
+
 def _number(given: Any) -> int:
     """The only entry of a convolution's argument."""
     (number,) = given if isinstance(given, list | tuple) else [given]
     if not isinstance(number, int):
         raise _NotShifted
     return number
-
-
-def _is_zero(node: fx.Node) -> bool:
-    if node.target in (aten.zeros_like.default, aten.new_zeros.default):
-        return True
-    if node.target in (aten.full_like.default, aten.new_full.default):
-        return bool(argument(node, "fill_value") == 0)
-    value = constant_value(node)
-    return value is not None and not value.any()
 
 
 PASS = Pass(

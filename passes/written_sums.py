@@ -26,12 +26,18 @@ def written_sums(graph: fx.Graph) -> None:
             added = values
         else:
             added = _added(values, base, indices) if _comes_once(places) else None
-        if added is not None and len(shape(added)) == len(shape(base)):
+        if added is not None and _is_as_wide(added, base, axis):
             with graph.inserting_before(node):
                 total = emit(graph, aten.index_add.default, base, axis - len(shape(base)), places, added, like=node)
             replace(node, total)
     # What was read only to be added to is a user of the sum no more.
     graph.eliminate_dead_code()
+
+
+def _is_as_wide(added: fx.Node, base: fx.Node, axis: int) -> bool:
+    """Whether nothing is repeated when rows are added along an axis."""
+    own, whole = ([str(size) for at, size in enumerate(shape(node)) if at != axis] for node in (added, base))
+    return len(shape(added)) == len(shape(base)) and own == whole
 
 
 def _added(values: fx.Node, base: fx.Node, indices: list[fx.Node | None]) -> fx.Node | None:

@@ -4,6 +4,8 @@ A row may not depend on positions after its own. What combines the columns of a 
 columns hold what changes nothing: a score so low that its exponential is 0, a 0 in a sum, False in an "or".
 """
 
+import functools
+import math
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +19,12 @@ from autoconvert.ops.attention import HIDES
 
 aten = torch.ops.aten
 
-# A number that all later columns hold, or None where they may hold anything.
+
+class NoMoreThan(float):
+    """A number that no later column exceeds, where columns may hold different ones."""
+
+
+# A number that all later columns hold, or NoMoreThan one, or None where they may hold anything.
 Later = float | bool | None
 
 _SUMS = {aten.add.Tensor, aten.sub.Tensor}
@@ -26,6 +33,26 @@ _QUOTIENTS = {aten.div.Tensor, aten.div.Scalar}
 _ANDS = {aten.bitwise_and.Tensor, aten.logical_and.default, aten.__and__.Tensor}
 _ORS = {aten.bitwise_or.Tensor, aten.logical_or.default, aten.__or__.Tensor}
 _CHOICES = {aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf, aten.where.Scalar}
+# These keep or reverse the order of what they are given, so that what they give at both ends bounds all between.
+_ORDERED = {
+    aten._to_copy.default,
+    aten.clamp.default,
+    aten.clamp_min.default,
+    aten.div.Scalar,
+    aten.div.Tensor,
+    aten.exp.default,
+    aten.exp2.default,
+    aten.ge.Scalar,
+    aten.gt.Scalar,
+    aten.le.Scalar,
+    aten.lt.Scalar,
+    aten.mul.Scalar,
+    aten.mul.Tensor,
+    aten.neg.default,
+    aten.relu.default,
+    aten.sigmoid.default,
+    aten.tanh.default,
+}
 _SOFTMAXES = {aten.softmax.int, aten._softmax.default}
 
 
@@ -35,7 +62,7 @@ def is_hidden(later: Later) -> bool:
 
 
 def is_nothing(later: Later) -> bool:
-    return later is not None and later == 0
+    return later is not None and later == 0 and not isinstance(later, NoMoreThan)
 
 
 # Which later columns change nothing for what combines the columns of a row.
@@ -62,7 +89,9 @@ def of_table(table: Tensor) -> Later:
     if values.dtype == torch.bool:
         return bool(values.reshape(-1)[0]) if bool((values == values.reshape(-1)[0]).all()) else None
     highest = float(values.max())
-    return highest if highest <= HIDES or highest == float(values.min()) else None
+    if highest == float(values.min()):
+        return highest
+    return NoMoreThan(highest) if highest <= HIDES else None
 
 
 def of_result(node: fx.Node, column: int, later: Callable[[Any], Later]) -> Later:
@@ -105,7 +134,9 @@ def of_result(node: fx.Node, column: int, later: Callable[[Any], Later]) -> Late
 def _alike(known: list[Later], node: fx.Node) -> Later:
     """Of parts that are moved, or put side by side."""
     tensors = [each for each in node.all_input_nodes if isinstance(each.meta.get("val"), Tensor)]
-    return known[0] if len(known) == len(tensors) and all(each == known[0] for each in known) else None
+    if len(known) < len(tensors):
+        return None
+    return functools.reduce(lambda one, other: chosen(None, one, other), known)
 
 
 def _filled(node: fx.Node) -> Later:
@@ -124,22 +155,43 @@ def chosen(condition: Later, one: Later, other: Later) -> Later:
     """Of `one` where the condition holds, of `other` elsewhere."""
     if condition is not None:
         return one if condition else other
+    is_bound = isinstance(one, NoMoreThan) or isinstance(other, NoMoreThan)
+    if one is not None and one == other and not is_bound:
+        return one
     if is_hidden(one) and is_hidden(other):
         assert one is not None and other is not None
-        return max(one, other)
-    return one if one is not None and one == other else None
-
-
-def _sum(one: Later, other: Later, is_difference: bool) -> Later:
-    """A hidden score stays hidden beside one of ordinary size."""
-    if one is not None and other is not None:
-        return one - other if is_difference else one + other
-    if is_hidden(one) or (is_hidden(other) and not is_difference):
-        return one if is_hidden(one) else other
+        return NoMoreThan(max(one, other))
     return None
 
 
+def _sum(one: Later, other: Later, is_difference: bool) -> Later:
+    """A hidden score stays hidden beside one of ordinary size, which may make it a little more or less."""
+    is_bound = isinstance(one, NoMoreThan) or isinstance(other, NoMoreThan)
+    if one is not None and other is not None and not is_bound:
+        return one - other if is_difference else one + other
+    hidden = one if is_hidden(one) else None if is_difference else other
+    beside = other if hidden is one else one
+    if not is_hidden(hidden) or (is_difference and is_hidden(beside)):
+        return None
+    assert hidden is not None
+    return NoMoreThan(hidden)
+
+
 def _computed(node: fx.Node, operands: list[Later]) -> Later:
+    """Of known numbers; of one that is a bound, if the operation keeps an order, by what it gives at both ends."""
+    bounds = [each for each in operands if isinstance(each, NoMoreThan)]
+    if not bounds:
+        return _evaluated(node, operands)
+    if len(bounds) > 1 or node.target not in _ORDERED:
+        return None
+    lowest = _evaluated(node, [-math.inf if isinstance(each, NoMoreThan) else each for each in operands])
+    highest = _evaluated(node, [float(each) if isinstance(each, NoMoreThan) else each for each in operands])
+    if lowest is None or highest is None or lowest == highest:
+        return highest if lowest == highest else None
+    return NoMoreThan(highest) if lowest < highest and type(highest) is not bool else None
+
+
+def _evaluated(node: fx.Node, operands: list[Later]) -> Later:
     sources = [each.meta["val"].dtype if isinstance(each, fx.Node) else None for each in arguments(node)]
     given = [
         torch.tensor(value, dtype=dtype) if dtype is not None else value

@@ -1,7 +1,7 @@
 """Full-size models without weights: how long trace and passes take, and how much memory.
 
 python benchmarks/coverage/full_size.py                       writes docs/full-size.md
-python benchmarks/coverage/full_size.py --types llama,gpt2    some, whose rows it replaces there
+python benchmarks/coverage/full_size.py --types llama,Phi-4-mini   some, whose rows it replaces there
 """
 
 import argparse
@@ -34,7 +34,7 @@ class FullSize:
     `reason` is a refusal's.
     """
 
-    model_type: str
+    name: str
     parameters: int = 0
     context: int = 0
     build_seconds: float = 0.0
@@ -45,8 +45,8 @@ class FullSize:
     reason: str = ""
 
 
-def measure(model_type: str) -> FullSize:
-    """Builds, traces and rewrites the default configuration of a type, at the default context."""
+def measure(name: str) -> FullSize:
+    """Builds, traces and rewrites the configuration of a type, or of a model by its name, at the context asked for."""
     import torch
     from transformers import CONFIG_MAPPING
 
@@ -60,9 +60,13 @@ def measure(model_type: str) -> FullSize:
     from autoconvert.source.config import build_module
 
     torch.set_num_threads(1)
-    config = CONFIG_MAPPING[model_type].from_dict(json.loads(CONFIGS.read_text())[model_type])
-    context = min(DEFAULT_CONTEXT, context_limit(config) or DEFAULT_CONTEXT)
-    found = FullSize(model_type, context=context)
+    known = json.loads(CONFIGS.read_text())
+    fields = dict(known[name])
+    fields = known[fields.pop("like")] | fields if "like" in fields else fields
+    asked = fields.pop("context", DEFAULT_CONTEXT)
+    config = CONFIG_MAPPING[fields.pop("model_type", name)].from_dict(fields)
+    context = min(asked, context_limit(config) or asked)
+    found = FullSize(name, context=context)
     timeline = Timeline(Silent())
     begun = time.perf_counter()
     try:
@@ -92,8 +96,9 @@ def render(rows: Iterable[str], versions: str) -> str:
             "",
             "The default configuration of each type (where the class's defaults are no real model, those of a released",
             "one, in `benchmarks/coverage/full_size.json`) is built without values, traced and rewritten up to the",
-            "stateful graph, at the default context: times of one process with one thread, the last of all together,",
-            "and that process's peak memory with its imports.",
+            "stateful graph, at the default context or the one in its name: times of one process with one thread, the",
+            "last of all together, and that process's peak memory with its imports. The context is the one that holds:",
+            "Phi's long factors, beyond 4096 positions, are other frequencies for the whole text.",
             "",
             "| type | parameters | context | build | trace | with passes | peak memory | blocks |",
             "| --- | --- | --- | --- | --- | --- | --- | --- |",
@@ -105,7 +110,7 @@ def render(rows: Iterable[str], versions: str) -> str:
 
 def _row(row: FullSize) -> str:
     times = (row.build_seconds, row.trace_seconds, row.seconds)
-    cells = [row.model_type, f"{row.parameters / 1e9:,.1f} B", str(row.context), *(f"{t:.1f} s" for t in times)]
+    cells = [row.name, f"{row.parameters / 1e9:,.1f} B", str(row.context), *(f"{t:.1f} s" for t in times)]
     return f"| {' | '.join(cells)} | {row.peak_bytes / 1e9:.1f} GB | {row.blocks or row.reason} |"
 
 
@@ -126,7 +131,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(_row(rows[-1]), flush=True)
     versions = ", ".join(f"{name} {version(name)}" for name in ("transformers", "torch"))
     known = _rows_of(DOCUMENT.read_text()) if options.types and DOCUMENT.exists() else {}
-    known |= {row.model_type: _row(row) for row in rows}
+    known |= {row.name: _row(row) for row in rows}
     DOCUMENT.parent.mkdir(exist_ok=True)
     DOCUMENT.write_text(render(known.values(), versions))
     print(f"wrote {DOCUMENT}")

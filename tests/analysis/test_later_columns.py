@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from autoconvert.analysis.later_columns import NEUTRAL, Later, of_result, of_table
+from autoconvert.analysis.later_columns import NEUTRAL, Later, NoMoreThan, chosen, of_result, of_table
 from autoconvert.ir.editing import traced
 
 aten = torch.ops.aten
@@ -79,6 +79,36 @@ def test_of_tables() -> None:
     assert of_table(torch.full((4, 4), -2e9).masked_fill(torch.eye(4).roll(1, 1) > 0, -1e9)) == -1e9
     assert of_table(torch.rand(4, 4)) is None
     assert of_table(torch.rand(4, 8)) is None
+
+
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        (lambda x: x == LOW, ANY),
+        (lambda x: x != -2e9, ANY),
+        (lambda x: x < -1e4, True),
+        (lambda x: x > -1e4, False),
+        (lambda x: x < -2e9, ANY),
+        (lambda x: torch.exp(x), 0.0),
+        (lambda x: x - x, ANY),
+        (lambda x: x * x, ANY),
+        (lambda x: torch.sin(x), ANY),
+        (lambda x: -x, ANY),
+    ],
+)
+def test_a_bound_is_no_number_to_compare_with(function: Callable[..., Tensor], expected: Later) -> None:
+    found = later_of(function, NoMoreThan(LOW))
+    assert (found, isinstance(found, NoMoreThan)) == (expected, False)
+
+
+def test_a_bound_stays_one() -> None:
+    bound = NoMoreThan(LOW)
+    for function in (lambda x: x + 1.0, lambda x: x / 2.0, lambda x: x[:, None], lambda x: torch.cat([x, x])):
+        found = later_of(function, bound)
+        assert isinstance(found, NoMoreThan) and found <= LOW / 2 + 1
+    mixed = [later_of(lambda x, y: x + y, LOW, beside) for beside in (ANY, bound)]
+    for found in (*mixed, chosen(None, LOW, 2 * LOW), of_table(torch.full((3, 3), -5e9).triu(2) - 5e9)):
+        assert isinstance(found, NoMoreThan) and NEUTRAL[aten.amax.default](found)
 
 
 def test_what_a_row_combines_must_be_hidden_in_its_own_way() -> None:
