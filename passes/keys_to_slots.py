@@ -37,9 +37,9 @@ from autoconvert.ir.program import Program
 from autoconvert.ir.provenance import location
 from autoconvert.ir.types import type_of
 from autoconvert.ops.attention import CLOSED_BIAS
+from autoconvert.passes.columns_apart import columns_apart
 from autoconvert.passes.largest_columns import places_of_largest, written_at_largest
 from autoconvert.passes.position_tables import evaluate
-from autoconvert.passes.sinks_aside import without_sinks
 from autoconvert.rewrite.pass_manager import Pass
 
 aten = torch.ops.aten
@@ -61,8 +61,7 @@ def keys_to_slots(program: Program, context: int) -> Program:
     """
     if program.stream is None:
         return program
-    cuts = program.graph.graph.find_nodes(op="call_function", target=aten.slice.Tensor)
-    if list(filter(None, map(without_sinks, cuts))):
+    if columns_apart(program.graph.graph, program.stream):
         program = program.with_graph(finish(program.graph))
     rewriting = _Rewriting(program, context)
     for node in list(program.graph.graph.nodes):

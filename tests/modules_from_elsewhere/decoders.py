@@ -104,6 +104,7 @@ PATTERNS_OF: dict[type[nn.Module], set[str]] = {
     RetentionDecoder: {"layer_norm", "layer_norm.without_weight", _PRODUCT},
     SpatialGating: {"layer_norm"},
     AttentionFreeDecoder: {"layer_norm"},
+    MemoryKeys: {"rotary.half"},
     TimeMixing: {"layer_norm", "attention.native.causal"},
     ShiftedLayers: {"layer_norm", "attention.native"},
     LoopedExperts: {
@@ -118,7 +119,6 @@ PATTERNS_OF: dict[type[nn.Module], set[str]] = {
 
 # What is said of those that are refused.
 REFUSED: dict[type[nn.Module], str] = {
-    MemoryKeys: "where.self in attns.0 .* uses a mask over the whole sequence outside a fused attention",
     Registers: "cat in decoder .* changes the length of the sequence",
     FromTheMiddle: "in rotary .* depends on how long the sequence is",
     LoopedAverages: "decides by the length of its text: length == 19",

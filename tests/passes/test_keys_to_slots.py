@@ -64,6 +64,35 @@ def sinks_beside_a_bias(decoder: Decoder, scores: Tensor, is_later: Tensor) -> T
     return torch.cat([hidden, sinks], dim=-1).softmax(-1)[..., :-1]
 
 
+def _with_memory(decoder: Decoder, x: Tensor, hides: float, behind: bool) -> Tensor:
+    """Learned keys and values beside those of the text, seen by every position, under one mask for all."""
+    query, key, value = decoder.heads(x)
+    memory = decoder.rows[:3].view(1, 3, HEADS, -1).transpose(1, 2)
+    step = -1 if behind else 1
+    keys, values = (torch.cat([memory * by, each][::step], 2) for by, each in ((1, key), (2, value)))
+    scores = query @ keys.transpose(2, 3) / (WIDTH // HEADS) ** 0.5
+    hidden = torch.cat([torch.zeros(x.shape[1], 3, dtype=torch.bool), _is_later(x)][::step], 1)
+    return merged(scores.masked_fill(hidden, hides).softmax(-1) @ values)
+
+
+def memory_before(decoder: Decoder, x: Tensor) -> Tensor:
+    return _with_memory(decoder, x, -1e9, behind=False)
+
+
+def memory_behind(decoder: Decoder, x: Tensor) -> Tensor:
+    return _with_memory(decoder, x, -torch.inf, behind=True)
+
+
+def memory_with_a_softmax_by_hand(decoder: Decoder, x: Tensor) -> Tensor:
+    query, key, value = decoder.heads(x)
+    memory = decoder.rows[:3].view(1, 3, HEADS, -1).transpose(1, 2)
+    keys, values = (torch.cat([memory, each], 2) for each in (key, value))
+    later = torch.triu(torch.ones(x.shape[1], x.shape[1] + 3, dtype=torch.bool), 4)
+    scores = torch.where(later, -torch.inf, query @ keys.mT)
+    weights = torch.exp(scores - scores.amax(-1, keepdim=True))
+    return merged(weights / weights.sum(-1, keepdim=True) @ values)
+
+
 def linear_strengths(decoder: Decoder, scores: Tensor, is_later: Tensor) -> Tensor:
     """Strengths that are scores, over the sum of those so far."""
     positive = torch.relu(scores).masked_fill(is_later, 0.0)
@@ -156,6 +185,9 @@ COMPARISONS: dict[str, Change] = {
     "sigmoid": attention(sigmoid_strengths),
     "linear": attention(linear_strengths),
     "sinks": attention(sinks_beside_a_bias),
+    "memory before": memory_before,
+    "memory behind": memory_behind,
+    "memory and a softmax by hand": memory_with_a_softmax_by_hand,
     "from the left": attention(from_the_left),
     "biased by distance": biased_by_distance,
     "biased by query": biased_by_query,
