@@ -97,11 +97,13 @@ def _cumsums_are_scans(program: Program) -> str | None:
 
 
 def token_sized(program: Program) -> fx.Node | None:
-    """The first value that has a size which tokens decide."""
+    """The first tensor, or several, with a size that tokens decide; a number alone may be known by then."""
     inputs = [type_of(node.meta["val"]) for node in program.graph.graph.find_nodes(op="placeholder")]
     known = {symbol for size in expressions_in(tuple(inputs)) for symbol in size.free_symbols}
     for node in program.graph.graph.nodes:
         value = node.meta.get("val")
+        if isinstance(value, torch.SymInt | torch.SymFloat | torch.SymBool):
+            continue
         if value is not None and any(not size.free_symbols <= known for size in expressions_in(type_of(value))):
             return node
     return None

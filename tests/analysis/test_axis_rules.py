@@ -98,6 +98,7 @@ CASES: tuple[Case, ...] = (
     (aten.squeeze.dim, lambda a: aten.squeeze.dim(a, 1), [x(N, 1, N)]),
     (aten.squeeze.dims, lambda a: aten.squeeze.dims(a, [0, 1]), [x(1, 1, N, N)]),
     along(aten.constant_pad_nd.default, [0, 0, 1, 0]),
+    along(aten.pad.default, [0, 0, 1, 0]),
     (aten.one_hot.default, lambda a: aten.one_hot.default(a, N), [ids(N, N)]),
     (aten.expand.default, lambda a: aten.expand.default(a, [3, -1, -1]), [x(N, N)]),
     (aten.view_as_complex.default, lambda a: aten.view_as_complex.default(a), [x(N, N, 2)]),

@@ -211,8 +211,15 @@ def test_logits_of_the_last_position_alone_are_refused() -> None:
         prove(Last())
 
 
-@pytest.mark.parametrize("kind", ["over heads", "bidirectional", "towards learned keys"])
-def test_attention_that_is_not_causal_over_the_sequence_is_refused(kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("over heads", r"attention.* cannot be split into chunks"),
+        ("bidirectional", "it sees positions after the row's own"),
+        ("towards learned keys", "there is no state to keep"),
+    ],
+)
+def test_attention_that_is_not_causal_over_the_sequence_is_refused(kind: str, reason: str) -> None:
     def attend(decoder: Decoder, x: Tensor) -> Tensor:
         query, key, value = decoder.heads(x)
         if kind == "over heads":
@@ -223,7 +230,7 @@ def test_attention_that_is_not_causal_over_the_sequence_is_refused(kind: str) ->
         learned = decoder.rows.view(1, 1, -1, models.WIDTH)[..., : models.WIDTH // models.HEADS].expand(1, 2, -1, -1)
         return models.merged(F.scaled_dot_product_attention(query, learned, learned, scale=0.3))
 
-    with pytest.raises(Refused, match=r"attention.* cannot be split into chunks"):
+    with pytest.raises(Refused, match=reason):
         models.rewrite(Decoder(attend=attend))
 
 

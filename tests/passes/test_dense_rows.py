@@ -329,7 +329,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "a sum along them": (masked(lambda m, r: r.cumsum(0)), "cumsum"),
     "another order of them": (masked(lambda m, r: r.flip(0)), "flip"),
     "how many they are": (masked(lambda m, r: r * r.shape[0]), "mul"),
-    "parts of several": (masked(lambda m, r: r.view(2, -1, 4).transpose(0, 1).reshape(-1, 8)), "rows"),
+    "parts of several": (masked(lambda m, r: r.view(2, -1, 4).transpose(0, 1).reshape(-1, 8)), "choose meet: reshape"),
     "other places": (put_elsewhere, "places are computed with"),
     "another mask": (put_under_another_mask, "another mask is true"),
     "one place twice": (written_twice, "several of them may be written to one place"),

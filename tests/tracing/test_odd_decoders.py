@@ -43,10 +43,7 @@ def held(module: nn.Module, buffer: str) -> Any:
 
 
 BODIES: dict[str, Body] = {
-    "token shift by padding": lambda m, x: m.linear(x) + F.pad(x, (0, 0, 1, -1)),
-    "token shift by a module": lambda m, x: m.linear(x) + nn.ZeroPad2d((0, 0, 1, -1))(x),
-    "convolution after padding": lambda m, x: m.conv(F.pad(x.transpose(1, 2), (2, 0))).transpose(1, 2),
-    "windows after padding": lambda _, x: F.pad(x, (0, 0, 2, 0)).unfold(1, 3, 1).mean(-1),
+    "token shift around the end": lambda m, x: m.linear(x) + F.pad(x, (0, 0, 1, -1), mode="circular"),
     "strides after padding": lambda _, x: F.pad(x, (0, 0, 1, 0)).as_strided(x.shape, x.stride()) + x,
     "gate as a number": lambda m, x: x + m.gate.item() * m.linear(x),
     "gate as a condition": lambda m, x: torch.where(m.gate > 0, x, m.linear(x)),
@@ -58,6 +55,20 @@ BODIES: dict[str, Body] = {
     "maximum so far": lambda _, x: x.cummax(1)[0],
     "branch on values": lambda m, x: m.linear(x) if x.sum() > 0 else x,
 }
+
+
+LOOKING_BACK: dict[str, Body] = {
+    "token shift by padding": lambda m, x: m.linear(x) + F.pad(x, (0, 0, 1, -1)),
+    "token shift by a module": lambda m, x: m.linear(x) + nn.ZeroPad2d((0, 0, 1, -1))(x),
+    "convolution after padding": lambda m, x: m.conv(F.pad(x.transpose(1, 2), (2, 0))).transpose(1, 2),
+    "windows after padding": lambda _, x: F.pad(x, (0, 0, 2, 0)).unfold(1, 3, 1).mean(-1),
+}
+
+
+@pytest.mark.parametrize("name", LOOKING_BACK)
+def test_what_looks_back_needs_no_attention(name: str) -> None:
+    module = Odd(LOOKING_BACK[name])
+    assert_chunks_give_what_the_model_gives(rewrite(module), module)
 
 
 @pytest.mark.parametrize("name", BODIES)
@@ -155,7 +166,7 @@ def test_the_file_is_right(forward: Callable[[Decoder, Tensor], Tensor], tmp_pat
     autoconvert.convert(module, tmp_path / "out", quantize="none", context=CONTEXT, prefill=(6,), formats=("tflite",))
 
 
-@pytest.mark.parametrize("name", ["token shift by padding", "attention along the batch"])
+@pytest.mark.parametrize("name", ["token shift around the end", "attention along the batch"])
 def test_a_conversion_refuses_it(name: str, tmp_path: Path) -> None:
     with pytest.raises(Refused):
         autoconvert.convert(Odd(BODIES[name]), tmp_path / "out", quantize="none", context=CONTEXT, formats=("tflite",))
