@@ -27,7 +27,7 @@ def test_every_pass_is_listed_in_order_and_only_what_changed_has_files(llama: Re
     passes = llama.manifest["passes"]
     assert [each["name"] for each in passes] == ["trace", *run_names(PASSES), "prefill_4", "decode"]
     assert [each["index"] for each in passes] == list(range(len(passes)))
-    assert llama.the_pass("fuse")["file"] == "04-fuse"
+    assert llama.the_pass("fuse")["file"] == "05-fuse"
     assert llama.the_pass("hoist-projections")["file"] is None
     stems = [each["file"] for each in passes if each["file"]]
     files = {f"{stem}.{ending}" for stem in stems for ending in ("txt", "py", "graphml", "json")}

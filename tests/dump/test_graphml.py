@@ -10,7 +10,7 @@ from tests.models import tiny_llama
 
 def test_networkx_reads_every_node_and_operand(tmp_path: Path) -> None:
     dump = dump_of(tiny_llama(num_hidden_layers=1), tmp_path)
-    graph = networkx.read_graphml(tmp_path / "04-fuse.graphml", force_multigraph=True)
+    graph = networkx.read_graphml(tmp_path / "05-fuse.graphml", force_multigraph=True)
     nodes = dump.nodes("fuse")
     assert set(graph.nodes) == nodes.keys()
     assert graph.number_of_edges() == sum(len(node["incomingEdges"]) for node in nodes.values())
