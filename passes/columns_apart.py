@@ -18,7 +18,7 @@ import torch
 from sympy import Symbol
 from torch import Tensor, fx
 
-from autoconvert.analysis.axis_rules import argument, axes
+from autoconvert.analysis.axis_rules import argument, axes, axis_argument
 from autoconvert.analysis.op_traits import is_pointwise
 from autoconvert.analysis.sequence_axis import is_entry_by_entry
 from autoconvert.ir.editing import emit
@@ -72,7 +72,8 @@ def columns_apart(graph: fx.Graph, symbol: Symbol) -> bool:
         elif result is not None:
             node.replace_all_uses_with(result)
             found = True
-    graph.eliminate_dead_code()
+    if parts:
+        graph.eliminate_dead_code()
     return found
 
 
@@ -80,7 +81,7 @@ def _joined(node: fx.Node, symbol: Symbol) -> _Parts | None:
     """Parts that are put together here: the text's, and others of a fixed length."""
     if node.target is not aten.cat.default:
         return None
-    nodes, axis = arguments(node)[0], _axis(node)
+    nodes, axis = arguments(node)[0], axis_argument(node)
     texts = [each for each in nodes if is_symbolic(shape(each)[axis])]
     is_text = len(texts) == 1 and len(nodes) > 1 and str(shape(texts[0])[axis]) == str(symbol)
     return _Parts(tuple(nodes), axis) if is_text else None
@@ -96,11 +97,11 @@ def _apart(node: fx.Node, parts: dict[fx.Node, _Parts], symbol: Symbol) -> _Part
     one = known[0]
     if any(list(map(str, each.sizes)) != list(map(str, one.sizes)) for each in known):
         raise _Joined
-    if node.target is aten.softmax.int and _axis(node) == one.axis:
+    if node.target is aten.softmax.int and axis_argument(node) == one.axis:
         return _shares(node, one)
     if node.target in _REDUCTIONS and _is_over(node, one.axis):
         return _reduced(node, one)
-    if node.target is aten.slice.Tensor and _axis(node) == one.axis:
+    if node.target is aten.slice.Tensor and axis_argument(node) == one.axis:
         return _cut(node, one)
     if is_pointwise(node.target):
         return _each(node, parts, one.axis, one)
@@ -109,12 +110,6 @@ def _apart(node: fx.Node, parts: dict[fx.Node, _Parts], symbol: Symbol) -> _Part
         if len(found) == 1:
             return _each(node, parts, found[0], one)
     raise _Joined
-
-
-def _axis(node: fx.Node) -> int:
-    """The axis in `dim`, from the end."""
-    along = int(argument(node, "dim"))
-    return along if along < 0 else along - len(shape(first_operand(node)))
 
 
 def _is_over(reduction: fx.Node, axis: int) -> bool:
@@ -176,7 +171,7 @@ def _cut(node: fx.Node, parts: _Parts) -> _Parts | fx.Node:
     for first in range(len(parts.nodes)):
         for last in range(first + 1, len(parts.nodes) + 1):
             size = str(sum(parts.sizes[first:last]))
-            if sum(parts.sizes[:first]) == start and size == str(shape(node)[parts.axis]):
+            if str(sum(parts.sizes[:first])) == str(start) and size == str(shape(node)[parts.axis]):
                 kept = parts.nodes[first:last]
                 return kept[0] if len(kept) == 1 else _Parts(kept, parts.axis)
     raise _Joined

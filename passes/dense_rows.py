@@ -19,7 +19,7 @@ from autoconvert.analysis.constants import constant_value
 from autoconvert.analysis.invariants import NO_LOOPS, NO_TOKEN_SIZES, token_sized
 from autoconvert.analysis.op_traits import FILLS
 from autoconvert.errors import Inseparable, Refused
-from autoconvert.ir.editing import emit, finish, infer
+from autoconvert.ir.editing import emit, finish, renew
 from autoconvert.ir.nodes import arguments, first_operand, named_arguments, shape
 from autoconvert.ir.program import Program
 from autoconvert.ir.provenance import location
@@ -97,8 +97,8 @@ class _Walk:
     def visit(self, node: fx.Node) -> None:
         if node.op != "call_function":
             return
-        if not self._renewed.isdisjoint(node.all_input_nodes):
-            self._renew(node)
+        if not self._renewed.isdisjoint(node.all_input_nodes) and renew(node):
+            self._renewed.add(node)
         with node.graph.inserting_before(node.next):
             try:
                 step = _STEPS.get(node.target)
@@ -331,12 +331,6 @@ class _Walk:
         node.replace_all_uses_with(new)
         if type_of(new.meta["val"]) != type_of(node.meta["val"]):
             self._renewed.add(new)
-
-    def _renew(self, node: fx.Node) -> None:
-        before = type_of(node.meta["val"])
-        node.meta["val"] = infer(node)
-        if type_of(node.meta["val"]) != before:
-            self._renewed.add(node)
 
     def _of_mask(self, mask: fx.Node) -> Entries:
         if mask not in self.entries:

@@ -30,7 +30,7 @@ from autoconvert.analysis.op_traits import (
     is_pointwise,
 )
 from autoconvert.errors import Inseparable
-from autoconvert.ir.editing import add_constant, emit, finish, infer, set_arguments
+from autoconvert.ir.editing import add_constant, emit, finish, renew, set_arguments
 from autoconvert.ir.interface import Role
 from autoconvert.ir.nodes import arguments, first_operand, is_symbolic, named_arguments, shape
 from autoconvert.ir.program import Program
@@ -61,12 +61,11 @@ def keys_to_slots(program: Program, context: int) -> Program:
     """
     if program.stream is None:
         return program
-    if columns_apart(program.graph.graph, program.stream):
-        program = program.with_graph(finish(program.graph))
+    came_apart = columns_apart(program.graph.graph, program.stream)
     rewriting = _Rewriting(program, context)
     for node in list(program.graph.graph.nodes):
         rewriting.visit(node)
-    return program.with_graph(finish(program.graph)) if rewriting.pairs else program
+    return program.with_graph(finish(program.graph)) if rewriting.pairs or came_apart else program
 
 
 @dataclass
@@ -90,8 +89,8 @@ class _Rewriting:
     def visit(self, node: fx.Node) -> None:
         if node.op != "call_function" or self._times[node] is not Time.TOKEN:
             return
-        if not self._renewed.isdisjoint(node.all_input_nodes):
-            self._renew(node)
+        if not self._renewed.isdisjoint(node.all_input_nodes) and renew(node):
+            self._renewed.add(node)
         if not self._is_pair(node) and not any(map(self._is_pair, node.all_input_nodes)):
             return
         if node.target is ops.attention and self._times.get(named_arguments(node)["mask"]) is Time.POSITION:
@@ -105,12 +104,6 @@ class _Rewriting:
                 self.pairs[node] = self._triangle(node)
             else:
                 self._copy(node)
-
-    def _renew(self, node: fx.Node) -> None:
-        before = type_of(node.meta["val"])
-        node.meta["val"] = infer(node)
-        if type_of(node.meta["val"]) != before:
-            self._renewed.add(node)
 
     def _axes(self, node: fx.Node) -> list[int]:
         return axes(node, self._symbol)

@@ -16,16 +16,16 @@ from sympy import Symbol
 from torch import Tensor, fx
 from torch.fx.passes.tools_common import stable_topological_sort
 
-from autoconvert.analysis.axis_rules import argument, axes
+from autoconvert.analysis.axis_rules import argument, axes, axis_argument
 from autoconvert.analysis.binding_times import Time, binding_times
 from autoconvert.analysis.constants import is_filled
 from autoconvert.analysis.invariants import WHOLE_TEXT
 from autoconvert.analysis.sequence_axis import is_entry_by_entry
-from autoconvert.ir.editing import emit, finish, infer
+from autoconvert.ir.editing import emit, finish
 from autoconvert.ir.graph_module import graph_module
 from autoconvert.ir.nodes import arguments, first_operand, is_symbolic, named_arguments, shape
 from autoconvert.ir.program import Program
-from autoconvert.ir.provenance import PROVENANCE
+from autoconvert.ir.sizes import expression_of
 from autoconvert.rewrite.pass_manager import Pass
 from autoconvert.scan.over_rows import call_scan, from_rows, rows_of, width_of
 from autoconvert.scan.scan import Scan
@@ -99,7 +99,7 @@ class _Shifts:
             return self._entry(moved, shift)
         if node.op != "call_function":
             raise _NotShifted
-        if node.target is aten.slice.Tensor and axes(node, self._symbol) == [self._axis(node)]:
+        if self._is_cut(node):
             return self._at(first_operand(node), shift + self._start(node))
         with node.graph.inserting_before(node):
             if node.target is aten.conv1d.default:
@@ -133,7 +133,7 @@ class _Shifts:
         """The value as a sequence that is padded with zeros and cut, if it is no more."""
         if node.op != "call_function" or self._surplus(node) is None:
             return None
-        if node.target is aten.slice.Tensor and axes(node, self._symbol) == [self._axis(node)]:
+        if self._is_cut(node):
             moved = self._source(first_operand(node))
             return moved and moved.cut(self._start(node), self._surplus(node) or 0)
         if node.target in _PADDINGS:
@@ -163,7 +163,7 @@ class _Shifts:
         (axis,), parts = axes(node, self._symbol), arguments(node)[0]
         *zeros, sequence = parts
         moved = self._source(sequence)
-        if moved is None or self._axis(node) != axis or not all(is_filled(part, 0) for part in zeros):
+        if moved is None or axis_argument(node) != axis or not all(is_filled(part, 0) for part in zeros):
             return None
         counts = [shape(part)[axis] for part in zeros]
         return moved.padded(sum(map(int, counts))) if not any(map(is_symbolic, counts)) else None
@@ -209,10 +209,11 @@ class _Shifts:
         if measured or not is_entry_by_entry(node, self._symbol):
             raise _NotShifted
         known = {each: self._at(each, shift) for each in operands}
-        copy = node.graph.node_copy(node, lambda each: known.get(each, each))
-        copy.meta = {key: node.meta[key] for key in PROVENANCE if key in node.meta}
-        copy.meta["val"] = infer(copy)
-        return copy
+        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda each: known.get(each, each))
+        return emit(node.graph, node.target, *args, like=node, **kwargs)  # type: ignore[arg-type]
+
+    def _is_cut(self, node: fx.Node) -> bool:
+        return node.target is aten.slice.Tensor and axes(node, self._symbol) == [axis_argument(node)]
 
     def _surplus(self, node: fx.Node) -> int | None:
         """By how much the only axis of the sequence is longer than it; None for what has no such axis, or two."""
@@ -220,17 +221,13 @@ class _Shifts:
         along = axes(node, self._symbol) if isinstance(value, Tensor) else []
         if len(along) != 1:
             return None
-        return _whole(_expression(shape(node)[along[0]]) - self._symbol)
-
-    def _axis(self, node: fx.Node) -> int:
-        along = argument(node, "dim")
-        return int(along) if along < 0 else int(along) - len(shape(node))
+        return _whole(expression_of(shape(node)[along[0]]) - self._symbol)
 
     def _start(self, node: fx.Node) -> int:
         """Where a slice begins, which must be a number even if it is counted from the end."""
         start, step = argument(node, "start") or 0, argument(node, "step")
-        given = _expression(start.meta["val"] if isinstance(start, fx.Node) else start)
-        length = _expression(shape(first_operand(node))[self._axis(node)])
+        given = expression_of(start.meta["val"] if isinstance(start, fx.Node) else start)
+        length = expression_of(shape(first_operand(node))[axis_argument(node)])
         for number in (_whole(given), _whole(given + length)):
             if step == 1 and number is not None and number >= 0:
                 return number
@@ -272,10 +269,6 @@ def _register(owner: fx.GraphModule, rows: fx.Node, length: int, delays: list[in
     after = emit(graph, aten.slice.Tensor, window, 1, 1, length + 1, like=rows)
     graph.output((*outputs, after))
     return graph_module(owner, graph)
-
-
-def _expression(size: Any) -> Any:
-    return size.node.expr if isinstance(size, torch.SymInt) else size
 
 
 def _whole(expression: Any) -> int | None:

@@ -50,6 +50,12 @@ def argument(node: fx.Node, name: str) -> Any:
     return named_arguments(node)[name]
 
 
+def axis_argument(node: fx.Node) -> int:
+    """The axis in `dim`, from the end, of an operation whose result has the axes of its operands."""
+    along = int(argument(node, "dim"))
+    return along if along < 0 else along - len(shape(node))
+
+
 def _axes_argument(node: fx.Node, rank: int, name: str = "dim") -> Iterable[int]:
     """The axes in an argument, from the end; none given means all, as reductions have it."""
     over = argument(node, name)

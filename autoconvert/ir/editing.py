@@ -14,6 +14,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from autoconvert.ir.nodes import named_arguments
 from autoconvert.ir.provenance import PROVENANCE
 from autoconvert.ir.sizes import without_quotients
+from autoconvert.ir.types import type_of
 
 Argument = Any
 
@@ -41,6 +42,13 @@ def infer(node: fx.Node) -> Any:
     assert callable(node.target)
     with fake_mode_of(node) or nullcontext(), torch.no_grad():
         return without_quotients(node.target(*args, **kwargs))
+
+
+def renew(node: fx.Node) -> bool:
+    """Infers the value of a call again, from operands that have another type by now; says whether it has one too."""
+    before = type_of(node.meta["val"])
+    node.meta["val"] = infer(node)
+    return type_of(node.meta["val"]) != before
 
 
 def fake_mode_of(node: fx.Node) -> FakeTensorMode | None:

@@ -10,6 +10,11 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._sympy.functions import FloorDiv
 
 
+def expression_of(size: Any) -> Any:
+    """What a size, or a number computed from sizes, is in symbols; a plain number is itself."""
+    return size.node.expr if isinstance(size, torch.SymInt) else size
+
+
 def without_quotients(value: Any) -> Any:
     """The same fake value, or values: where a quotient in a size leaves no remainder, it is written as what it is."""
     if isinstance(value, tuple | list):

@@ -82,7 +82,7 @@ def trace_ports(
 
     try:
         return program()
-    except (KeyboardInterrupt, MemoryError):
+    except MemoryError:
         raise
     except Exception as error:
         if isinstance(error, AutoconvertError) and not isinstance(error, Inseparable):

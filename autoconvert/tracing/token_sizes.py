@@ -15,6 +15,7 @@ from torch.utils._sympy.symbol import SymT, symbol_is_type
 from torch.utils._sympy.value_ranges import ValueRanges
 
 from autoconvert.ir.nodes import arguments, concrete, first_operand, named_arguments, shape
+from autoconvert.ir.sizes import expression_of
 
 aten = torch.ops.aten
 
@@ -43,8 +44,8 @@ def known_sums(graph: fx.Graph) -> dict[Any, Any]:
     for node in graph.nodes:
         pieces, whole = _pieces(node)
         if pieces and pieces[-1].node.expr not in found:
-            last, sizes = pieces[-1].node.expr, [_expression(piece) for piece in _numbers(node)]
-            found[last] = sympy.expand(_expression(whole) - sum(sizes) + last)
+            last, sizes = pieces[-1].node.expr, [expression_of(piece) for piece in _numbers(node)]
+            found[last] = sympy.expand(expression_of(whole) - sum(sizes) + last)
     return found
 
 
@@ -77,14 +78,10 @@ def _pieces(node: fx.Node) -> tuple[list[torch.SymInt], Any]:
 
 
 def _is_decided(size: Any) -> bool:
-    expression = _expression(size)
+    expression = expression_of(size)
     return isinstance(expression, sympy.Symbol) and symbol_is_type(expression, SymT.UNBACKED_INT)
 
 
 def _numbers(node: fx.Node) -> list[Any]:
     sizes = named_arguments(node)[_SPLITS[node.target]]
     return [size.meta["val"] if isinstance(size, fx.Node) else size for size in sizes]
-
-
-def _expression(size: Any) -> Any:
-    return size.node.expr if isinstance(size, torch.SymInt) else size
