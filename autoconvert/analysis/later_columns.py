@@ -46,6 +46,8 @@ _ORDERED = {
     aten.gt.Scalar,
     aten.le.Scalar,
     aten.lt.Scalar,
+    aten.maximum.default,
+    aten.minimum.default,
     aten.mul.Scalar,
     aten.mul.Tensor,
     aten.neg.default,
@@ -178,17 +180,23 @@ def _sum(one: Later, other: Later, is_difference: bool) -> Later:
 
 
 def _computed(node: fx.Node, operands: list[Later]) -> Later:
-    """Of known numbers; of one that is a bound, if the operation keeps an order, by what it gives at both ends."""
+    """Of known numbers; of one that is a bound, if the operation keeps an order, by what it gives at both ends.
+
+    A number is known where it is the same well above the bound, which a score of ordinary size may have raised.
+    """
     bounds = [each for each in operands if isinstance(each, NoMoreThan)]
     if not bounds:
         return _evaluated(node, operands)
     if len(bounds) > 1 or node.target not in _ORDERED:
         return None
-    lowest = _evaluated(node, [-math.inf if isinstance(each, NoMoreThan) else each for each in operands])
-    highest = _evaluated(node, [float(each) if isinstance(each, NoMoreThan) else each for each in operands])
-    if lowest is None or highest is None or lowest == highest:
-        return highest if lowest == highest else None
-    return NoMoreThan(highest) if lowest < highest and type(highest) is not bool else None
+
+    def at(bound: float) -> Later:
+        return _evaluated(node, [bound if isinstance(each, NoMoreThan) else each for each in operands])
+
+    lowest, highest, above = at(-math.inf), at(float(bounds[0])), at(bounds[0] / 2)
+    if lowest is None or highest is None or lowest == above:
+        return lowest if lowest == above else None
+    return NoMoreThan(highest) if lowest <= highest and type(highest) is not bool else None
 
 
 def _evaluated(node: fx.Node, operands: list[Later]) -> Later:

@@ -89,6 +89,8 @@ def test_of_tables() -> None:
         (lambda x: x < -1e4, True),
         (lambda x: x > -1e4, False),
         (lambda x: x < -2e9, ANY),
+        (lambda x: x <= LOW, ANY),
+        (lambda x: torch.maximum(x, torch.full_like(x, LOW)) == LOW, ANY),
         (lambda x: torch.exp(x), 0.0),
         (lambda x: x - x, ANY),
         (lambda x: x * x, ANY),
@@ -103,7 +105,14 @@ def test_a_bound_is_no_number_to_compare_with(function: Callable[..., Tensor], e
 
 def test_a_bound_stays_one() -> None:
     bound = NoMoreThan(LOW)
-    for function in (lambda x: x + 1.0, lambda x: x / 2.0, lambda x: x[:, None], lambda x: torch.cat([x, x])):
+    for function in (
+        lambda x: x + 1.0,
+        lambda x: x / 2.0,
+        lambda x: x[:, None],
+        lambda x: torch.cat([x, x]),
+        lambda x: torch.maximum(x, torch.full_like(x, LOW)),
+        lambda x: torch.clamp_min(x, -3e9),
+    ):
         found = later_of(function, bound)
         assert isinstance(found, NoMoreThan) and found <= LOW / 2 + 1
     mixed = [later_of(lambda x, y: x + y, LOW, beside) for beside in (ANY, bound)]
