@@ -48,13 +48,23 @@ _DECODER = "decoder"
 
 @dataclass(frozen=True)
 class Stages:
-    """The replaceable parts of a conversion, so that a test can put a fault into one of them."""
+    """The replaceable parts of a conversion, so that a test can put a fault into one of them.
 
+    `rewritten` is a program to begin with, instead of the module's. `watch` is told each pass and the program that it
+    left, and changes nothing.
+    """
+
+    rewritten: Program | None = None
     passes: Sequence[Pass] = PASSES
+    watch: Callable[[Pass, Program], None] = lambda step, program: None
     before_lower: Callable[[Program], Program] = lambda program: program
     after_lower: Callable[[dict[str, bytes]], dict[str, bytes]] = lambda graphs: graphs
     after_link: Callable[[Path], None] = lambda path: None
     before_bundle: Callable[[TokenizerSpec], TokenizerSpec] = lambda tokenizer: tokenizer
+
+    @property
+    def only_watch(self) -> bool:
+        return replace(self, watch=Stages.watch) == Stages()
 
 
 def compile_model(
@@ -86,10 +96,11 @@ def rewrite_within(
     timeline: Timeline | None = None,
     patterns: Sequence[Pattern] = PATTERNS,
     dump: "Dump | None" = None,
+    watch: Callable[[Pass, Program], None] = Stages.watch,
 ) -> tuple[Program, Settings]:
     """The rewritten program, and the settings that suit it where a person left them open.
 
-    `checks` watch each rewrite, `dump` is told each pass.
+    `checks` watch each rewrite, `dump` and `watch` are told each pass.
 
     Raises:
         Refused: something in the model is not proven to convert.
@@ -101,6 +112,7 @@ def rewrite_within(
     on_trace: OnTrace = dump.traced if dump else lambda *_: None
 
     def after(step: Pass, program: Program) -> None:
+        watch(step, program)
         if dump:
             dump.after(step.name, program)
 
@@ -138,9 +150,7 @@ class _Compilation:
         checks = []
         with self._lowering() as lower_later:
             rewrites = RewriteChecks() if self.settings.verify != "off" else None
-            program, self.settings = rewrite_within(
-                self.source, self.settings, rewrites, self.stages.passes, self.timeline, self.patterns, self.dump
-            )
+            program, self.settings = self._rewritten(rewrites)
             require(self.source, [source for weight in program.weights.values() for source in weight.sources])
             program = self.stages.before_lower(program)
             if rewrites is not None:
@@ -156,6 +166,20 @@ class _Compilation:
                 graphs = self._lowered(lowered)
             graphs = self.stages.after_lower(graphs)
         return Compilation(self._compiled(model, graphs), tuple(checks))
+
+    def _rewritten(self, checks: RewriteChecks | None) -> tuple[Program, Settings]:
+        if self.stages.rewritten is not None:
+            return self.stages.rewritten, _with_lengths_for(self.stages.rewritten, self.settings)
+        return rewrite_within(
+            self.source,
+            self.settings,
+            checks,
+            self.stages.passes,
+            self.timeline,
+            self.patterns,
+            self.dump,
+            self.stages.watch,
+        )
 
     def _begin_lowering(self, program: Program, lower_later: LowerLater) -> tuple[Model, dict[str, Lowered]]:
         model = text_model(program, self.settings)

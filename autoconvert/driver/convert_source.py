@@ -62,7 +62,7 @@ def converted(
         # The checkpoint is hashed while it is read ahead, and Python traces the model.
         receipts = Receipts(source, hasher)
         # What a test has changed must neither be kept nor replaced by what was kept.
-        key = key_of(source, settings, outside) if cache and stages is None else None
+        key = key_of(source, settings, outside) if cache and (stages is None or stages.only_watch) else None
         expected = Expected(source)
         compilation = _compilation(ready, timeline, stages or Stages(), key, outside, dumped, expected)
         compiled = compilation.compiled

@@ -1,6 +1,7 @@
 """One type from its configuration to its row: build, save, convert, run, compare, count."""
 
 import gc
+import os
 import resource
 import tempfile
 import time
@@ -8,6 +9,7 @@ import traceback
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from file_runner import FileRunner
@@ -19,15 +21,15 @@ from torch import Tensor
 
 from autoconvert.check.graph import check_graph
 from autoconvert.check.parity import reference_of
+from autoconvert.driver.cache import FOLDER_VARIABLE
 from autoconvert.driver.compile import Stages
 from autoconvert.driver.convert import convert
 from autoconvert.driver.trace_and_rewrite import SINGLE_STEP
 from autoconvert.errors import AutoconvertError, CheckFailed, Refused
 from autoconvert.ir.fusion import Fusion
 from autoconvert.ir.program import Program
-from autoconvert.passes.pipeline import PASSES
 from autoconvert.quantization.choices import DEFAULT
-from autoconvert.rewrite.pass_manager import Options, Pass
+from autoconvert.rewrite.pass_manager import Pass
 from autoconvert.source.source import load_source
 
 # The step of the table that each stage or pass of a conversion ends; what is not here is within the next.
@@ -40,12 +42,13 @@ class _Enough(Exception):
 
 @dataclass
 class _Watcher:
-    """Sees a conversion go by, as its display and around its passes."""
+    """Sees a conversion go by, as its display and after its passes."""
 
     stage: Stage
     passed: list[str] = field(default_factory=list)
     is_of_steps: bool = False
     fusion: Fusion = field(default_factory=Fusion)
+    program: Program | None = None
 
     def started(self, stage: str) -> None:
         if stage == "lower":
@@ -60,14 +63,9 @@ class _Watcher:
 
     def failed(self, stage: str) -> None: ...
 
-    def around(self, step: Pass) -> Pass:
-        def run(program: Program, options: Options) -> Program:
-            after = step.run(program, options)
-            self.fusion = after.fusion
-            self._ended(step.name)
-            return after
-
-        return replace(step, run=run)
+    def after(self, step: Pass, program: Program) -> None:
+        self.program, self.fusion = program, program.fusion
+        self._ended(step.name)
 
     def _ended(self, what: str) -> None:
         if (step := _ENDS.get(what)) and step not in self.passed:
@@ -99,7 +97,11 @@ def examine(model_type: str, stage: Stage = "file") -> Outcome:
 
 
 def _examined(model_type: str, stage: Stage, watcher: _Watcher) -> Outcome:
-    with tempfile.TemporaryDirectory() as temporary:
+    with (
+        tempfile.TemporaryDirectory() as temporary,
+        # The second conversion finds what the first compiled, and none finds what another run did.
+        patch.dict(os.environ, {FOLDER_VARIABLE: str(Path(temporary) / "cache")}),
+    ):
         folder = Path(temporary)
         tokens, reference = _save(model_type, folder / "model")
         if not says_something(reference):
@@ -113,14 +115,14 @@ def _examined(model_type: str, stage: Stage, watcher: _Watcher) -> Outcome:
                 formats=("tflite",),
                 display=watcher,
                 stages=Stages(
-                    passes=tuple(map(watcher.around, PASSES)),
+                    watch=watcher.after,
                     before_lower=partial(_checked, folder / "model") if stage == "graph" else Stages.before_lower,
                 ),
             )
         except _Enough:
             watcher.finished("check graph", 0.0, "")
             return Outcome(model_type, "right")
-        fixed = _fixed(folder, CONTEXT, PREFILL_LENGTH)
+        fixed = _fixed(folder, CONTEXT, PREFILL_LENGTH, watcher.program)
         why_fixed = str(bundle.report.settings["why_fixed"])
         found = max(
             (compare(FileRunner(file), tokens, reference) for file in (bundle.files["tflite"], fixed)),
@@ -163,7 +165,7 @@ def _save(model_type: str, folder: Path) -> tuple[list[int], Tensor]:
     return tokens, reference
 
 
-def _fixed(folder: Path, context: int, prefill: int) -> Path:
+def _fixed(folder: Path, context: int, prefill: int, rewritten: Program | None = None) -> Path:
     """A file of fixed lengths: decode grows with its context, and chunks are padded."""
     return convert(
         folder / "model",
@@ -173,6 +175,7 @@ def _fixed(folder: Path, context: int, prefill: int) -> Path:
         prefill=[prefill],
         formats=("tflite",),
         verify="off",
+        stages=Stages(rewritten=rewritten),
     ).files["tflite"]
 
 

@@ -1,6 +1,7 @@
 """The private way through litert-torch gives what its public one gives."""
 
 from collections import Counter
+from typing import Any
 
 import litert_torch
 import pytest
@@ -9,11 +10,12 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from autoconvert.ir.editing import traced
+from autoconvert.lowering import litert_private
 from autoconvert.lowering.cpu import CPU
 from autoconvert.lowering.flatbuffer import operator_name, read_model
 from autoconvert.lowering.legalize import legalize
 from autoconvert.lowering.litert import quiet
-from autoconvert.lowering.litert_private import convert
+from autoconvert.lowering.litert_private import convert, told_apart
 from autoconvert.passes.pipeline import PASSES
 from autoconvert.patterns import PATTERNS
 from autoconvert.rewrite.pass_manager import Options, run_passes
@@ -55,3 +57,38 @@ def test_other_operations_are_covered_by_the_one_round() -> None:
         fakes = {name: mode.from_tensor(value) for name, value in inputs.items()}
         private = convert("run", legalize(traced(Pointwise(), fakes), CPU).eval(), fakes)
     assert operations(private) == operations(public)
+
+
+def test_numbers_that_are_equal_but_not_the_same_are_told_apart() -> None:
+    told = [told_apart(("full", ((2, 3), number))) for number in (0, 0.0, -0.0, False, 1, 1.0, True)]
+    assert len(set(told)) == len(told)
+    assert told_apart(("full", ((2, 3), 1.0))) == told_apart(("full", ((2, 3), 1.0)))
+
+
+def test_jax_lowers_what_two_signatures_have_in_common_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from litert_torch.backend.jax_bridge import _wrap
+
+    monkeypatch.setattr(litert_private, "_stablehlo", {})
+    made: list[str] = []
+    lower = _wrap._lower_to_ir_text
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        text, inputs = lower(*args, **kwargs)
+
+        def once() -> str:
+            made.append(text())
+            return made[-1]
+
+        return once, inputs
+
+    monkeypatch.setattr(_wrap, "_lower_to_ir_text", counted)
+    mode = FakeTensorMode()
+    sizes: dict[str, tuple[int, ...]] = {"x": (2, 8), "weight": (8,), "bias": (8,)}
+    fakes = {name: mode.from_tensor(torch.zeros(size)) for name, size in sizes.items()}
+    contents, lowered = [], []
+    for name in ("one", "other"):
+        with quiet():
+            contents.append(convert(name, legalize(traced(Pointwise(), fakes), CPU).eval(), fakes))
+        lowered.append(len(made))
+    assert lowered[0] == lowered[1] > 3
+    assert operations(contents[0]) == operations(contents[1])
