@@ -3,26 +3,70 @@
 From here on every pass sees operations that it knows, so that what is proven of the graph is proven of what is lowered.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from autoconvert.analysis.invariants import NOTHING_OUTSIDE
+from autoconvert.errors import InputError
 from autoconvert.ir.editing import finish
 from autoconvert.ir.program import Program
-from autoconvert.ops.semantic import Operation
+from autoconvert.ops.semantic import Body, Operation
 from autoconvert.rewrite.decomposition import decompose_nodes
 from autoconvert.rewrite.pass_manager import Pass
-from autoconvert.rewrite.pattern import operations_of
+from autoconvert.rewrite.pattern import FAILURES, first_line, line_within, operations_of, place_of, shapes
 
 
 def decompose(program: Program, operations: Iterable[Operation]) -> Program:
-    """Replaces every node of `operations` by its device body, and unfused attention by products and a softmax."""
-    bodies = {each.overload: each.device for each in operations}
+    """Replaces every node of `operations` by its device body, and unfused attention by products and a softmax.
+
+    Raises:
+        InputError: a device body cannot be run where the operation stands, or gives something else.
+    """
+    bodies = {each.overload: _device(each) for each in operations}
     bodies[torch.ops.aten.scaled_dot_product_attention.default] = _attention
     count = decompose_nodes(program.graph.graph, bodies)
     return program.with_graph(finish(program.graph)) if count else program
+
+
+def _device(operation: Operation) -> Body:
+    """The device body of an operation, whose failures are those of the file that it is written in."""
+
+    def fault(what: str, line: int | None, arguments: Mapping[str, Any]) -> InputError:
+        file, _, first = (place_of(operation.device) or "<unknown>:0").rpartition(":")
+        tensors = {name: value for name, value in arguments.items() if isinstance(value, Tensor)}
+        name = str(operation.overload).removesuffix(".default")
+        return InputError(
+            f"{file}:{line or first}: operation {name}: its `device` body {what}, with {shapes(tensors)}.",
+            hint="It must hold for every call of the operation; the `guard` of a pattern may decline the others.",
+        )
+
+    def body(**arguments: Any) -> Any:
+        try:
+            result = operation.device(**arguments)
+        except FAILURES as error:
+            line = line_within(operation.device, error)
+            raise fault(f"cannot be run: {first_line(error)}", line, arguments) from error
+        # Nobody uses this one, so it goes again.
+        expected = operation(**arguments)
+        if _forms(result) != _forms(expected):
+            raise fault(f"gives {_forms(result)} instead of {_forms(expected)}", None, arguments)
+        return result
+
+    return body
+
+
+def _forms(result: Any) -> str:
+    """The types and shapes of what an operation gives; a size that is no number has many spellings."""
+    values = result if isinstance(result, tuple | list) else (result,)
+    return ", ".join(
+        f"{each.dtype} {[size if isinstance(size, int) else 's' for size in each.shape]}"
+        if isinstance(each, Tensor)
+        else type(each).__name__
+        for each in values
+    )
 
 
 def _attention(

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from itertools import takewhile
 from typing import Any
 
@@ -29,7 +29,7 @@ def fuse(program: Program, patterns: Sequence[Pattern], on_match: OnMatch) -> Pr
     `on_match` sees each match before it is replaced. What has grown only in part is decomposed again.
 
     Raises:
-        InputError: a pattern's own function fails where it matched.
+        InputError: a pattern's own function fails where it matched, or gives its own block again.
     """
     graph = program.graph
     given = {node.name for node in graph.graph.nodes}
@@ -37,6 +37,7 @@ def fuse(program: Program, patterns: Sequence[Pattern], on_match: OnMatch) -> Pr
     blocks: dict[fx.Node, FusedBlock] = {}
     near_misses: dict[str, NearMiss] = {}
     replacements: dict[str, fx.GraphModule] = {}
+    makers: dict[fx.Node, frozenset[str]] = {}
     matchers = [Matcher(pattern, canonicalize(pattern.graph).graph) for pattern in patterns]
     before = -1
     while before < found.total():
@@ -48,13 +49,16 @@ def fuse(program: Program, patterns: Sequence[Pattern], on_match: OnMatch) -> Pr
                 if isinstance(result, NearMiss):
                     _keep_nearest(near_misses, result)
                     continue
+                made_by = _makers(result, makers)
                 replacement = _replacement(result, replacements)
                 on_match(graph, result, replacement)
                 # What stands for the block comes from the block, in this pass and after it.
                 node.meta["nn_module_stack"] = _stack_of(result, program.weights)
                 node.meta[BLOCK] = _fused(result, given)
+                last = node.prev
                 with graph.graph.inserting_before(node):
                     new = inline(graph.graph, replacement.graph, dict(result.bound), like=node)
+                makers.update(dict.fromkeys(_between(last, node), made_by))
                 replace(node, new)
                 found[result.pattern.name] += 1
                 blocks[new] = dataclasses.replace(new.meta[BLOCK], node=new.name)
@@ -79,6 +83,29 @@ def fuse(program: Program, patterns: Sequence[Pattern], on_match: OnMatch) -> Pr
         ),
     )
     return dataclasses.replace(program, graph=finish(graph), fusion=fusion)
+
+
+def _makers(match: Match, makers: Mapping[fx.Node, frozenset[str]]) -> frozenset[str]:
+    """The patterns that made all of a block, and the one that replaces it.
+
+    Raises:
+        InputError: this one did. It would make the block again, and so for ever.
+    """
+    made_by = frozenset.intersection(*(makers.get(node, frozenset()) for node in match.region))
+    name = match.pattern.name
+    if name in made_by:
+        others = ", ".join(sorted(made_by - {name}))
+        raise match.pattern.fault(
+            f"`becomes` gives the block of `matches` again{f', by way of {others}' if others else ''}: no end.",
+            hint="Let `becomes` call an operation: one of autoconvert.ops, or one that the pattern brings.",
+            of="becomes",
+        )
+    return made_by | {name}
+
+
+def _between(first: fx.Node, last: fx.Node) -> Iterator[fx.Node]:
+    while (first := first.next) is not last:
+        yield first
 
 
 def _fused(match: Match, given: set[str]) -> FusedBlock:

@@ -1,7 +1,6 @@
 """Checks a pattern alone: its form, that both of its functions give the same numbers, and that it finds itself."""
 
 import inspect
-import traceback
 import typing
 from collections.abc import Callable, Collection, Mapping
 from math import prod
@@ -19,7 +18,7 @@ from autoconvert.ops.semantic import OUTSIDE, Operation
 from autoconvert.passes.canonicalize import canonicalize
 from autoconvert.passes.decompose import decompose
 from autoconvert.rewrite.matching import Match, Matcher
-from autoconvert.rewrite.pattern import Pattern
+from autoconvert.rewrite.pattern import FAILURES, Pattern, first_line, line_within
 
 _OWN = "the example"
 
@@ -157,14 +156,12 @@ def _ran(pattern: Pattern, role: str, values: Values, on: str) -> Any:
     try:
         with torch.no_grad():
             return function(**values)
-    except Exception as error:
-        file = getattr(getattr(function, "__code__", None), "co_filename", None)
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    except FAILURES as error:
         raise pattern.fault(
-            f"`{role}` cannot be run on {on}: {next(iter(str(error).splitlines()), type(error).__name__)}",
+            f"`{role}` cannot be run on {on}: {first_line(error)}",
             hint="" if on == _OWN else "Write sizes as x.shape[…] or -1, not as numbers.",
             of=role,
-            line=lines[-1] if lines else None,
+            line=line_within(function, error),
         ) from error
 
 
@@ -194,6 +191,12 @@ def _check_finds_itself(pattern: Pattern, values: Values) -> None:
     if not results or isinstance(results[-1], NearMiss):
         reason = results[-1].reason if results else "nothing is like its last operation"  # type: ignore[union-attr]
         raise pattern.fault(f"the pattern is not found in its own function: {reason}.")
+    if any(isinstance(result, Match) for result in matches_in(pattern, pattern.becomes, values)):
+        raise pattern.fault(
+            "`becomes` gives the block of `matches` again: it would be replaced for ever.",
+            hint="Let `becomes` call an operation: one of autoconvert.ops, or one that the pattern brings.",
+            of="becomes",
+        )
 
 
 def _check_operations(pattern: Pattern, values: Values) -> None:

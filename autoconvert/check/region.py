@@ -13,6 +13,7 @@ from autoconvert.ir.nodes import concrete, type_key
 from autoconvert.ir.provenance import operation_in_module, source_line
 from autoconvert.ops.attention import HIDES
 from autoconvert.rewrite.matching import Match
+from autoconvert.rewrite.pattern import FAILURES
 
 LENGTH = 7
 # Both sides sum in float32 in different orders; widths of 10⁴ stay well below this.
@@ -31,7 +32,12 @@ class RegionCheck:
         self._seen: dict[str, float] = {}
 
     def __call__(self, graph: fx.GraphModule, match: Match, replacement: fx.GraphModule) -> None:
-        """Raises CheckFailed where the replacement gives other numbers than what it replaces."""
+        """Compares a replacement with what it replaces.
+
+        Raises:
+            CheckFailed: it gives other numbers.
+            InputError: it cannot be run on numbers.
+        """
         region = match.region
         key = f"{match.pattern.name} {match.scalars} {_constants(match)} {_structure(region, match)}"
         if key not in self._seen:
@@ -51,7 +57,10 @@ class RegionCheck:
         inputs = {name: values[node] for name, node in match.bound.items()}
         with torch.no_grad():
             expected = region(*inputs.values())
-            actual = replacement(*inputs.values())
+            try:
+                actual = replacement(*inputs.values())
+            except FAILURES as error:
+                raise match.pattern.not_run(error, inputs) from error
         if actual.shape != expected.shape or not same_numbers(actual, expected):
             raise CheckFailed(
                 f"Pattern {match.pattern.name} ({match.pattern.source}) gives other numbers than what it "

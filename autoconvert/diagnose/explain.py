@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import fx
 
 from autoconvert.analysis.binding_times import Time, binding_times
+from autoconvert.check.rewrites import RewriteChecks
 from autoconvert.diagnose.plain_blocks import PlainBlock, block_at, plain_blocks
 from autoconvert.driver.compile import rewrite_within
 from autoconvert.driver.settings import Settings
@@ -85,6 +86,15 @@ class Declined:
 
 
 @dataclass(frozen=True)
+class Unmatched:
+    """A pattern from outside that matched nowhere, and how near it came where it came nearest."""
+
+    pattern: str
+    source: str
+    nearest: Nearest | None
+
+
+@dataclass(frozen=True)
 class Missing:
     """Why a model is refused; `excerpt` is the model's code around, and `block` what stands there, where known."""
 
@@ -103,17 +113,23 @@ class Explanation:
 
     model: str
     context: int
-    way: str
-    found: tuple[Found, ...]
-    declined: tuple[Declined, ...]
-    missing: Missing | None
-    refusal: Refused | None
-    program: Program | None
-    region: PlainBlock | None
+    way: str = ""
+    found: tuple[Found, ...] = ()
+    declined: tuple[Declined, ...] = ()
+    unmatched: tuple[Unmatched, ...] = ()
+    missing: Missing | None = None
+    refusal: Refused | None = None
+    program: Program | None = None
+    region: PlainBlock | None = None
 
 
 def explain(source: Source, settings: Settings, patterns: Sequence[Pattern] = PATTERNS) -> Explanation:
-    """Traces and rewrites the module of `source`, which needs no weight, and says what became of it."""
+    """Traces and rewrites the module of `source`, which needs no weight, and says what became of it.
+
+    Raises:
+        InputError: a pattern from outside fails on this model.
+        CheckFailed: a rewrite gives other numbers than what it replaces, as in a conversion.
+    """
     fused: list[_Fused] = []
 
     before: list[Program] = []
@@ -132,12 +148,14 @@ def explain(source: Source, settings: Settings, patterns: Sequence[Pattern] = PA
 
     refusal = None
     try:
-        rewrite_within(source, settings, passes=tuple(map(watched, PASSES)), patterns=patterns)
+        rewrite_within(source, settings, RewriteChecks(), tuple(map(watched, PASSES)), patterns=patterns)
     except Refused as refused:
         refusal = refused
     programs = _the_one(fused, refusal is not None)
     if programs is None:
-        return Explanation(source.name, settings.context, "", (), (), _missing_nowhere(refusal), refusal, None, None)
+        return Explanation(
+            source.name, settings.context, "", (), (), (), _missing_nowhere(refusal), refusal, None, None
+        )
     return _explained(source.name, settings.context, programs, refusal, patterns)
 
 
@@ -204,6 +222,7 @@ def _explained(
         way="single step" if _is_step(program) else "whole text",
         found=tuple(_found(program, search.nodes, known)),
         declined=(*declined, *_folded(search.near_misses([*first, *rest]))),
+        unmatched=tuple(search.unmatched()),
         missing=missing,
         refusal=refusal,
         program=programs.before,
@@ -256,6 +275,19 @@ class _Search:
             operations=tuple(map(_operation, block.nodes)),
             nearest=tuple(map(self._nearest, {miss.pattern: miss for miss in (*best, *parts)}.values())),
         )
+
+    def unmatched(self) -> Iterable[Unmatched]:
+        """Patterns from outside that stand nowhere in the model, as it was before any block was fused."""
+        built_in = {pattern.name for pattern in PATTERNS}
+        matched = self._after.fusion.patterns
+        for matcher in self._matchers:
+            pattern = matcher.pattern
+            if pattern.name in matched or pattern.name in built_in:
+                continue
+            results = (matcher.match(node) for node in self._given.values() if node.target is matcher.anchor)
+            misses = [each for each in results if isinstance(each, NearMiss) and each.matched > 0]
+            best = max(misses, key=lambda miss: miss.matched, default=None)
+            yield Unmatched(pattern.name, _source(pattern), self._nearest(best) if best is not None else None)
 
     def near_misses(self, blocks: Iterable[PlainBlock]) -> list[Declined]:
         """What nearly matched elsewhere, and depends on tokens; a part of a block that was fused is no news."""

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from rich.text import Text
 
-from autoconvert.diagnose.explain import Declined, Explanation, Found, Line, Missing, Nearest
+from autoconvert.diagnose.explain import Declined, Explanation, Found, Line, Missing, Nearest, Unmatched
 from autoconvert.report.summary import labelled
 
 _KINDS = {"unknown": "unknown block"}
@@ -25,6 +25,10 @@ def explained_model(explanation: Explanation, model: str, file: str = "blocks.py
         yield from _section("Fused")
         for found in explanation.found:
             yield from _found(found, explanation.found)
+    if explanation.unmatched:
+        yield from _section("Matched nowhere")
+        for unmatched in explanation.unmatched:
+            yield from _unmatched(unmatched)
     if explanation.declined:
         yield from _section("Not fused: these stay plain operations, which is right, but slower on the device")
         for declined in explanation.declined:
@@ -51,6 +55,15 @@ def _found(found: Found, others: Sequence[Found]) -> Iterator[Text]:
         yield Text(f"        {module}", style="dim")
 
 
+def _unmatched(unmatched: Unmatched) -> Iterator[Text]:
+    yield Text.assemble("        ", (unmatched.pattern, "yellow"), f"  {unmatched.source}")
+    if unmatched.nearest is None:
+        yield _labelled("nearest", "the model has no operation like its last one")
+    else:
+        yield _labelled("nearest", f"{unmatched.nearest.matched} of {unmatched.nearest.of} operations")
+        yield from _difference(unmatched.nearest)
+
+
 def _declined(declined: Declined) -> Iterator[Text]:
     kind = _KINDS.get(declined.kind, declined.kind.replace("_", "-"))
     where = f" in {', '.join(declined.modules)}" if declined.modules else ""
@@ -66,6 +79,10 @@ def _declined(declined: Declined) -> Iterator[Text]:
 
 def _nearest(nearest: Nearest) -> Iterator[Text]:
     yield _labelled("nearest", f"{nearest.pattern} ({nearest.source}), {nearest.matched} of {nearest.of} operations")
+    yield from _difference(nearest)
+
+
+def _difference(nearest: Nearest) -> Iterator[Text]:
     if nearest.operation is None:
         yield _labelled("declined", nearest.reason)
         return

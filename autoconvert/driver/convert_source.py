@@ -82,7 +82,7 @@ def converted(
             timeline,
             folder,
             stages or Stages(),
-            in_order(outside),
+            outside,
             expected,
             receipts,
             dumped,

@@ -4,7 +4,7 @@ import ast
 import hashlib
 import sys
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -25,11 +25,15 @@ _FORM = "A pattern file ends in PATTERNS = (Pattern(…), …)."
 
 @dataclass(frozen=True)
 class Library:
-    """Patterns of one origin. `digest` is that of their code, None where nobody can say what that is."""
+    """Patterns of one origin. `digest` is that of their code, None where nobody can say what that is.
+
+    `is_asked` says whether a person named it: what packages bring is tried on every model.
+    """
 
     origin: str
     patterns: tuple[Pattern, ...]
     digest: str | None
+    is_asked: bool = True
 
 
 def libraries(given: Sequence[str | Path | Pattern] = ()) -> tuple[Library, ...]:
@@ -53,6 +57,12 @@ def libraries(given: Sequence[str | Path | Pattern] = ()) -> tuple[Library, ...]
 def in_order(found: Iterable[Library]) -> tuple[Pattern, ...]:
     """All patterns as they are tried: those from outside first, since a built-in one may take a part of their block."""
     return (*(pattern for library in found for pattern in library.patterns), *PATTERNS)
+
+
+def unmatched(found: Iterable[Library], matched: Container[str]) -> list[str]:
+    """A sentence for each library that was asked for and matched nothing; `matched` are names of patterns."""
+    nowhere = (each for each in found if each.is_asked and not any(p.name in matched for p in each.patterns))
+    return [f"no pattern of {each.origin} matched; `autoconvert explain` says how near they came" for each in nowhere]
 
 
 def digests(found: Iterable[Library]) -> list[str] | None:
@@ -101,7 +111,7 @@ def _installed(entry: EntryPoint) -> Library:
             hint=f"Update or remove {origin}.",
         ) from error
     names = {"PATTERNS": loaded} if entry.attr else vars(module)
-    return Library(origin, _patterns_of(names, Path(str(module.__file__))), fingerprint([module]))
+    return Library(origin, _patterns_of(names, Path(str(module.__file__))), fingerprint([module]), is_asked=False)
 
 
 def _patterns_of(names: dict[str, Any], file: Path) -> tuple[Pattern, ...]:

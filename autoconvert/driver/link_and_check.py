@@ -13,6 +13,7 @@ from autoconvert.check.expected import Expected
 from autoconvert.check.plan import Plan, asks_all_prompts, plan
 from autoconvert.driver.compilation import Compilation
 from autoconvert.driver.compile import Stages
+from autoconvert.driver.library import Library, in_order, unmatched
 from autoconvert.driver.localize import localized
 from autoconvert.driver.needs import Needs, why_not_run
 from autoconvert.driver.ready import REPORT
@@ -30,7 +31,6 @@ from autoconvert.report.check_result import BUNDLE, CONSTANTS, FILE, CheckResult
 from autoconvert.report.progress import Timeline
 from autoconvert.report.readable import readable_size
 from autoconvert.report.report import Report, make_report, write_report
-from autoconvert.rewrite.pattern import Pattern
 from autoconvert.runtime.failed import RuntimeFailed
 from autoconvert.runtime.packed_weights import hand_over, packed_weights
 from autoconvert.runtime.runner import Runner, start_file
@@ -64,7 +64,7 @@ class LinkAndCheck:
     timeline: Timeline
     folder: Path
     stages: Stages
-    patterns: Sequence[Pattern]
+    outside: Sequence[Library]
     expected: Expected
     receipts: Receipts
     dump: "Dump | None" = None
@@ -97,11 +97,15 @@ class LinkAndCheck:
             files,
             self.timeline.stages,
             self.checks,
-            (*self.source.notes, *(self.tokenizer.notes if self.tokenizer else ())),
+            self._notes(compiled),
             receipt,
         )
         files["report"] = write_report(report, self.folder / REPORT)
         return files, report
+
+    def _notes(self, compiled: Compiled) -> tuple[str, ...]:
+        of_tokenizer = self.tokenizer.notes if self.tokenizer else ()
+        return (*self.source.notes, *of_tokenizer, *unmatched(self.outside, compiled.fusion.patterns))
 
     def _checked_files(self, compilation: Compilation, linked: Linked, rows: Sequence[Row]) -> dict[str, Path]:
         """The file, checked, and the bundle where there is a tokenizer, checked too."""
@@ -170,7 +174,7 @@ class LinkAndCheck:
             return self._run_file(linked, compiled, start)
         except CheckFailed as failure:
             with self.timeline.stage("find the fault") as stage:
-                found = localized(failure, self.source, self.expected, compiled, self.stages, self.patterns)
+                found = localized(failure, self.source, self.expected, compiled, self.stages, in_order(self.outside))
                 stage.note = ", ".join(filter(None, (found.blamed, found.at))) or "in no pass"
             raise found from failure
 

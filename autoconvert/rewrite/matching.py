@@ -92,7 +92,7 @@ class Matcher:
     def __init__(
         self, pattern: Pattern, graph: fx.Graph, known: Callable[[fx.Node], Tensor | None] = constant_value
     ) -> None:
-        self._pattern = pattern
+        self.pattern = pattern
         self._known = known
         self._output: fx.Node = next(iter(reversed(graph.nodes))).args[0]
         self._operations = sum(node.op == "call_function" for node in graph.nodes)
@@ -119,7 +119,7 @@ class Matcher:
             location(miss.found) if isinstance(miss.found, fx.Node) else "" if miss.found is None else str(miss.found)
         )
         return NearMiss(
-            pattern=self._pattern.name,
+            pattern=self.pattern.name,
             node=node.name,
             matched=miss.matched,
             of=self._operations,
@@ -133,8 +133,8 @@ class Matcher:
         bound = {str(p.target): m for p, m in binding.nodes.items() if p.op == "placeholder"}
         constants = {name: value for name, m in bound.items() if (value := self._known(m)) is not None}
         values = {name: m.meta["val"] for name, m in bound.items()} | constants
-        declined = self._pattern.ask({**values, **binding.scalars})
-        return declined if declined else Match(self._pattern, node, bound, binding.scalars, constants)
+        declined = self.pattern.ask({**values, **binding.scalars})
+        return declined if declined else Match(self.pattern, node, bound, binding.scalars, constants)
 
     def _unify(self, p: fx.Node, m: Any, binding: _Binding) -> Iterator[_Binding]:
         if p in binding.nodes:
@@ -187,8 +187,8 @@ class Matcher:
             yield from self._unify_all([(e, v, kind) for e, v in zip(expected, value, strict=True)], p, m, binding)
         elif kind == "size" and isinstance(expected, int) and not isinstance(value, list | tuple):
             yield from self._sizes((expected,), (_size(value, m),), p, m, binding)
-        elif isinstance(expected, float) and expected in self._pattern.scalars:
-            yield from self._scalar(self._pattern.scalars[expected], value, p, m, binding)
+        elif isinstance(expected, float) and expected in self.pattern.scalars:
+            yield from self._scalar(self.pattern.scalars[expected], value, p, m, binding)
         elif not isinstance(value, fx.Node) and expected == value:
             yield binding
         else:

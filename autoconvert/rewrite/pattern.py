@@ -1,5 +1,6 @@
 """A pattern: a building block as PyTorch people write it, and the semantic operation that it is."""
 
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,6 +18,9 @@ from autoconvert.ops.semantic import Operation
 # Sizes of random numbers, or numbers as they are, by parameter.
 Example = Mapping[str, tuple[int, ...] | Tensor | float]
 Guard = Callable[..., str | None]
+
+# What a person's function may raise: leaving the program is no way to decline.
+FAILURES = (Exception, SystemExit)
 
 _GUIDE = "docs/patterns.md is the guide to what a pattern is made of."
 
@@ -48,11 +52,11 @@ class Pattern:
     @property
     def source(self) -> str:
         """Where the pattern is written, as file:line."""
-        return _place(self.matches)
+        return place_of(self.matches)
 
     def fault(self, what: str, *, hint: str = _GUIDE, of: str = "matches", line: int | None = None) -> InputError:
         """What is wrong with the function `of` this pattern, said with its file and line."""
-        places = (_place(getattr(self, role)) for role in (of, "matches", "becomes"))
+        places = (place_of(getattr(self, role)) for role in (of, "matches", "becomes"))
         file, _, first = next(filter(None, places), "<unknown>:0").rpartition(":")
         return InputError(f"{file}:{line or first}: pattern {self.name}: {what}", hint=hint)
 
@@ -60,28 +64,40 @@ class Pattern:
         """Why the guard declines what was bound, or None.
 
         Raises:
-            InputError: the guard itself fails.
+            InputError: the guard itself fails, or gives neither.
         """
         try:
-            return self.guard(**bound)
-        except Exception as error:
-            raise self.fault(f"`guard` fails: {error}", of="guard") from error
+            declined = self.guard(**bound)
+        except FAILURES as error:
+            raise self.fault(
+                f"`guard` fails: {first_line(error)}", of="guard", line=line_within(self.guard, error)
+            ) from error
+        if not isinstance(declined, str | None):
+            raise self.fault(f"`guard` gives {declined}.", hint="It gives a reason to decline, or None.", of="guard")
+        return declined
 
     def replacement(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, float]) -> fx.GraphModule:
         """What the block becomes where fake `tensors` and `numbers` were bound.
 
         Raises:
-            InputError: `becomes` cannot be run there.
+            InputError: `becomes` cannot be run there, or gives no tensor.
         """
         try:
-            return traced(lambda **bound: self.becomes(**bound, **numbers), dict(tensors))
-        except Exception as error:
-            shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in tensors.items())
-            raise self.fault(
-                f"`becomes` cannot be run where it matched, with {shapes}: {error}",
-                hint="`guard` must decline what `becomes` is not for.",
-                of="becomes",
-            ) from error
+            graph = traced(lambda **bound: self.becomes(**bound, **numbers), dict(tensors))
+        except FAILURES as error:
+            raise self.not_run(error, tensors) from error
+        if not isinstance(graph.graph.output_node().args[0], fx.Node):
+            raise self.fault("`becomes` does not give one tensor where it matched.", of="becomes")
+        return graph
+
+    def not_run(self, error: BaseException, tensors: Mapping[str, Tensor]) -> InputError:
+        """What is wrong where `becomes` fails, called with `tensors`."""
+        return self.fault(
+            f"`becomes` cannot be run where it matched, with {shapes(tensors)}: {first_line(error)}",
+            hint="`guard` must decline what `becomes` is not for.",
+            of="becomes",
+            line=line_within(self.becomes, error),
+        )
 
     def inputs(self, times: int = 1) -> dict[str, Tensor | float]:
         """The same random arguments each time, for both functions; every size but 1 is `times` that of the example."""
@@ -146,7 +162,22 @@ def same(bound: Tensor, expected: Tensor) -> bool:
     return is_constant and same_constant(bound.to(wide), expected.to(wide))
 
 
-def _place(function: Callable[..., Any]) -> str:
+def shapes(tensors: Mapping[str, Tensor]) -> str:
+    return ", ".join(f"{name} {list(value.shape)}" for name, value in tensors.items())
+
+
+def first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def line_within(function: Callable[..., Any], error: BaseException) -> int | None:
+    """The last line of a function's own file that ran when it failed; None where none did."""
+    file = place_of(function).rpartition(":")[0]
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    return lines[-1] if lines else None
+
+
+def place_of(function: Callable[..., Any]) -> str:
     """Where a function is written, as file:line; "" for what is no function."""
     code = getattr(function, "__code__", None)
     return f"{code.co_filename}:{code.co_firstlineno}" if code is not None else ""

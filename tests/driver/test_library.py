@@ -124,6 +124,12 @@ WRONG: dict[str, tuple[str, int, str]] = {
         7,
         "`becomes` gives other numbers than `matches` on the example",
     ),
+    "its own block again": (SQUARE + pattern(), 5, "`becomes` gives the block of `matches` again"),
+    "an end of the program in becomes": (
+        "import sys\n" + SQUARE + pattern(becomes="lambda x, y: sys.exit(0)"),
+        8,
+        "`becomes` cannot be run on the example: 0",
+    ),
     "several results": (SQUARE + pattern(becomes="lambda x, y: (x, y)"), 7, "`becomes` gives tuple, not one tensor"),
     "a number that was computed with": (
         RIGHT.replace("* k\n", "* (k + 1)\n").replace("* k,", "* (k + 1),"),
