@@ -7,9 +7,13 @@ from autoconvert.errors import AutoconvertError, BrokenPass, CheckFailed, InputE
 
 if TYPE_CHECKING:
     from autoconvert.check.verdict import Verdict
+    from autoconvert.diagnose.explain import explain
+    from autoconvert.diagnose.explanation import Explanation
     from autoconvert.driver.check_file import check_file
     from autoconvert.driver.convert import Bundle, convert
     from autoconvert.driver.convert_until import convert_until
+    from autoconvert.driver.estimate import Plan
+    from autoconvert.driver.plan import plan
     from autoconvert.driver.reproduce import Reproduction, reproduce
 
 __all__ = [
@@ -17,24 +21,32 @@ __all__ = [
     "BrokenPass",
     "Bundle",
     "CheckFailed",
+    "Explanation",
     "InputError",
     "MachineError",
+    "Plan",
     "Refused",
     "Reproduction",
     "Verdict",
     "check_file",
     "convert",
     "convert_until",
+    "explain",
+    "plan",
     "reproduce",
 ]
 
 _LATER = {
     "Bundle": "autoconvert.driver.convert",
+    "Explanation": "autoconvert.diagnose.explanation",
+    "Plan": "autoconvert.driver.estimate",
     "Reproduction": "autoconvert.driver.reproduce",
     "Verdict": "autoconvert.check.verdict",
     "check_file": "autoconvert.driver.check_file",
     "convert": "autoconvert.driver.convert",
     "convert_until": "autoconvert.driver.convert_until",
+    "explain": "autoconvert.diagnose.explain",
+    "plan": "autoconvert.driver.plan",
     "reproduce": "autoconvert.driver.reproduce",
 }
 

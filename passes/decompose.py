@@ -16,7 +16,7 @@ from autoconvert.ir.program import Program
 from autoconvert.ops.semantic import Body, Operation
 from autoconvert.rewrite.decomposition import decompose_nodes
 from autoconvert.rewrite.pass_manager import Pass
-from autoconvert.rewrite.pattern import FAILURES, first_line, line_within, operations_of, place_of, shapes
+from autoconvert.rewrite.pattern import first_line, line_within, operations_of, place_of, shapes
 
 
 def decompose(program: Program, operations: Iterable[Operation]) -> Program:
@@ -46,7 +46,7 @@ def _device(operation: Operation) -> Body:
     def body(**arguments: Any) -> Any:
         try:
             result = operation.device(**arguments)
-        except FAILURES as error:
+        except (Exception, SystemExit) as error:
             line = line_within(operation.device, error)
             raise fault(f"cannot be run: {first_line(error)}", line, arguments) from error
         # Nobody uses this one, so it goes again.

@@ -9,6 +9,7 @@ ROOT = Path(__file__).parents[1]
 ALLOWED = {
     "autoconvert/check/graph.py": (1, "the model's own code runs; a failed check is under way and stays one"),
     "autoconvert/check/pattern.py": (1, "code of a pattern runs, which anybody may have written"),
+    "autoconvert/check/region.py": (1, "code of a pattern runs, which anybody may have written"),
     "autoconvert/cli/failures.py": (1, "the end of every command, where bugs are told as bugs"),
     "autoconvert/cli/quiet.py": (1, "what was silenced is told, then raised again"),
     "autoconvert/diagnose/proposals.py": (1, "a proposal that does not run is none"),
@@ -17,7 +18,7 @@ ALLOWED = {
         2,
         "a failed check is under way and stays one; random numbers run through the model's own code",
     ),
-    "autoconvert/driver/library.py": (1, "a file of patterns runs, which anybody may have written"),
+    "autoconvert/driver/library.py": (2, "a file of patterns runs, which anybody may have written"),
     "autoconvert/ir/inference.py": (1, "an operation is asked whether it takes numbers at all"),
     "autoconvert/ir/verify.py": (2, "whatever fails is told as a broken pass"),
     "autoconvert/packaging/adapted_template.py": (3, "a foreign template runs, or one that is tried in its place"),
@@ -41,6 +42,7 @@ ALLOWED = {
     ),
     "lowering/litert.py": (1, "the converter's own code runs; what is ours is raised again"),
     "lowering/workers.py": (1, "handed to the process that asked, and raised there"),
+    "passes/decompose.py": (1, "code of a pattern's operation runs, which anybody may have written"),
     "passes/hoist_projections.py": (1, "torch traces a part of the model; what is ours is raised again"),
 }
 
@@ -58,4 +60,6 @@ def test_every_broad_except_is_listed_with_its_reason() -> None:
 
 
 def _is_broad(caught: ast.expr | None) -> bool:
+    if isinstance(caught, ast.Tuple):
+        return any(map(_is_broad, caught.elts))
     return caught is None or (isinstance(caught, ast.Name) and caught.id in ("Exception", "BaseException"))

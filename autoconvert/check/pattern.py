@@ -18,7 +18,7 @@ from autoconvert.ops.semantic import OUTSIDE, Operation
 from autoconvert.passes.canonicalize import canonicalize
 from autoconvert.passes.decompose import decompose
 from autoconvert.rewrite.matching import Match, Matcher
-from autoconvert.rewrite.pattern import FAILURES, Pattern, first_line, line_within
+from autoconvert.rewrite.pattern import Pattern, first_line, line_within
 
 _OWN = "the example"
 
@@ -156,7 +156,7 @@ def _ran(pattern: Pattern, role: str, values: Values, on: str) -> Any:
     try:
         with torch.no_grad():
             return function(**values)
-    except FAILURES as error:
+    except (Exception, SystemExit) as error:
         raise pattern.fault(
             f"`{role}` cannot be run on {on}: {first_line(error)}",
             hint="" if on == _OWN else "Write sizes as x.shape[…] or -1, not as numbers.",

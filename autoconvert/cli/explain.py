@@ -12,7 +12,6 @@ from autoconvert.cli.asked import asked
 from autoconvert.cli.failures import explained
 from autoconvert.cli.output import stdout_console
 from autoconvert.cli.quiet import quiet_libraries
-from autoconvert.quantization.choices import DEFAULT
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -62,16 +61,15 @@ def explain(
             from autoconvert.diagnose.explain import explain as explain_model
             from autoconvert.diagnose.explained import explained_model
             from autoconvert.diagnose.scaffold import write_scaffold
-            from autoconvert.driver.library import in_order, libraries
-            from autoconvert.driver.settings import choose
-            from autoconvert.source.source import plan_source
 
-            known = in_order(libraries(patterns or ()))
-            source = plan_source(model, revision=revision, token=token, trust_remote_code=trust_remote_code)
-            settings = choose(
-                source.config, context=context, prefill=None, quantize=DEFAULT, formats=("litertlm",), verify="quick"
+            explanation = explain_model(
+                model,
+                context=context,
+                patterns=patterns or (),
+                revision=revision,
+                token=token,
+                trust_remote_code=trust_remote_code,
             )
-            explanation = explain_model(source, settings, known)
         console = stdout_console()
         again = asked(model, revision=revision, trust_remote_code=trust_remote_code, patterns=patterns)
         for line in explained_model(explanation, again, shlex.quote(str(scaffold or _unused_name()))):

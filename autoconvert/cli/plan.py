@@ -56,8 +56,8 @@ def plan(
     again = asked(model, revision=revision, trust_remote_code=trust_remote_code, patterns=patterns)
     with explained(verbose=verbose, model=again):
         with quiet_libraries():
+            from autoconvert.driver.estimate import plan_of
             from autoconvert.driver.library import in_order, libraries
-            from autoconvert.driver.plan import plan as plan_conversion
             from autoconvert.driver.planned import planned
             from autoconvert.driver.ready import refuse_what_cannot_be_written, target_folder
             from autoconvert.driver.settings import choose
@@ -74,7 +74,7 @@ def plan(
             settings = choose(
                 source.config, context=context, prefill=lengths, quantize=quantize, formats=names, verify=verify
             )
-            found = plan_conversion(source, settings, in_order(outside))
+            found = plan_of(source, settings, in_order(outside))
         console = stdout_console()
         for line in planned(found):
             console.print(line, soft_wrap=True)

@@ -4,17 +4,18 @@ from collections.abc import Iterator, Sequence
 
 from rich.text import Text
 
-from autoconvert.diagnose.explain import Declined, Explanation, Found, Line, Missing, Nearest, Unmatched
+from autoconvert.diagnose.explanation import Declined, Explanation, Found, Line, Missing, Nearest, Unmatched
 from autoconvert.report.summary import labelled
 
 _KINDS = {"unknown": "unknown block"}
 _NONE = "no pattern came near"
 
 
-def explained_model(explanation: Explanation, model: str, file: str = "blocks.py") -> Iterator[Text]:
+def explained_model(explanation: Explanation, model: str | None = None, file: str = "blocks.py") -> Iterator[Text]:
     """The lines about a model, each one line however wide the terminal is.
 
-    `model` is as a command line names it, with the patterns that were looked for; `file` could hold the next one.
+    `model` is as a command line names it, with the patterns that were looked for, or None where Python asks; `file`
+    could hold the next one.
     """
     verdict = "covered" if explanation.missing is None else "refused"
     style = "green" if explanation.missing is None else "bold red"
@@ -39,8 +40,14 @@ def explained_model(explanation: Explanation, model: str, file: str = "blocks.py
         yield from _missing(explanation.missing)
     if explanation.region is not None:
         yield from _section("Next")
-        yield Text(f"  autoconvert explain {model} --scaffold {file}   writes the beginning of a pattern for it")
-        yield Text(f"  autoconvert explain {model} --patterns {file}   says what became of it, once it is finished")
+        call = (
+            f"autoconvert explain {model} --scaffold {file}",
+            f"autoconvert explain {model} --patterns {file}",
+        )
+        if model is None:
+            call = f'autoconvert.explain(model, scaffold="{file}")', f'autoconvert.explain(model, patterns=["{file}"])'
+        yield Text(f"  {call[0]}   writes the beginning of a pattern for it")
+        yield Text(f"  {call[1]}   says what became of it, once it is finished")
 
 
 def _section(title: str) -> Iterator[Text]:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 from autoconvert.analysis.constants import constant_value
-from autoconvert.diagnose.explain import Explanation
+from autoconvert.diagnose.explanation import Explanation
 from autoconvert.diagnose.plain_blocks import PlainBlock
 from autoconvert.diagnose.proposals import proposal
 from autoconvert.dump.naming import identifier

@@ -1,85 +1,56 @@
-"""What a conversion will find, told before it starts: from the configuration and the headers of the weights."""
+"""`autoconvert.plan`: what a conversion would find and need, of whatever can be converted."""
 
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from math import prod
+from collections.abc import Sequence
+from pathlib import Path
 
-from autoconvert.driver.compile import rewrite_within, text_model
-from autoconvert.driver.needs import Needs, file_size, needs_of, parameter_shapes
-from autoconvert.driver.ready import tokenizer_of
-from autoconvert.driver.settings import Settings
-from autoconvert.errors import Refused
-from autoconvert.lowering.cpu import CPU
-from autoconvert.passes.specialize_shapes import signature_programs
-from autoconvert.patterns import PATTERNS
-from autoconvert.quantization.recipes import RECIPES
+from torch import nn
+
+from autoconvert.driver.estimate import Plan, plan_of
+from autoconvert.driver.library import in_order, libraries
+from autoconvert.driver.planned import planned
+from autoconvert.driver.settings import choose
+from autoconvert.quantization.choices import DEFAULT
+from autoconvert.quantization.recipe import Recipe
 from autoconvert.rewrite.pattern import Pattern
-from autoconvert.source.accounting import require
-from autoconvert.source.source import Source
-
-# Measured with `python benchmarks/convert.py` on two cores. Compiling is measured in the plan itself; lowering adds
-# most of that once more.
-_SECONDS_TO_START = 6.5
-_COMPILING_TIMES = 1.8
-_SECONDS_PER_BYTE_READ = 2.2e-9
-_SECONDS_PER_BYTE_WRITTEN = 3e-9
+from autoconvert.source.source import plan_source
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What is known beforehand.
+class Planned(Plan):
+    """A plan that prints as `autoconvert plan` does, and the refusal with it."""
 
-    `parameters` are counted where the graph reaches them, `files` are bytes of a `.tflite` by recipe, `wall` is why
-    the model will be refused.
-    """
-
-    name: str
-    parameters: int
-    checkpoint_bytes: int
-    settings: Settings
-    blocks: Mapping[str, int]
-    wall: Refused | None
-    files: Mapping[str, int]
-    needs: Needs
-    seconds: float
+    def __str__(self) -> str:
+        refused = [] if self.wall is None else [f"refused: {self.wall}"]
+        return "\n".join([*(line.plain for line in planned(self)), *refused])
 
 
-def plan(source: Source, settings: Settings, patterns: Sequence[Pattern] = PATTERNS) -> Plan:
-    """Traces and rewrites the module of `source`, which needs no weight, and estimates the rest from shapes.
+def plan(
+    model: str | Path | nn.Module,
+    *,
+    quantize: str | Recipe = DEFAULT,
+    context: int | None = None,
+    prefill: Sequence[int] | None = None,
+    formats: Sequence[str] = ("litertlm",),
+    verify: str = "quick",
+    revision: str | None = None,
+    token: str | None = None,
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
+    patterns: Sequence[str | Path | Pattern] = (),
+) -> Planned:
+    """What `convert` would find and need with the same arguments, reading no weight; `print` the result to read it.
+
+    A model that would be refused has a `wall`, and raises nothing.
 
     Raises:
-        InputError: the tokenizer cannot be used, or the checkpoint lacks a tensor that the graph reaches.
+        InputError: the model, its tokenizer, a pattern or the options are not usable, or the checkpoint lacks a tensor.
         Refused: the runtime has no form of the tokenizer.
+        MachineError: the hub cannot be reached.
     """
-    begun = time.perf_counter()
-    tokenizer_of(source, settings)
-    blocks: Mapping[str, int] = {}
-    wall = None
-    reached = [name for name, _ in source.module.named_parameters()]
-    try:
-        program, settings = rewrite_within(source, settings, patterns=patterns)
-        blocks = program.fusion.blocks
-        reached = [name for weight in program.weights.values() for name in weight.sources]
-        require(source, reached)
-        dict(signature_programs(text_model(program, settings), CPU.port_names))
-    except Refused as refusal:
-        wall = refusal
-    compiling = time.perf_counter() - begun
-    shapes = parameter_shapes(source, reached)
-    signatures = settings.signatures
-    recipes = {**RECIPES, settings.quantize.name: settings.quantize}
-    files = {name: file_size(shapes, recipe, signatures) for name, recipe in recipes.items()}
-    checkpoint_bytes = sum(source.checkpoint.values())
-    moving = _SECONDS_PER_BYTE_READ * checkpoint_bytes + _SECONDS_PER_BYTE_WRITTEN * files[settings.quantize.name]
-    return Plan(
-        name=source.name,
-        parameters=sum(map(prod, shapes.values())),
-        checkpoint_bytes=checkpoint_bytes,
-        settings=settings,
-        blocks=blocks,
-        wall=wall,
-        files=files,
-        needs=needs_of(source, settings),
-        seconds=_SECONDS_TO_START + _COMPILING_TIMES * compiling + moving,
+    outside = libraries(patterns)
+    source = plan_source(
+        model, revision=revision, token=token, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle
     )
+    settings = choose(
+        source.config, context=context, prefill=prefill, quantize=quantize, formats=formats, verify=verify
+    )
+    return Planned(**vars(plan_of(source, settings, in_order(outside))))

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from rich.text import Text
 
-from autoconvert.driver.plan import Plan
+from autoconvert.driver.estimate import Plan
 from autoconvert.driver.settings import as_data
 from autoconvert.report.readable import readable_context, readable_size
 from autoconvert.report.summary import block_counts, labelled

@@ -19,9 +19,6 @@ from autoconvert.ops.semantic import Operation
 Example = Mapping[str, tuple[int, ...] | Tensor | float]
 Guard = Callable[..., str | None]
 
-# What a person's function may raise: leaving the program is no way to decline.
-FAILURES = (Exception, SystemExit)
-
 _GUIDE = "docs/patterns.md is the guide to what a pattern is made of."
 
 
@@ -68,7 +65,7 @@ class Pattern:
         """
         try:
             declined = self.guard(**bound)
-        except FAILURES as error:
+        except (Exception, SystemExit) as error:
             raise self.fault(
                 f"`guard` fails: {first_line(error)}", of="guard", line=line_within(self.guard, error)
             ) from error
@@ -84,7 +81,7 @@ class Pattern:
         """
         try:
             graph = traced(lambda **bound: self.becomes(**bound, **numbers), dict(tensors))
-        except FAILURES as error:
+        except (Exception, SystemExit) as error:
             raise self.not_run(error, tensors) from error
         if not isinstance(graph.graph.output_node().args[0], fx.Node):
             raise self.fault("`becomes` does not give one tensor where it matched.", of="becomes")

@@ -138,7 +138,7 @@ def load_source(
 
 
 def plan_source(
-    model: str | Path,
+    model: str | Path | nn.Module,
     *,
     revision: str | None = None,
     token: str | None = None,
@@ -146,7 +146,7 @@ def plan_source(
     allow_pickle: bool = False,
 ) -> Source:
     """As `load_source`, but of a hub id only configuration, tokenizer and headers are downloaded: no weight is read."""
-    if isinstance(model, Path) or model in ("", DEMO) or _is_path(model):
+    if not isinstance(model, str) or model in ("", DEMO) or _is_path(model):
         return load_source(model, revision=revision, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
     folder, headers = fetch_headers(model, revision=revision, token=token, remote_code=trust_remote_code)
     origin = _of_hub(model, folder)

@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from autoconvert.check.pattern import check_pattern
-from autoconvert.diagnose.explain import Explanation
+from autoconvert.diagnose.explanation import Explanation
 from autoconvert.diagnose.scaffold import write_scaffold
 from autoconvert.driver.library import load_file
 from autoconvert.errors import InputError
 from autoconvert.patterns import PATTERNS
-from tests.diagnose.test_explain import _sigmoid_attention, _squared_gate, _turned_backwards, explanation_of
+from tests.diagnose.test_explanation import _sigmoid_attention, _squared_gate, _turned_backwards, explanation_of
 from tests.diagnose.test_plain_blocks import ATTENTIONS, FEED_FORWARDS, NORMS, ROTARIES
 from tests.models import Change, Decoder, assert_chunks_give_what_the_model_gives, causal, merged, rewrite
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import autoconvert
-from autoconvert.diagnose.explain import Explanation, explain
+from autoconvert.diagnose.explanation import Explanation, explanation_of
 from autoconvert.driver.library import in_order, libraries
 from autoconvert.driver.settings import choose
 from autoconvert.errors import CheckFailed, InputError
@@ -90,7 +90,7 @@ def explanation(file: Path, model: Decoder | None = None) -> Explanation:
     settings = choose(
         source.config, context=CONTEXT, prefill=None, quantize="int8", formats=("tflite",), verify="quick"
     )
-    return explain(source, settings, in_order(libraries([file])))
+    return explanation_of(source, settings, in_order(libraries([file])))
 
 
 def written(folder: Path, text: str) -> Path:
