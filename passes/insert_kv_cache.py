@@ -25,6 +25,7 @@ from autoconvert.ir.inputs import add_input
 from autoconvert.ir.interface import Role, port_of
 from autoconvert.ir.nodes import first_operand, named_arguments, named_results, shape
 from autoconvert.ir.program import Program
+from autoconvert.ir.provenance import module_path
 from autoconvert.ir.state import State
 from autoconvert.ir.target import Target
 from autoconvert.rewrite.pass_manager import Pass
@@ -76,8 +77,8 @@ def _caches(attention: fx.Node, index: int, capacity: int, target: Target) -> tu
     given = named_arguments(attention)
     (_, groups, _, width), value_width = shape(given["key"]), shape(given["value"])[-1]
     return (
-        target.key_cache(index, int(groups), capacity, int(width)),
-        target.value_cache(index, int(groups), capacity, int(value_width)),
+        _kept_by(attention, target.key_cache(index, int(groups), capacity, int(width))),
+        _kept_by(attention, target.value_cache(index, int(groups), capacity, int(value_width))),
     )
 
 
@@ -85,7 +86,11 @@ def _slots(node: fx.Node, index: int, place: int, capacity: int, target: Target)
     """What is kept outside attention takes the places of keys and values in turn."""
     _, groups, _, width = shape(node)
     make = (target.key_cache, target.value_cache)[place]
-    return make(index, int(groups), capacity, int(width))
+    return _kept_by(node, make(index, int(groups), capacity, int(width)))
+
+
+def _kept_by(node: fx.Node, state: State) -> State:
+    return dataclasses.replace(state, module=module_path(node) or "")
 
 
 def _over_state(program: Program, node: fx.Node, state: State, input_pos: fx.Node) -> fx.Node:

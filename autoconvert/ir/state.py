@@ -25,7 +25,7 @@ class State:
     """A tensor that is input and output of every signature under one name; one that is FIXED is an input only.
 
     `capacity` is how many entries lie along `sequence_axis`, a number or a symbol's name; both are None for what a
-    scan keeps.
+    scan keeps. `module` is the path of the module that keeps it, "" where none does.
     """
 
     name: str
@@ -34,6 +34,7 @@ class State:
     write: Write
     sequence_axis: int | None = None
     dtype: torch.dtype = torch.float32
+    module: str = ""
 
     @property
     def capacity(self) -> Size | None:

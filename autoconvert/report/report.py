@@ -74,7 +74,7 @@ def make_report(
         blocks=fusion.blocks,
         patterns=fusion.patterns,
         near_misses=[dataclasses.asdict(miss) for miss in fusion.near_misses],
-        layers=sum(state.kind == "key" for state in states),
+        layers=layers_of(states),
         signatures=[dataclasses.asdict(signature) for signature in linked.signatures],
         states=[{"name": state.name, "shape": state.shape, "kind": state.kind} for state in states],
         files={name: file.stat().st_size for name, file in files.items()},
@@ -88,6 +88,14 @@ def make_report(
         versions=receipt.versions,
         receipt=receipt,
     )
+
+
+def layers_of(states: Sequence[State]) -> int:
+    """How many layers keep a cache: a layer may keep several, and what has no number is one for each pair it keeps."""
+    keepers = [state.module.split(".") for state in states if state.kind == "key"]
+    numbers = [next((at for at, part in enumerate(path) if part.isdigit()), None) for path in keepers]
+    layers = {tuple(path[: at + 1]) for path, at in zip(keepers, numbers, strict=True) if at is not None}
+    return len(layers) + numbers.count(None)
 
 
 def versions() -> dict[str, str]:
