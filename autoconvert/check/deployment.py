@@ -6,6 +6,7 @@ as it is, what quantization changes must be of the size of rounding.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from autoconvert.check.expected import Expected
-from autoconvert.check.parity import TOLERANCE, compare_logits, distance, unexplained
+from autoconvert.check.parity import OF_ROUNDING, TOLERANCE, compare_logits, distance, unexplained
 from autoconvert.check.plan import Plan
 from autoconvert.check.readings import DECODE, Reading
 from autoconvert.check.step_weights import StepWeights
@@ -30,8 +31,6 @@ from autoconvert.runtime.stepwise import Call
 from autoconvert.source.weights import Weights
 from autoconvert.system.threads import threads
 
-# Two computations in float32, each as far from float64 as the source is: twice that, and as much again for chance.
-_OF_ROUNDING = 4
 _WHAT = "the file, run by its signatures,"
 
 
@@ -153,13 +152,14 @@ class _Check:
             own = self.source.rounding(reading)
             found = distance(logits, expected)
             # Where float32 rounds the source itself by more, it says no more of the file.
-            if own is None or not bool((found <= (_OF_ROUNDING * own).clamp(min=TOLERANCE)).all()):
+            if own is None or not bool((found <= (OF_ROUNDING * own).clamp(min=TOLERANCE)).all()):
                 raise Misread(failure, reading) from None
             return float(found.max())
 
     def _rounding(self, logits: Tensor, expected: Tensor, reading: Reading) -> float:
         allowed = self.recipe.rounding
-        distances = unexplained(logits, expected, allowed, lambda: self.source.rounded(reading, self.recipe))
+        rounded = partial(self.source.rounded, reading, self.recipe)
+        distances = unexplained(logits, expected, allowed, rounded)
         change, beyond = (float(each.max()) for each in distances)
         if not beyond <= allowed:
             raise CheckFailed(

@@ -6,6 +6,7 @@ otherwise no further from them than its kind of rounding explains, or from those
 
 from collections.abc import Callable, Iterator
 from dataclasses import astuple, dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -51,13 +52,14 @@ class _Rounding:
 class ForeignCheck:
     """A file that `runner` runs, beside `reference`; `limit` is how many positions a text may have.
 
-    `rounded` gives the logits [compared, vocabulary] of a text from the model rounded as a file of a recipe is.
+    `rounded` gives the logits [compared, vocabulary] of a text from the model rounded as a file of a recipe is, None
+    where it cannot be run in that type.
     """
 
     runner: Runner
     described: Described
     reference: Reference
-    rounded: Callable[[Reading, Recipe], Tensor]
+    rounded: Callable[[Reading, Recipe, torch.dtype], Tensor | None]
     limit: int
     thorough: bool
     _rounding: list[_Rounding] = field(default_factory=list)
@@ -160,7 +162,7 @@ class ForeignCheck:
     def _unexplained(self, reading: Reading, logits: Tensor, wanted: Tensor) -> Tensor:
         """How much of what is rounded in `logits` rounding does not explain, at each position in σ; it is kept."""
         recipe = self.described.recipe
-        rounded = None if recipe is None else lambda: self.rounded(reading, recipe)
+        rounded = None if recipe is None else partial(self.rounded, reading, recipe)
         change, distances = unexplained(logits, wanted, self.described.rounding, rounded)
         self._rounding.append(_Rounding(_largest(change), _largest(distances)))
         return distances

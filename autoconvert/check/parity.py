@@ -14,6 +14,8 @@ from autoconvert.tracing.trace import TokensToLogits
 
 # In units of the standard deviation of the reference's logits at a position.
 TOLERANCE = 1e-4
+# Two computations in float32, each as far from float64 as the source is: twice that, and as much again for chance.
+OF_ROUNDING = 4
 
 
 class Reference:
@@ -68,16 +70,25 @@ def root_mean_square(logits: Tensor, reference: Tensor) -> Tensor:
 
 
 def unexplained(
-    logits: Tensor, reference: Tensor, allowed: float, rounded: Callable[[], Tensor] | None
+    logits: Tensor, reference: Tensor, allowed: float, rounded: Callable[[torch.dtype], Tensor | None] | None
 ) -> tuple[Tensor, Tensor]:
     """What rounding changes at each position of [positions, vocabulary], in σ, and how much of it is not explained.
 
     A deep model adds up more rounding than is `allowed`: where the change is larger, what counts is the distance from
-    the reference `rounded` in the same way, if that is known.
+    the reference `rounded` in the same way, if that is known. Where that is larger too, the smallest difference decides
+    whether a number is rounded up or down: so far as the rounded reference itself is another in float64.
     """
     change = root_mean_square(logits, reference)
-    is_explained = bool((change <= allowed).all())
-    return change, change if is_explained or rounded is None else root_mean_square(logits, rounded())
+    if rounded is None or bool((change <= allowed).all()):
+        return change, change
+    near = rounded(torch.float32)
+    if near is None:
+        return change, change
+    apart = root_mean_square(logits, near)
+    if not bool((apart > allowed).any()) or (finer := rounded(torch.float64)) is None:
+        return change, apart
+    own = OF_ROUNDING * root_mean_square(near, finer).max()
+    return change, (apart - own).clamp(min=0) if bool(own.isfinite()) else apart
 
 
 def compare_logits(

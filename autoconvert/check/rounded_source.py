@@ -35,10 +35,10 @@ _PRODUCTS: Mapping[Any, int] = {
 
 
 @contextmanager
-def rounded_reference(source: Source, recipe: Recipe) -> Iterator[Reference]:
-    """The source's module as a file of `recipe` computes it, its weights streamed in, while the context lasts."""
+def rounded_reference(source: Source, recipe: Recipe, dtype: torch.dtype = torch.float32) -> Iterator[Reference]:
+    """The source's module as a file of `recipe` computes it, its weights streamed in as `dtype`, in the context."""
     rounded = _Rounded(source.weights, recipe)
-    with reference_of(replace(source, weights=rounded)) as reference, _RoundedProducts(rounded):
+    with reference_of(replace(source, weights=rounded), dtype) as reference, _RoundedProducts(rounded):
         yield reference
 
 
@@ -118,7 +118,7 @@ class _RoundedProducts(TorchFunctionMode):
         factor = rounded_rows(x) if self._rounded.takes_integers(name) else x
         if weight.dim() != 2 or weight.transposed != transposes:
             return factor, weight
-        outputs = self._rounded.by_columns(name)
+        outputs = self._rounded.by_columns(name).to(weight.dtype)
         return factor, outputs if transposes else outputs.mT
 
 
