@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from autoconvert.check.parity import Reference, distance, reference_of
+from autoconvert.check.parity import distance, reference_of
 from autoconvert.check.readings import Reading
 from autoconvert.check.rounded_source import rounded_reference
 from autoconvert.quantization.recipe import Recipe
@@ -40,13 +40,13 @@ class Expected:
         self.prepare([reading])
         return self._logits[reading]
 
-    def rounded(self, reading: Reading, recipe: Recipe, dtype: torch.dtype = torch.float32) -> Tensor | None:
-        """Logits of `reading`, which the source can read, when it is rounded as a file of `recipe` is, run in `dtype`.
+    def rounded(self, reading: Reading, recipe: Recipe, jitter: int = 0) -> Tensor:
+        """Logits of `reading`, which the source can read, when it is rounded as a file of `recipe` is.
 
-        None where it cannot be run in float64.
+        With `jitter`, a seed, what is multiplied has other last bits.
         """
-        with rounded_reference(self._source, recipe, dtype) as reference:
-            return _placed(reference, reading, dtype)
+        with rounded_reference(self._source, recipe, jitter) as reference:
+            return reference.placed(reading.tokens, reading.start, reading.compared)
 
     def rounding(self, reading: Reading) -> Tensor | None:
         """How far float32 takes the source itself from float64, at each compared position of `reading`, in σ.
@@ -56,16 +56,11 @@ class Expected:
         expected = self.logits(reading)
         if expected is None:
             return None
-        with reference_of(self._source, torch.float64) as reference:
-            finer = _placed(reference, reading, torch.float64)
-        return None if finer is None else distance(expected, finer)
-
-
-def _placed(reference: Reference, reading: Reading, dtype: torch.dtype) -> Tensor | None:
-    """The logits of `reading`; None where a source that runs in float32 does not in another `dtype`."""
-    try:
-        return reference.placed(reading.tokens, reading.start, reading.compared)
-    except (RuntimeError, TypeError, ValueError) as error:
-        if dtype == torch.float32 or is_ours(error):
-            raise
-        return None
+        try:
+            with reference_of(self._source, torch.float64) as reference:
+                finer = reference.placed(reading.tokens, reading.start, reading.compared)
+        except (RuntimeError, TypeError, ValueError) as error:
+            if is_ours(error):
+                raise
+            return None
+        return distance(expected, finer)

@@ -52,14 +52,14 @@ class _Rounding:
 class ForeignCheck:
     """A file that `runner` runs, beside `reference`; `limit` is how many positions a text may have.
 
-    `rounded` gives the logits [compared, vocabulary] of a text from the model rounded as a file of a recipe is, None
-    where it cannot be run in that type.
+    `rounded` gives the logits [compared, vocabulary] of a text from the model rounded as a file of a recipe is, and a
+    seed for the last bits of its numbers.
     """
 
     runner: Runner
     described: Described
     reference: Reference
-    rounded: Callable[[Reading, Recipe, torch.dtype], Tensor | None]
+    rounded: Callable[[Reading, Recipe, int], Tensor]
     limit: int
     thorough: bool
     _rounding: list[_Rounding] = field(default_factory=list)

@@ -33,12 +33,18 @@ _PRODUCTS: Mapping[Any, int] = {
     Tensor.mm: 0,
 }
 
+# How far two kernels are apart in float32, relative to the number.
+_LAST_BITS = 4 * torch.finfo(torch.float32).eps
+
 
 @contextmanager
-def rounded_reference(source: Source, recipe: Recipe, dtype: torch.dtype = torch.float32) -> Iterator[Reference]:
-    """The source's module as a file of `recipe` computes it, its weights streamed in as `dtype`, in the context."""
+def rounded_reference(source: Source, recipe: Recipe, jitter: int = 0) -> Iterator[Reference]:
+    """The source's module as a file of `recipe` computes it, its weights streamed in, while the context lasts.
+
+    With `jitter`, a seed, the last bits of what is multiplied are others, as if another kernel had computed it.
+    """
     rounded = _Rounded(source.weights, recipe)
-    with reference_of(replace(source, weights=rounded), dtype) as reference, _RoundedProducts(rounded):
+    with reference_of(replace(source, weights=rounded)) as reference, _RoundedProducts(rounded, jitter):
         yield reference
 
 
@@ -95,9 +101,10 @@ class _Rounded:
 class _RoundedProducts(TorchFunctionMode):
     """Products with a parameter as the kernels for the `rounded` weights compute them."""
 
-    def __init__(self, rounded: _Rounded) -> None:
+    def __init__(self, rounded: _Rounded, jitter: int) -> None:
         super().__init__()
         self._rounded = rounded
+        self._generator = torch.Generator().manual_seed(jitter) if jitter else None
 
     def __torch_function__(
         self,
@@ -115,10 +122,12 @@ class _RoundedProducts(TorchFunctionMode):
 
     def _operands(self, x: Tensor, weight: LazyParameter, transposes: bool) -> tuple[Tensor, Tensor]:
         name = weight.name_in_module
+        if self._generator is not None:
+            x = x * (1 + _LAST_BITS * torch.randn(x.shape, generator=self._generator))
         factor = rounded_rows(x) if self._rounded.takes_integers(name) else x
         if weight.dim() != 2 or weight.transposed != transposes:
             return factor, weight
-        outputs = self._rounded.by_columns(name).to(weight.dtype)
+        outputs = self._rounded.by_columns(name)
         return factor, outputs if transposes else outputs.mT
 
 

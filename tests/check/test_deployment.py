@@ -48,4 +48,5 @@ def test_what_the_same_rounding_makes_of_the_model_passes(tmp_path: Path) -> Non
 
 def test_what_rounding_does_not_give_fails(tmp_path: Path) -> None:
     with pytest.raises(CheckFailed, match="from those of the model rounded in the same way"):
-        checked(tmp_path, spoiled=5e-3)
+        # Other last bits of its numbers change this model by 0.02 σ when it is rounded.
+        checked(tmp_path, spoiled=0.2)

@@ -60,7 +60,7 @@ def verdicts(
     model = Model()
     model.parameters = parameters
 
-    def rounded_model(reading: Reading, recipe: Recipe, dtype: torch.dtype) -> Tensor:
+    def rounded_model(reading: Reading, recipe: Recipe, seed: int) -> Tensor:
         assert recipe.name == "int8"
         text = model.placed(reading.tokens, reading.start, reading.compared)
         faults = [rounded(reading.start + index, 0) for index in reading.compared]
