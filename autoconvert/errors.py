@@ -68,3 +68,8 @@ class MachineError(AutoconvertError):
     """The machine or the network: disk full, no access, not enough memory."""
 
     exit_code = 5
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, in a line; its type where it says nothing."""
+    return next(iter(str(error).splitlines()), type(error).__name__)

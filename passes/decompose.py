@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from autoconvert.analysis.invariants import NOTHING_OUTSIDE
-from autoconvert.errors import InputError
+from autoconvert.errors import InputError, first_line
 from autoconvert.ir.editing import finish
 from autoconvert.ir.program import Program
 from autoconvert.ops.semantic import Body, Operation
 from autoconvert.rewrite.decomposition import decompose_nodes
 from autoconvert.rewrite.pass_manager import Pass
-from autoconvert.rewrite.pattern import first_line, line_within, operations_of, place_of, shapes
+from autoconvert.rewrite.pattern import line_within, operations_of, place_of, shapes
 
 
 def decompose(program: Program, operations: Iterable[Operation]) -> Program:

@@ -94,12 +94,7 @@ def _makers(match: Match, makers: Mapping[fx.Node, frozenset[str]]) -> frozenset
     made_by = frozenset.intersection(*(makers.get(node, frozenset()) for node in match.region))
     name = match.pattern.name
     if name in made_by:
-        others = ", ".join(sorted(made_by - {name}))
-        raise match.pattern.fault(
-            f"`becomes` gives the block of `matches` again{f', by way of {others}' if others else ''}: no end.",
-            hint="Let `becomes` call an operation: one of autoconvert.ops, or one that the pattern brings.",
-            of="becomes",
-        )
+        raise match.pattern.endless(made_by - {name})
     return made_by | {name}
 
 

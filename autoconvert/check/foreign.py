@@ -27,6 +27,7 @@ from autoconvert.check.verdict import (
     not_checked,
     passed,
 )
+from autoconvert.errors import first_line
 from autoconvert.quantization.recipe import Recipe
 from autoconvert.runtime.failed import RuntimeFailed
 from autoconvert.runtime.runner import Runner
@@ -128,8 +129,8 @@ class ForeignCheck:
         except (IndexError, RuntimeError, ValueError) as error:
             if is_ours(error):
                 raise
-            line = next(iter(str(error).splitlines()), type(error).__name__)
-            return not_checked(layer, f"the model does not read {reading.start + reading.length} positions: {line}")
+            said = f"the model does not read {reading.start + reading.length} positions: {first_line(error)}"
+            return not_checked(layer, said)
         try:
             logits, same = self._twice(reading)
         except RuntimeFailed as failure:

@@ -11,6 +11,7 @@ from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from autoconvert.check.region import same_numbers
+from autoconvert.errors import first_line
 from autoconvert.ir.editing import replace, traced
 from autoconvert.ir.fusion import NearMiss
 from autoconvert.ir.program import Program
@@ -18,7 +19,7 @@ from autoconvert.ops.semantic import OUTSIDE, Operation
 from autoconvert.passes.canonicalize import canonicalize
 from autoconvert.passes.decompose import decompose
 from autoconvert.rewrite.matching import Match, Matcher
-from autoconvert.rewrite.pattern import Pattern, first_line, line_within
+from autoconvert.rewrite.pattern import Pattern, line_within
 
 _OWN = "the example"
 
@@ -39,10 +40,7 @@ def check_pattern(pattern: Pattern) -> None:
     """
     _check_form(pattern)
     values = pattern.inputs()
-    declined = _ran(pattern, "guard", values, _OWN)
-    if not isinstance(declined, str | None):
-        raise pattern.fault(f"`guard` gives {declined}.", hint="It gives a reason to decline, or None.", of="guard")
-    if declined:
+    if declined := pattern.reason(_ran(pattern, "guard", values, _OWN)):
         raise pattern.fault(f"`guard` declines the pattern's own example: {declined}.", of="guard")
     _check_numbers(pattern, values, _OWN)
     _check_finds_itself(pattern, values)
@@ -192,11 +190,7 @@ def _check_finds_itself(pattern: Pattern, values: Values) -> None:
         reason = results[-1].reason if results else "nothing is like its last operation"  # type: ignore[union-attr]
         raise pattern.fault(f"the pattern is not found in its own function: {reason}.")
     if any(isinstance(result, Match) for result in matches_in(pattern, pattern.becomes, values)):
-        raise pattern.fault(
-            "`becomes` gives the block of `matches` again: it would be replaced for ever.",
-            hint="Let `becomes` call an operation: one of autoconvert.ops, or one that the pattern brings.",
-            of="becomes",
-        )
+        raise pattern.endless()
 
 
 def _check_operations(pattern: Pattern, values: Values) -> None:

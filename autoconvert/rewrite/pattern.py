@@ -11,7 +11,7 @@ from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from autoconvert.analysis.constants import same_constant
-from autoconvert.errors import InputError
+from autoconvert.errors import InputError, first_line
 from autoconvert.ir.editing import traced
 from autoconvert.ops.semantic import Operation
 
@@ -69,9 +69,17 @@ class Pattern:
             raise self.fault(
                 f"`guard` fails: {first_line(error)}", of="guard", line=line_within(self.guard, error)
             ) from error
-        if not isinstance(declined, str | None):
-            raise self.fault(f"`guard` gives {declined}.", hint="It gives a reason to decline, or None.", of="guard")
-        return declined
+        return self.reason(declined)
+
+    def reason(self, given: Any) -> str | None:
+        """What the guard has given, which is a reason or None.
+
+        Raises:
+            InputError: it is neither.
+        """
+        if not isinstance(given, str | None):
+            raise self.fault(f"`guard` gives {given}.", hint="It gives a reason to decline, or None.", of="guard")
+        return given
 
     def replacement(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, float]) -> fx.GraphModule:
         """What the block becomes where fake `tensors` and `numbers` were bound.
@@ -94,6 +102,15 @@ class Pattern:
             hint="`guard` must decline what `becomes` is not for.",
             of="becomes",
             line=line_within(self.becomes, error),
+        )
+
+    def endless(self, others: Iterable[str] = ()) -> InputError:
+        """What is wrong where `becomes` gives its own block, by way of what `others` make of it."""
+        way = ", ".join(sorted(others))
+        return self.fault(
+            f"`becomes` gives the block of `matches` again{f', by way of {way}' if way else ''}: no end.",
+            hint="Let `becomes` call an operation: one of autoconvert.ops, or one that the pattern brings.",
+            of="becomes",
         )
 
     def inputs(self, times: int = 1) -> dict[str, Tensor | float]:
@@ -161,10 +178,6 @@ def same(bound: Tensor, expected: Tensor) -> bool:
 
 def shapes(tensors: Mapping[str, Tensor]) -> str:
     return ", ".join(f"{name} {list(value.shape)}" for name, value in tensors.items())
-
-
-def first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def line_within(function: Callable[..., Any], error: BaseException) -> int | None:

@@ -6,11 +6,7 @@ import pytest
 import torch
 
 import autoconvert
-from autoconvert.diagnose.explanation import Explanation, explanation_of
-from autoconvert.driver.library import in_order, libraries
-from autoconvert.driver.settings import choose
 from autoconvert.errors import CheckFailed, InputError
-from autoconvert.source.source import load_source
 from tests.models import CONTEXT, Decoder, causal
 
 IMPORTS = """import sys
@@ -85,12 +81,8 @@ WRONG: dict[str, tuple[str, int, str]] = {
 }
 
 
-def explanation(file: Path, model: Decoder | None = None) -> Explanation:
-    source = load_source(model or Decoder(mix=lambda _, x: torch.tanh(x)))
-    settings = choose(
-        source.config, context=CONTEXT, prefill=None, quantize="int8", formats=("tflite",), verify="quick"
-    )
-    return explanation_of(source, settings, in_order(libraries([file])))
+def explanation(file: Path, model: Decoder | None = None) -> autoconvert.Explanation:
+    return autoconvert.explain(model or Decoder(mix=lambda _, x: torch.tanh(x)), context=CONTEXT, patterns=[file])
 
 
 def written(folder: Path, text: str) -> Path:
