@@ -3,6 +3,9 @@
 import os
 from collections.abc import Iterator
 
+# Before torch is imported: of small programs, keeping the sizes of each operation costs more than finding them again.
+os.environ.setdefault("TORCH_FAKE_TENSOR_DISPATCH_CACHE", "0")
+
 import pytest
 
 from autoconvert.driver.cache import FOLDER_VARIABLE

@@ -18,6 +18,8 @@ from pathlib import Path
 
 # Each process has one thread; two jobs have two cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Of a tiny program, what torch keeps of every operation's sizes costs more to keep than to find again.
+os.environ.setdefault("TORCH_FAKE_TENSOR_DISPATCH_CACHE", "0")
 
 from outcome import Outcome
 from pool import run_all, silence
@@ -26,6 +28,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from table import never_matched, render, totals
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "coverage.md"
+# Later conversions of a process find operations lowered and kernels loaded; what it keeps grows with them.
+_TYPES_A_PROCESS = 12
 _COLOURS = {"right": "green", "refused": "yellow", "not buildable": "dim"}
 
 
@@ -68,7 +72,15 @@ def _run(wanted: list[str], options: argparse.Namespace) -> Iterator[Outcome]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("types", total=len(wanted))
-        ends = run_all(wanted, "examine", "examine", (options.stage,), jobs=options.jobs, timeout=options.timeout)
+        ends = run_all(
+            wanted,
+            "examine",
+            "examine",
+            (options.stage,),
+            jobs=options.jobs,
+            timeout=options.timeout,
+            each=_TYPES_A_PROCESS,
+        )
         for ended in ends:
             outcome = ended.value or Outcome(ended.name, "failed", ended.problem, seconds=ended.seconds)
             progress.advance(task)

@@ -6,14 +6,16 @@ import resource
 import tempfile
 import time
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import torch
 from file_runner import FileRunner
-from multiply_adds import Growth, growth, products, read_model
+from multiply_adds import Growth, growth, model_of, products
 from outcome import CONTEXT, LARGER_CONTEXT, Outcome, Stage, Status, brief
 from parity import PREFILL_LENGTH, TEXT_LENGTH, compare, says_something
 from tiny_models import NotBuildable, build, config_of, logits_of, sample_tokens, save
@@ -27,7 +29,11 @@ from autoconvert.driver.convert import convert
 from autoconvert.driver.trace_and_rewrite import SINGLE_STEP
 from autoconvert.errors import AutoconvertError, CheckFailed, Refused
 from autoconvert.ir.fusion import Fusion
+from autoconvert.ir.model import Model
 from autoconvert.ir.program import Program
+from autoconvert.lowering.cpu import CPU
+from autoconvert.lowering.litert import lower
+from autoconvert.passes.specialize_shapes import signature_programs
 from autoconvert.quantization.choices import DEFAULT
 from autoconvert.rewrite.pass_manager import Pass
 from autoconvert.source.source import load_source
@@ -37,7 +43,7 @@ _ENDS = {"trace": "trace", "fuse": "fuse", "check graph": "state", "check consta
 
 
 class _Enough(Exception):
-    """The stateful graph is checked, and nothing more was asked for."""
+    """What was asked of a conversion is there before its end."""
 
 
 @dataclass
@@ -75,6 +81,7 @@ class _Watcher:
 def examine(model_type: str, stage: Stage = "file") -> Outcome:
     """The outcome of a type; whatever goes wrong is in it."""
     torch.set_num_threads(1)
+    _forget_peak()
     begun = time.perf_counter()
     watcher = _Watcher(stage)
     try:
@@ -94,6 +101,12 @@ def examine(model_type: str, stage: Stage = "file") -> Outcome:
         seconds=time.perf_counter() - begun,
         peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     )
+
+
+def _forget_peak() -> None:
+    """From here on, ru_maxrss is the peak since (proc_pid_clear_refs(5): 5 resets it)."""
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")
 
 
 def _examined(model_type: str, stage: Stage, watcher: _Watcher) -> Outcome:
@@ -122,7 +135,7 @@ def _examined(model_type: str, stage: Stage, watcher: _Watcher) -> Outcome:
         except _Enough:
             watcher.finished("check graph", 0.0, "")
             return Outcome(model_type, "right")
-        fixed = _fixed(folder, CONTEXT, PREFILL_LENGTH, watcher.program)
+        fixed = _fixed(folder, CONTEXT, PREFILL_LENGTH, Stages(rewritten=watcher.program))
         why_fixed = str(bundle.report.settings["why_fixed"])
         found = max(
             (compare(FileRunner(file), tokens, reference) for file in (bundle.files["tflite"], fixed)),
@@ -130,7 +143,7 @@ def _examined(model_type: str, stage: Stage, watcher: _Watcher) -> Outcome:
         )
         if not found.is_right:
             return Outcome(model_type, "wrong", str(found), ("run",), distance=found.worst)
-        counted = _growth(fixed, _fixed(folder, LARGER_CONTEXT, 1))
+        counted = _growth(fixed, _decode_alone(folder, LARGER_CONTEXT))
         watcher.passed += ["run", "parity"]
         _check_rounded(folder)
     reason = "" if counted.only_in_attention else f"decode grows in {', '.join(counted.elsewhere)}"
@@ -165,7 +178,7 @@ def _save(model_type: str, folder: Path) -> tuple[list[int], Tensor]:
     return tokens, reference
 
 
-def _fixed(folder: Path, context: int, prefill: int, rewritten: Program | None = None) -> Path:
+def _fixed(folder: Path, context: int, prefill: int, stages: Stages) -> Path:
     """A file of fixed lengths: decode grows with its context, and chunks are padded."""
     return convert(
         folder / "model",
@@ -175,8 +188,23 @@ def _fixed(folder: Path, context: int, prefill: int, rewritten: Program | None =
         prefill=[prefill],
         formats=("tflite",),
         verify="off",
-        stages=Stages(rewritten=rewritten),
+        stages=stages,
     ).files["tflite"]
+
+
+def _decode_alone(folder: Path, context: int) -> Any:
+    """Decode with fixed lengths, a `ModelT`, without the rest of its file."""
+    graphs = []
+
+    def lower_decode(program: Program) -> Program:
+        *_, signature = CPU.text_signatures("decoder", (1,))
+        for name, part in signature_programs(Model({"decoder": program}, (signature,)), CPU.port_names):
+            graphs.append(lower(name, part, CPU))
+        raise _Enough
+
+    with suppress(_Enough):
+        _fixed(folder, context, 1, Stages(before_lower=lower_decode))
+    return model_of(graphs[0])
 
 
 def _check_rounded(folder: Path) -> None:
@@ -184,8 +212,8 @@ def _check_rounded(folder: Path) -> None:
     convert(folder / "model", folder / "rounded", context=CONTEXT, formats=("tflite",))
 
 
-def _growth(file: Path, larger: Path) -> Growth:
-    at_smaller, at_larger = (products(read_model(path), "decode") for path in (file, larger))
+def _growth(file: Path, larger: Any) -> Growth:
+    at_smaller, at_larger = (products(model, "decode") for model in (model_of(file.read_bytes()), larger))
     return growth(at_smaller, at_larger, LARGER_CONTEXT / CONTEXT)
 
 

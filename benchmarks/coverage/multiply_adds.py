@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ai_edge_litert import schema_py_generated as schema
@@ -52,9 +51,9 @@ def products(model: Any, signature: str) -> list[Product]:
     return list(_of_subgraph(model, index, states))
 
 
-def read_model(path: Path) -> Any:
-    """The `ModelT` of a file; what its buffers hold is left where it is."""
-    return schema.ModelT.InitFromPackedBuf(bytearray(path.read_bytes()), 0)
+def model_of(data: bytes) -> Any:
+    """The `ModelT` of a flatbuffer; what its buffers hold is left where it is."""
+    return schema.ModelT.InitFromPackedBuf(bytearray(data), 0)
 
 
 def growth(smaller: Sequence[Product], larger: Sequence[Product], ratio: float) -> Growth:

@@ -1,6 +1,6 @@
-"""Runs a function for many names, each in a process of its own, several at a time.
+"""Runs a function for many names in processes of their own, several at a time.
 
-A crash or a hang costs only that name. Processes are forked from a server that has imported what they need, so that
+A crash or a hang costs only its own name. Processes are forked from a server that has imported what they need, so that
 each starts in a moment.
 """
 
@@ -39,11 +39,19 @@ class Ended:
 
 
 @dataclass
-class _Running:
-    name: str
+class _Worker:
+    """A process, and the name it works on: one of `taken` so far."""
+
     process: ForkServerProcess
-    results: Connection
-    begun: float
+    messages: Connection
+    name: str = ""
+    begun: float = 0.0
+    taken: int = 0
+
+    def give(self, name: str) -> None:
+        self.name, self.begun = name, time.perf_counter()
+        self.taken += 1
+        self.messages.send(name)
 
 
 def run_all(
@@ -54,70 +62,81 @@ def run_all(
     *,
     jobs: int,
     timeout: float,
+    each: int = 1,
     preload: Sequence[str] = PRELOADED,
 ) -> Iterator[Ended]:
     """Calls `function` of `module` with each of `names` and `arguments`; gives the ends as they come.
 
-    At most `jobs` run at a time, and each is given `timeout` seconds.
+    At most `jobs` run at a time, and each name is given `timeout` seconds. A process takes up to `each` names, one
+    after another; one that fails is its last.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(preload))
     with silence():
         multiprocessing.forkserver.ensure_running()
     pending = list(reversed(names))
-    running: list[_Running] = []
+    workers: list[_Worker] = []
     try:
-        while pending or running:
-            while pending and len(running) < jobs:
-                running.append(_start(context, pending.pop(), module, function, arguments))
-            multiprocessing.connection.wait([one.results for one in running], timeout=1.0)
-            for one in list(running):
-                if (ended := _ended(one, timeout)) is not None:
-                    running.remove(one)
-                    yield ended
+        while pending or workers:
+            while pending and len(workers) < jobs:
+                workers.append(_start(context, module, function, arguments))
+                workers[-1].give(pending.pop())
+            multiprocessing.connection.wait([worker.messages for worker in workers], timeout=1.0)
+            for worker in list(workers):
+                if (ended := _ended(worker, timeout)) is None:
+                    continue
+                if pending and worker.taken < each and not ended.problem:
+                    worker.give(pending.pop())
+                else:
+                    workers.remove(worker)
+                    _stop(worker)
+                yield ended
     finally:
-        for one in running:
-            _stop(one)
+        for worker in workers:
+            _stop(worker)
 
 
-def _start(context: ForkServerContext, name: str, module: str, function: str, arguments: Sequence[Any]) -> _Running:
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(sender, name, module, function, arguments), daemon=True)
+def _start(context: ForkServerContext, module: str, function: str, arguments: Sequence[Any]) -> _Worker:
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_work, args=(theirs, module, function, arguments), daemon=True)
     process.start()
-    sender.close()
-    return _Running(name, process, receiver, time.perf_counter())
+    theirs.close()
+    return _Worker(process, ours)
 
 
-def _work(results: Connection, name: str, module: str, function: str, arguments: Sequence[Any]) -> None:
-    try:
-        result = (getattr(importlib.import_module(module), function)(name, *arguments), "")
-    except Exception as error:
-        result = (None, f"{type(error).__name__}: {error}")
-    results.send(result)
-    results.close()
-
-
-def _ended(one: _Running, timeout: float) -> Ended | None:
-    seconds = time.perf_counter() - one.begun
-    value, problem = None, f"not done after {timeout:.0f} seconds"
-    if one.results.poll():
+def _work(messages: Connection, module: str, function: str, arguments: Sequence[Any]) -> None:
+    while True:
         try:
-            value, problem = one.results.recv()
+            name = messages.recv()
         except EOFError:
-            one.process.join(10)
-            problem = f"the process ended with {one.process.exitcode}"
+            return
+        try:
+            result = (getattr(importlib.import_module(module), function)(name, *arguments), "")
+        except Exception as error:
+            result = (None, f"{type(error).__name__}: {error}")
+        messages.send(result)
+
+
+def _ended(worker: _Worker, timeout: float) -> Ended | None:
+    seconds = time.perf_counter() - worker.begun
+    value, problem = None, f"not done after {timeout:.0f} seconds"
+    if worker.messages.poll():
+        try:
+            value, problem = worker.messages.recv()
+        except (EOFError, ConnectionResetError):
+            worker.process.join(10)
+            problem = f"the process ended with {worker.process.exitcode}"
     elif seconds <= timeout:
         return None
-    _stop(one)
-    return Ended(one.name, seconds, value, problem)
+    return Ended(worker.name, seconds, value, problem)
 
 
-def _stop(one: _Running) -> None:
-    one.process.join(0.5)
-    if one.process.is_alive():
-        one.process.kill()
-        one.process.join()
-    one.results.close()
+def _stop(worker: _Worker) -> None:
+    worker.messages.close()
+    worker.process.join(0.5)
+    if worker.process.is_alive():
+        worker.process.kill()
+        worker.process.join()
 
 
 @contextmanager

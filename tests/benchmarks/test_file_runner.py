@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from file_runner import ContractBroken, FileRunner
-from multiply_adds import products, read_model
+from multiply_adds import model_of, products
 from parity import PREFILL_LENGTH, TEXT_LENGTH, compare
 from tiny_models import build, config_of, logits_of, sample_tokens
 
@@ -41,7 +41,7 @@ def test_decode_s_work_is_its_matrices_and_attention(file: Path) -> None:
     hidden, heads, groups, width = 64, 4, 2, 16
     matrices = 2 * heads * width * hidden + 2 * groups * width * hidden + 3 * hidden * config.intermediate_size
     attention = 2 * heads * width * CONTEXT
-    counted = sum(product.multiply_adds for product in products(read_model(file), "decode"))
+    counted = sum(product.multiply_adds for product in products(model_of(file.read_bytes()), "decode"))
     assert counted == config.num_hidden_layers * (matrices + attention) + hidden * config.vocab_size
 
 
