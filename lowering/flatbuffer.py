@@ -4,9 +4,11 @@ The format is `tflite/converter/schema/schema.fbs` of LiteRT; the objects are th
 `ai_edge_litert.schema_py_generated` (`ModelT`, `SubGraphT`, ...), which carries no type hints.
 """
 
+import mmap
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
+from pathlib import Path
 from typing import Any
 
 import flatbuffers
@@ -39,12 +41,28 @@ def read_model(data: bytes) -> Any:
         raise InputError(f"the flatbuffer is damaged: {error}", hint=hint) from error
 
 
-def root_of(data: Any, size: int) -> Any:
+def mapped_model(path: Path, begin: int = 0) -> Any:
+    """The `ModelT` that begins at a byte of a file; its arrays lie in the mapped file, those after it are left there.
+
+    Raises InputError when there is no TFLite flatbuffer, or a damaged one.
+    """
+    hint = "Make the file again."
+    try:
+        with path.open("rb") as file:
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        if data[begin + 4 : begin + 8] != FILE_IDENTIFIER:
+            raise InputError(f"{path} is no TFLite file.", hint="Give a .tflite, or a .litertlm that holds one.")
+        return schema.ModelT.InitFromObj(root_of(data, len(data), begin))
+    except BROKEN as error:
+        raise InputError(f"{path} is damaged: {error}", hint=hint) from error
+
+
+def root_of(data: Any, size: int, begin: int = 0) -> Any:
     """The schema's `Model` in a flatbuffer of `size` bytes, whose lists can be walked in the time of reading those.
 
     Raises one of BROKEN where they are longer together than the bytes can hold, as offsets to one list many times say.
     """
-    model = schema.Model.GetRootAs(data, 0)
+    model = schema.Model.GetRootAs(data, begin)
     listed = 0
     for length in _lengths(model):
         listed += length

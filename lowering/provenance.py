@@ -1,29 +1,49 @@
-"""Provenance: every operation of a file says which module of the model it comes from.
+"""Provenance: every operation of a file says which module of the model it comes from, and which node of the graph.
 
-The name of its first result begins with the module's path, `model/layers/0/mlp;`. The model as a whole is `/`, and
-what the frame adds, as masks and positions, is `autoconvert`.
+The converter is told both as a location, which it makes a part of names; the linker makes them names of one form.
 """
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch import fx
 
-from autoconvert.ir.provenance import module_path
+from autoconvert.ir.provenance import module_path, operation_name
 from autoconvert.ir.weight import Weight
+from autoconvert.lowering.operation_names import END, FRAME, ROOT
 
-FRAME, ROOT = "autoconvert", "/"
-_END = b";"
+_END, _NODE = END.encode(), b"#"
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """The path of a module, and the node where it is known."""
+
+    module: bytes
+    node: bytes = b""
+
+
+def node_names(graph: fx.Graph) -> dict[fx.Node, str]:
+    """A name for each node by its operation and its place among those: what a graph calls it differs by process."""
+    counts: Counter[str] = Counter()
+    names = {}
+    for node in graph.nodes:
+        operation = operation_name(node).removeprefix("autoconvert.") if node.op == "call_function" else node.op
+        operation = operation.partition(".")[0]
+        names[node] = f"{operation}_{counts[operation]}"
+        counts[operation] += 1
+    return names
 
 
 def locate(graph: fx.Graph) -> None:
-    """Names each node's module, and nothing else, where the converter looks for a location."""
-    for node in graph.nodes:
+    """Names each node and its module, and nothing else, where the converter looks for a location."""
+    for node, name in node_names(graph).items():
         # A table belongs to who reads it: what made it is lost on the way to another process.
         path = module_path(next(iter(node.users), node) if node.op == "get_attr" else node)
         told = FRAME if path is None else path.replace(".", "/") or ROOT
-        node.meta["nn_module_stack"] = {"": ("", told)}
+        node.meta["nn_module_stack"] = {"": ("", f"{told}{_NODE.decode()}{name}")}
 
 
 def name_operations(model: Any, weights: Mapping[str, Weight]) -> None:
@@ -33,53 +53,62 @@ def name_operations(model: Any, weights: Mapping[str, Weight]) -> None:
     numbers: Counter[bytes] = Counter()
     callers: dict[int, bytes] = {}
     for index, subgraph in enumerate(model.subgraphs):
-        modules = _modules_of(subgraph, weights, callers.get(index, FRAME.encode()))
-        for operator, module in zip(subgraph.operators, modules, strict=True):
+        origins = _origins_of(subgraph, weights, callers.get(index, FRAME.encode()))
+        for operator, of in zip(subgraph.operators, origins, strict=True):
             for called in _called(operator):
-                callers.setdefault(called, module)
+                callers.setdefault(called, of.module)
             for output in operator.outputs:
                 tensor = subgraph.tensors[output]
                 # What the converter did not name by a location is unique, as the results of signatures are.
-                rest = tensor.name if _END not in tensor.name else b""
-                while not rest or module + _END + rest in taken:
-                    numbers[module] += 1
-                    rest = b"%d" % numbers[module]
-                tensor.name = module + _END + rest
-                taken.add(tensor.name)
+                rest = tensor.name if _END not in tensor.name else of.node
+                base = of.module + _END + rest
+                name = base if rest else b""
+                while not name or name in taken:
+                    numbers[base] += 1
+                    name = base + (b"." if rest else b"") + b"%d" % numbers[base]
+                tensor.name = name
+                taken.add(name)
 
 
-def _modules_of(subgraph: Any, weights: Mapping[str, Weight], caller: bytes) -> list[bytes]:
-    """The module of each operator; one that has none is who reads its result, who made its operand, or `caller`."""
+def _origins_of(subgraph: Any, weights: Mapping[str, Weight], caller: bytes) -> list[_Origin]:
+    """Where each operator comes from; the module of one that says nothing is who reads its result, who made its
+    operand, or `caller`."""
     told = [_told(subgraph, operator, weights) for operator in subgraph.operators]
     reader: dict[int, bytes] = {}
-    for operator, module in reversed(list(zip(subgraph.operators, told, strict=True))):
-        known = module or next((reader[i] for i in operator.outputs if i in reader), None)
+    for operator, own in reversed(list(zip(subgraph.operators, told, strict=True))):
+        known = own.module if own else next((reader[i] for i in operator.outputs if i in reader), None)
         if known:
             reader.update((i, known) for i in operator.inputs)
     maker: dict[int, bytes] = {}
     found = []
-    for operator, module in zip(subgraph.operators, told, strict=True):
-        known = module or next((reader[i] for i in operator.outputs if i in reader), None)
+    for operator, own in zip(subgraph.operators, told, strict=True):
+        known = own.module if own else next((reader[i] for i in operator.outputs if i in reader), None)
         known = known or next((maker[i] for i in operator.inputs if i in maker), caller)
         maker.update((i, known) for i in operator.outputs)
-        found.append(known)
+        found.append(own or _Origin(known))
     return found
 
 
-def _told(subgraph: Any, operator: Any, weights: Mapping[str, Weight]) -> bytes | None:
-    """The module that the converter names; of several, where it has merged operations, the one whose weight is read."""
+def _told(subgraph: Any, operator: Any, weights: Mapping[str, Weight]) -> _Origin | None:
+    """What the converter names; of several, where it has merged operations, the one whose weight is read.
+
+    A result of a signature is named as that: only a weight that is read says whose it is.
+    """
     name = subgraph.tensors[operator.outputs[0]].name
-    if _END not in name:
-        return None
     # Where another signature has the same name, its own comes first.
     name = name.removeprefix(subgraph.name + b"/")
-    modules = [part for part in name.split(_END) if part]
+    merged = [_Origin(*part.split(_NODE, 1)) for part in name.split(_END) if _NODE in part]
     for index in operator.inputs:
         weight = weights.get(subgraph.tensors[index].name.decode().rpartition("/")[2]) if index >= 0 else None
-        owner = weight.sources[0].rpartition(".")[0].replace(".", "/").encode() if weight else b""
-        if any(owner == module or owner.startswith(module + b"/") for module in modules):
-            return owner
-    return modules[0]
+        if weight is None:
+            continue
+        owner = weight.sources[0].rpartition(".")[0].replace(".", "/").encode()
+        if not merged:
+            return _Origin(owner) if owner else None
+        for each in merged:
+            if owner == each.module or owner.startswith(each.module + b"/"):
+                return _Origin(owner, each.node)
+    return merged[0] if merged else None
 
 
 def _called(operator: Any) -> Iterator[int]:

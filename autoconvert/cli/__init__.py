@@ -1,8 +1,8 @@
 """The command line: `autoconvert MODEL` converts, `plan MODEL` foretells it, `run FILE` answers; one file a command.
 
-`check FILE MODEL` compares a file with the model that it is said to be, `inspect DIR` shows a dump, `patterns` lists
-the building blocks that are known, `explain MODEL` says which of them are in a model, `reproduce FOLDER` makes a failed
-check again.
+`check FILE MODEL` compares a file with the model that it is said to be, `inspect DIR|FILE` shows a dump or what a file
+runs, `patterns` lists the building blocks that are known, `explain MODEL` says which of them are in a model,
+`reproduce FOLDER` makes a failed check again.
 """
 
 import sys

@@ -16,7 +16,7 @@ from autoconvert.analysis.constants import constant_value
 from autoconvert.diagnose.explanation import Explanation
 from autoconvert.diagnose.plain_blocks import PlainBlock
 from autoconvert.diagnose.proposals import proposal
-from autoconvert.dump.naming import identifier
+from autoconvert.dump.entry import identifier
 from autoconvert.dump.places import place_of
 from autoconvert.errors import InputError
 from autoconvert.ir.nodes import concrete, overload, shape

@@ -17,6 +17,7 @@ from autoconvert.ir.program import Program
 from autoconvert.lowering.compiled import Compiled
 from autoconvert.lowering.cpu import CPU
 from autoconvert.lowering.flatbuffer import write_model
+from autoconvert.lowering.legalize import legalize
 from autoconvert.lowering.litert import lower
 from autoconvert.lowering.open_lengths import FixedLengths, open_lengths
 from autoconvert.lowering.query_blocks import in_query_blocks
@@ -186,7 +187,7 @@ class _Compilation:
         lowered = {}
         for name, part in signature_programs(model, CPU.port_names):
             if self.dump:
-                self.dump.after(name, part)
+                dump_signature(self.dump, name, part)
             lowered[name] = lower_later(name, part)
         opened = {signature.name: signature for signature in model.signatures if signature.open}
         elsewhere = replace(model, signatures=tuple(signature.elsewhere for signature in opened.values()))
@@ -236,6 +237,11 @@ class _Compilation:
 def _opened(one: Lowered, other: Lowered, signature: Signature) -> Lowered:
     lengths = {name: (signature.sizes[name], size) for name, size in signature.open.items()}
     return lambda: write_model(in_query_blocks(open_lengths(one(), other(), lengths), CPU.port_names))
+
+
+def dump_signature(dump: "Dump", name: str, part: Program) -> None:
+    """Tells a dump what a signature calls, and what of that is lowered."""
+    dump.specialized(name, part, part.with_graph(legalize(part.graph, CPU, part.weights)))
 
 
 def windows_of(program: Program) -> tuple[int, ...]:

@@ -22,6 +22,7 @@ from autoconvert.driver.settings import Settings, as_data
 from autoconvert.errors import CheckFailed
 from autoconvert.lowering.compiled import Compiled
 from autoconvert.lowering.cpu import CPU
+from autoconvert.lowering.flatbuffer import mapped_model
 from autoconvert.lowering.link import Linked, link
 from autoconvert.packaging.litertlm import write_bundle
 from autoconvert.packaging.metadata import build_executor_metadata, build_llm_metadata
@@ -154,6 +155,7 @@ class LinkAndCheck:
         self.stages.after_link(linked.path)
         if self.dump is not None:
             self.dump.linked(linked.tensors)
+            self.dump.written(mapped_model(linked.path))
         return linked
 
     def _check_constants(self, linked: Linked, compiled: Compiled) -> None:

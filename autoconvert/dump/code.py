@@ -11,8 +11,8 @@ from torch._ops import OpOverload
 
 from autoconvert import ops
 from autoconvert.analysis.constants import digest
-from autoconvert.dump.naming import identifier
-from autoconvert.dump.snapshot import Entry, Snapshot, arguments_of, size_text, symbols_of
+from autoconvert.dump.entry import Entry, identifier
+from autoconvert.dump.snapshot import Snapshot, arguments_of, size_text, symbols_of
 from autoconvert.ir.interface import Role
 from autoconvert.ir.nodes import shape
 from autoconvert.scan.running_sum import RunningSum

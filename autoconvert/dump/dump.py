@@ -3,9 +3,9 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from autoconvert.dump.code import CONSTANTS, code
+from autoconvert.dump.entry import GIVEN, Entry, operations_of
+from autoconvert.dump.flatbuffer import graphs_of
 from autoconvert.dump.graphml import graphml
 from autoconvert.dump.manifest import FORMAT, MANIFEST, PAGE, overlay_file
 from autoconvert.dump.model_explorer import graph_json
@@ -23,6 +25,7 @@ from autoconvert.dump.text import text
 from autoconvert.errors import AutoconvertError, InputError
 from autoconvert.ir.program import Program
 from autoconvert.lowering.link import LinkedTensor
+from autoconvert.lowering.provenance import node_names
 from autoconvert.report.check_result import CheckResult
 from autoconvert.rewrite.pass_manager import run_name
 from autoconvert.rewrite.pattern import Pattern
@@ -32,6 +35,14 @@ TRACE = "trace"
 
 _OTHERS = (CONSTANTS, PAGE, *map(overlay_file, FIGURES))
 _FILE = re.compile("|".join((r"\d\d-.+\.(txt|py|graphml|json)", *map(re.escape, _OTHERS))))
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What is lowered of a signature: the stem of its graph, and its entries by what a file calls their nodes."""
+
+    stem: str | None
+    nodes: Mapping[str, Entry]
 
 
 @dataclass
@@ -57,12 +68,16 @@ class Dump:
     _constants: dict[str, Tensor] = field(default_factory=dict)
     _figures: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     _last: Snapshot | None = None
+    _stem: str | None = None
+    _signatures: dict[str, _Step] = field(default_factory=dict)
 
     def traced(self, way: str, context: int, program: Program) -> None:
         """A new trace: what another way left is gone."""
         for file in self._files:
             file.unlink()
-        self.way, self.context, self.passes, self._files, self._last = way, context, [], [], None
+        self.way, self.context, self.passes, self._files = way, context, [], []
+        self._last = self._stem = None
+        self._signatures.clear()
         self._runs.clear()
         self._places.clear()
         self._constants.clear()
@@ -75,29 +90,78 @@ class Dump:
 
         What runs again has another name, as in `canonicalize-2`.
         """
+        name, snapshot = self._run(name), self._take(program)
+        last, before = self._last, self._stem
+        self._last = snapshot
+        if last is None or _lines(last.entries) != _lines(snapshot.entries):
+            self._stem = self._stem_of(name)
+            self._write_graph(self._stem, snapshot.entries, code(self._stem, snapshot, self._constants))
+        stem = self._stem if self._stem != before else None
+        matches = self._matches(last, snapshot)
+        self._add(name, snapshot.entries, stem, before, blocks=program.fusion.blocks, matches=matches)
+
+    def specialized(self, name: str, part: Program, legal: Program) -> None:
+        """What the signature `name` calls, with numbers for sizes, and what is lowered of it, in the target's words."""
+        before = self._stem
+        for step, program in ((self._run(name), part), (self._run(f"{name} legalized"), legal)):
+            snapshot, stem = self._take(program), self._stem_of(step)
+            self._write_graph(stem, snapshot.entries, code(stem, snapshot, self._constants))
+            self._add(step, snapshot.entries, stem, before, signature=name, blocks=program.fusion.blocks)
+            before = stem
+        called = {node.name: told for node, told in node_names(legal.graph.graph).items()}
+        self._signatures[name] = _Step(stem, {called[entry.node_name]: entry for entry in snapshot.entries})
+
+    def written(self, model: Any) -> None:
+        """What a file runs, a `ModelT`: each operation with the node that it was made from."""
+        for graph in graphs_of(model):
+            lowered = self._signatures.get(graph.name, _Step(None, {}))
+            entries = [_made_from(entry, lowered.nodes) for entry in graph.entries]
+            step = self._run(f"{graph.name} in the file")
+            stem = self._stem_of(step)
+            self._write_graph(stem, entries)
+            self._add(step, entries, stem, lowered.stem, signature=graph.name)
+
+    def _run(self, name: str) -> str:
         self._runs[name] += 1
-        name = run_name(name, self._runs[name])
-        snapshot = self._take(program)
-        last, self._last = self._last, snapshot
-        stem = None
-        if last is None or _lines(last) != _lines(snapshot):
-            stem = f"{len(self.passes):02}-{re.sub(r'[^a-z0-9_]+', '-', name)}"
-            self._write(f"{stem}.txt", text(stem, snapshot))
-            self._write(f"{stem}.py", code(stem, snapshot, self._constants))
-            self._write(f"{stem}.graphml", graphml(stem, snapshot))
-            self._write(f"{stem}.json", graph_json(stem, snapshot))
-            for figure, graphs in self._figures.items():
-                graphs[stem] = figure_of(snapshot, figure)
-        self._places.update(entry.place for entry in snapshot.entries if entry.place)
+        return run_name(name, self._runs[name])
+
+    def _stem_of(self, name: str) -> str:
+        return f"{len(self.passes):02}-{re.sub(r'[^a-z0-9_]+', '-', name.lower())}"
+
+    def _write_graph(self, stem: str, entries: Sequence[Entry], program: str | None = None) -> None:
+        """Writes every form of a graph; `program` is its Python code, where it has one."""
+        self._write(f"{stem}.txt", text(stem, entries))
+        if program is not None:
+            self._write(f"{stem}.py", program)
+        self._write(f"{stem}.graphml", graphml(stem, entries))
+        self._write(f"{stem}.json", graph_json(stem, entries))
+        for figure, graphs in self._figures.items():
+            graphs[stem] = figure_of(entries, figure)
+        self._places.update(entry.place for entry in entries if entry.place)
+
+    def _add(
+        self,
+        name: str,
+        entries: Sequence[Entry],
+        stem: str | None,
+        before: str | None,
+        *,
+        signature: str = "",
+        blocks: Mapping[str, int] | None = None,
+        matches: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        """`stem` has the graph, None where nothing changed; `before` is the stem of what it is compared with."""
         self.passes.append(
             {
                 "index": len(self.passes),
                 "name": name,
+                "signature": signature,
                 "file": stem,
-                "nodes": len(snapshot.entries),
-                "operations": snapshot.operations,
-                "blocks": program.fusion.blocks,
-                "matches": self._matches(last, snapshot),
+                "before": before,
+                "nodes": len(entries),
+                "operations": operations_of(entries),
+                "blocks": dict(blocks or {}),
+                "matches": list(matches),
             }
         )
 
@@ -168,8 +232,21 @@ def _place(pattern: Pattern) -> Place:
     return Place(file, int(line))
 
 
-def _lines(snapshot: Snapshot) -> list[object]:
-    return [(e.name, e.arguments, e.types, e.results, e.detail, e.pattern) for e in snapshot.entries]
+def _lines(entries: Sequence[Entry]) -> list[object]:
+    return [(e.name, e.arguments, e.types, e.results, e.detail, e.pattern) for e in entries]
+
+
+def _made_from(entry: Entry, nodes: Mapping[str, Entry]) -> Entry:
+    """The entry of a file's operation with what is known of the node that it was lowered from."""
+    node = nodes.get(entry.node_name)
+    if node is None and entry.results and entry.operation not in GIVEN:
+        # A result is called what the signature calls it, whatever node it is.
+        node = next((each for each in nodes.values() if set(entry.results) <= set(each.results)), None)
+    if node is None:
+        return entry
+    return replace(
+        entry, module=node.module, place=node.place, pattern=node.pattern, block=node.block, origins=(node.name,)
+    )
 
 
 @contextmanager

@@ -8,11 +8,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from autoconvert.dump.naming import identifier
-from autoconvert.dump.snapshot import Entry
+from autoconvert.dump.entry import GIVEN, Entry, identifier
 from autoconvert.report.folding import runs
 
-_GIVEN = ("input", "constant")
 _NAME = re.compile(r"%(\w+)")
 
 
@@ -76,7 +74,7 @@ def _in_order(
 ) -> Iterator[Item]:
     """Single entries where they are, and a layer where its computation begins: its weights come long before."""
     shown: set[object] = set()
-    begins = {key: next((e for e in layer.entries if e.operation not in _GIVEN), None) for key, layer in layers.items()}
+    begins = {key: next((e for e in layer.entries if e.operation not in GIVEN), None) for key, layer in layers.items()}
     for entry in entries:
         key = layer_of.get(entry.name)
         if key is None:

@@ -1,19 +1,20 @@
-"""GraphML of a snapshot, for yEd, Gephi, networkx and everything else that reads graphs."""
+"""GraphML of a graph, for yEd, Gephi, networkx and everything else that reads graphs."""
 
 import io
+from collections.abc import Sequence
 
 import networkx
 
+from autoconvert.dump.entry import Entry
 from autoconvert.dump.model_explorer import attributes
-from autoconvert.dump.snapshot import Snapshot
 
 
-def graphml(name: str, snapshot: Snapshot) -> str:
+def graphml(name: str, entries: Sequence[Entry]) -> str:
     """The text of a file that holds the graph called `name`; edges are numbered by the operand that they are."""
     graph: networkx.MultiDiGraph[str] = networkx.MultiDiGraph(name=name)
-    for entry in snapshot.entries:
+    for entry in entries:
         graph.add_node(entry.name, operation=entry.operation, module=entry.module, **attributes(entry))
-    for entry in snapshot.entries:
+    for entry in entries:
         for operand, (source, output) in enumerate(entry.inputs):
             graph.add_edge(source, entry.name, key=operand, operand=operand, output=output)
     content = io.BytesIO()

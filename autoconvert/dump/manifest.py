@@ -1,6 +1,6 @@
 """What the files of a dump are called, and which form it has: for who writes it and who reads it."""
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "dump.json"
 PAGE = "index.html"
 

@@ -1,20 +1,22 @@
 """Graph JSON of Model Explorer: nodes by module, their values, and what is known about each."""
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
-from autoconvert.dump.snapshot import Entry, Snapshot, Type
+from autoconvert.dump.entry import Entry, Type
 
 
-def graph_json(name: str, snapshot: Snapshot) -> str:
+def graph_json(name: str, entries: Iterable[Entry]) -> str:
     """The text of a file that holds one graph called `name`."""
-    nodes = [_node(entry) for entry in snapshot.entries]
+    nodes = [node_data(entry) for entry in entries]
     # Without a label Model Explorer says that it does not know the format.
     content = {"label": name, "graphs": [{"id": name, "nodes": nodes}]}
     return json.dumps(content, ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
-def _node(entry: Entry) -> dict[str, Any]:
+def node_data(entry: Entry) -> dict[str, Any]:
+    """A node of such a graph."""
     return {
         "id": entry.name,
         "label": entry.operation,
@@ -46,5 +48,6 @@ def attributes(entry: Entry) -> dict[str, str]:
         "multiply-adds": str(entry.multiply_adds) if entry.multiply_adds else "",
         "bytes": str(entry.size) if entry.size else "",
         "error": f"{entry.error:.1e}" if entry.error is not None else "",
+        "origins": " ".join(entry.origins),
     }
     return {key: value for key, value in known.items() if value}

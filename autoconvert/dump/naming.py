@@ -1,10 +1,8 @@
 """Names that last: a node keeps its name from pass to pass for as long as it is the same node."""
 
-import keyword
-import re
-
 from torch import fx
 
+from autoconvert.dump.entry import identifier
 from autoconvert.dump.places import module_of
 from autoconvert.ir.provenance import operation_name
 
@@ -51,9 +49,3 @@ class Namer:
         self._taken.add(name)
         self._known[node.name] = (operation, module, name)
         return name
-
-
-def identifier(text: str) -> str:
-    """`text` as a Python identifier."""
-    name = re.sub(r"\W", "_", text)
-    return f"_{name}" if not name or name[0].isdigit() or keyword.iskeyword(name) else name

@@ -4,9 +4,9 @@ The format is that of its `node_data_builder.ModelNodeData`.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
-from autoconvert.dump.snapshot import Entry, Snapshot
+from autoconvert.dump.entry import Entry
 
 FIGURES: dict[str, Callable[[Entry], float | None]] = {
     "bytes": lambda entry: entry.size or None,
@@ -16,9 +16,9 @@ FIGURES: dict[str, Callable[[Entry], float | None]] = {
 _GRADIENT = [{"stop": 0, "bgColor": "#fff3d6"}, {"stop": 1, "bgColor": "#f08c2e"}]
 
 
-def figure_of(snapshot: Snapshot, figure: str) -> dict[str, float]:
+def figure_of(entries: Iterable[Entry], figure: str) -> dict[str, float]:
     """One of FIGURES by the name of the node, for those nodes that have it."""
-    values = ((entry.name, FIGURES[figure](entry)) for entry in snapshot.entries)
+    values = ((entry.name, FIGURES[figure](entry)) for entry in entries)
     return {name: value for name, value in values if value is not None}
 
 

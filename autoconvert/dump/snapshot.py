@@ -2,7 +2,6 @@
 
 import hashlib
 import operator
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,9 +12,9 @@ from torch import Tensor, fx
 
 from autoconvert.analysis.constants import digest
 from autoconvert.analysis.multiply_adds import MultiplyAdds
+from autoconvert.dump.entry import Entry, Type
 from autoconvert.dump.naming import Namer, operation_of
-from autoconvert.dump.places import Place, module_of, place_of
-from autoconvert.ir.interface import Role
+from autoconvert.dump.places import module_of, place_of
 from autoconvert.ir.nodes import named_results
 from autoconvert.ir.program import Program
 from autoconvert.ir.provenance import BLOCK
@@ -27,55 +26,11 @@ _SHORT = 8
 
 
 @dataclass(frozen=True)
-class Type:
-    """What a value is: `dtype` "f32", "i64", "bool", or "size" for a number; sizes as text, `s` for the sequence."""
-
-    dtype: str
-    shape: tuple[str, ...] | None
-
-    def __str__(self) -> str:
-        return self.dtype if self.shape is None else f"{self.dtype}[{', '.join(self.shape)}]"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A node: its arguments with other nodes by name, its values' types, and what is known about it.
-
-    `module` is a path such as `model.layers.0.mlp`; `results` are the outputs of the program that it is. `detail`
-    says what an input, a constant or a scan is. `error` is relative to the largest number, `size` the bytes
-    of the model's weights that it reads; `node_name` is what the graph calls it;
-    `role` is what an input is for.
-    """
-
-    name: str
-    operation: str
-    module: str
-    arguments: str
-    inputs: tuple[tuple[str, int], ...]
-    types: tuple[Type, ...]
-    results: tuple[str, ...]
-    detail: str
-    place: Place | None
-    pattern: str
-    block: str
-    error: float | None
-    multiply_adds: int
-    size: int
-    node_name: str
-    role: Role | None
-
-
-@dataclass(frozen=True)
 class Snapshot:
     """The entries of a program's graph in its order, the output left out, and the program."""
 
     entries: tuple[Entry, ...]
     program: Program
-
-    @property
-    def operations(self) -> dict[str, int]:
-        computed = (e.operation for e in self.entries if e.operation not in ("input", "constant"))
-        return dict(sorted(Counter(computed).items()))
 
 
 class Photographer:

@@ -1,14 +1,14 @@
-"""The text of a snapshot: a line a node, in the graph's order, identical layers folded; made to be compared."""
+"""The text of a graph: a line a node, in the graph's order, identical layers folded; made to be compared."""
 
 from collections.abc import Iterator, Sequence
 
+from autoconvert.dump.entry import Entry
 from autoconvert.dump.folding import Alike, Item, Layer, fold, numbers
-from autoconvert.dump.snapshot import Entry, Snapshot
 
 
-def text(name: str, snapshot: Snapshot) -> str:
+def text(name: str, entries: Sequence[Entry]) -> str:
     """`%name = operation(arguments) : type → result   # module  file:line  pattern` for every node."""
-    return "".join(f"{line}\n" for line in [f"# {name}", "", *_lines(fold(snapshot.entries))])
+    return "".join(f"{line}\n" for line in [f"# {name}", "", *_lines(fold(entries))])
 
 
 def _lines(items: Sequence[Item], indent: str = "") -> Iterator[str]:
@@ -33,6 +33,7 @@ def line(entry: Entry) -> str:
         str(entry.place or "").split("/")[-1],
         entry.detail,
         f"[{entry.pattern}]" if entry.pattern else "",
+        f"of {', '.join(f'%{name}' for name in entry.origins)}" if entry.origins else "",
     ]
     told = "  ".join(filter(None, origin))
     return "".join(parts) + (f"   # {told}" if told else "")

@@ -41,10 +41,15 @@ class Match:
 
 @dataclass(frozen=True)
 class Step:
-    """The graph after a pass; `file` is the stem of its files, None where the pass changed nothing."""
+    """The graph after a pass; `file` is the stem of its files, None where the pass changed nothing.
+
+    It is compared with that of the stem `before`, where there is one. `signature` is whose graph it is: "" of all.
+    """
 
     name: str
+    signature: str
     file: str | None
+    before: str | None
     nodes: int
     operations: dict[str, int]
     blocks: dict[str, int]
@@ -109,7 +114,9 @@ def read_dump(folder: Path) -> Dump:
 def _step(step: Mapping[str, Any]) -> Step:
     return Step(
         name=str(step["name"]),
+        signature=str(step["signature"]),
         file=_stem(step["file"]),
+        before=_stem(step["before"]),
         nodes=int(step["nodes"]),
         operations=_counts(step["operations"]),
         blocks=_counts(step["blocks"]),
@@ -135,12 +142,13 @@ def _read_graph(path: Path) -> tuple[Node, ...]:
         raise InputError(f"The dump is incomplete: {path} is missing.", hint=_AGAIN)
     content = _read_json(path)
     try:
-        return tuple(map(_node, content["graphs"][0]["nodes"]))
+        return tuple(map(node_of, content["graphs"][0]["nodes"]))
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise _damaged(path, error) from error
 
 
-def _node(node: Mapping[str, Any]) -> Node:
+def node_of(node: Mapping[str, Any]) -> Node:
+    """A node as Model Explorer's graphs have it."""
     return Node(
         name=node["id"],
         operation=node["label"],

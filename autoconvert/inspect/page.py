@@ -31,8 +31,6 @@ SCRIPTS = (
     "search.js",
     "app.js",
 )
-# What has the shapes of one length comes from the last pass, not from the length before it.
-_SIGNATURE = re.compile(r"prefill_\d+|decode")
 
 
 def page(dump: Dump, stages: Sequence[StageTime] = ()) -> str:
@@ -72,11 +70,4 @@ def page_data(dump: Dump, stages: Sequence[StageTime] = ()) -> dict[str, Any]:
 
 
 def _passes(dump: Dump) -> list[dict[str, Any]]:
-    found = []
-    last: str | None = None
-    for step in dump.steps:
-        signature = _SIGNATURE.fullmatch(step.name) is not None
-        found.append({**dataclasses.asdict(step), "before": last, "graph": step.file or last, "signature": signature})
-        if not signature:
-            last = step.file or last
-    return found
+    return [{**dataclasses.asdict(step), "graph": step.file or step.before} for step in dump.steps]

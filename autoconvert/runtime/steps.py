@@ -3,7 +3,6 @@
 So the runtime's own kernels run all that has no weights, and weights can come from elsewhere, a few rows at a time.
 """
 
-import mmap
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,7 +15,7 @@ import numpy.typing as npt
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools.flatbuffer_utils import get_builtin_code_from_operator_code
 
-from autoconvert.lowering.flatbuffer import renumber_called, write_model
+from autoconvert.lowering.flatbuffer import mapped_model, renumber_called, write_model
 from autoconvert.lowering.known_sizes import known_sizes
 from autoconvert.lowering.subgraph import Subgraph
 
@@ -124,10 +123,7 @@ class SteppedFile:
 
     def __init__(self, path: Path, weights: Collection[str]) -> None:
         self._path = path
-        with path.open("rb") as file:
-            # Arrays of the model refer to the mapped file, which stays open as long as they live.
-            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self._model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(data, 0))
+        self._model = mapped_model(path)
         self.signatures = {
             entry.signatureKey.decode(): self._stepped(entry, self._model.subgraphs[entry.subgraphIndex], weights)
             for entry in self._model.signatureDefs

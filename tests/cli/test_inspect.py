@@ -92,6 +92,12 @@ def test_model_explorer_is_given_the_graph_after_each_pass(
     (collection,) = shown
     # Without a label its page says that it does not know the format.
     assert collection["label"] == "a <b>plain</b> decoder"
-    assert [graph["id"] for graph in collection["graphs"]] == ["00-trace", "01-fuse", "03-prefill_16", "04-decode"]
+    assert [graph["id"] for graph in collection["graphs"]] == [
+        "00-trace",
+        "01-fuse",
+        "03-prefill_16",
+        "04-decode",
+        "05-decode-in-the-file",
+    ]
     assert all(graph["nodes"] for graph in collection["graphs"])
     assert opened == []

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from autoconvert.check.region import RegionCheck
+from autoconvert.driver.compile import dump_signature
 from autoconvert.driver.trace_and_rewrite import rewrite
 from autoconvert.dump.dump import dump_to
 from autoconvert.lowering.cpu import CPU
@@ -53,5 +54,5 @@ def dump_of(module: nn.Module, folder: Path) -> Read:
             on_trace=dump.traced,
         )
         for name, part in signatures(program, [4]).items():
-            dump.after(name, part)
+            dump_signature(dump, name, part)
     return Read(folder)

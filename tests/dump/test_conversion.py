@@ -41,7 +41,7 @@ def test_a_dump_is_there_where_a_check_fails(tmp_path: Path) -> None:
     with pytest.raises(CheckFailed):
         convert(tiny_llama(), tmp_path / "out", context=32, formats=("tflite",), dump=folder, stages=stages)
     dump = Read(folder)
-    assert dump.manifest["passes"][-1]["name"] == "decode"
+    assert dump.manifest["passes"][-1]["name"] == "decode in the file"
     assert dump.the_pass("fault")["file"]
     assert [check["passed"] for check in dump.manifest["checks"]] == [True, True, False]
     assert {path.name for path in tmp_path.iterdir()} == {"dump", "out-failure"}

@@ -25,7 +25,8 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Read]:
 
 def test_every_pass_is_listed_in_order_and_only_what_changed_has_files(llama: Read) -> None:
     passes = llama.manifest["passes"]
-    assert [each["name"] for each in passes] == ["trace", *run_names(PASSES), "prefill_4", "decode"]
+    signatures = ["prefill_4", "prefill_4 legalized", "decode", "decode legalized"]
+    assert [each["name"] for each in passes] == ["trace", *run_names(PASSES), *signatures]
     assert [each["index"] for each in passes] == list(range(len(passes)))
     assert llama.the_pass("fuse")["file"] == "05-fuse"
     assert llama.the_pass("hoist-projections")["file"] is None
@@ -126,7 +127,7 @@ def test_a_dump_takes_the_place_of_an_older_one(tmp_path: Path) -> None:
     for file in ("dump.json", "07-no-longer-there.txt", "index.html", "notes.txt"):
         (tmp_path / file).write_text("old")
     dump = dump_of(tiny_llama(num_hidden_layers=1), tmp_path)
-    assert dump.manifest["format"] == 1
+    assert dump.manifest["format"] == 2
     assert not (tmp_path / "07-no-longer-there.txt").exists()
     # The page would show the older one.
     assert not (tmp_path / "index.html").exists()

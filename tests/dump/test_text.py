@@ -40,7 +40,7 @@ class Stacked(Decoder):
 
 
 def text_of(module: nn.Module) -> str:
-    return text("00-trace", Photographer({}, {})(traced(module)))
+    return text("00-trace", Photographer({}, {})(traced(module)).entries)
 
 
 def test_a_line_says_what_a_node_is_and_where_it_comes_from() -> None:

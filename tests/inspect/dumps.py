@@ -10,13 +10,14 @@ NORM = ("mul", "mean", "add", "rsqrt", "mul_1", "mul_2")
 
 
 def write_dump(folder: Path, layers: int = 3, **changes: Any) -> Path:
-    """A trace, a pass that fuses norms, one that changes nothing, and two signatures; 81 nodes a layer."""
+    """A trace, a pass that fuses norms, one that changes nothing, two signatures, a file; 81 nodes a layer."""
     folder.mkdir(parents=True, exist_ok=True)
     graphs = {
         "00-trace": _decoder(layers, fused=False),
         "01-fuse": _decoder(layers, fused=True),
         "03-prefill_16": _decoder(layers, fused=True, length="16"),
         "04-decode": _decoder(layers, fused=True, length="1"),
+        "05-decode-in-the-file": _written(),
     }
     for stem, nodes in graphs.items():
         text = json.dumps({"graphs": [{"id": stem, "nodes": nodes}]})
@@ -33,16 +34,26 @@ def write_dump(folder: Path, layers: int = 3, **changes: Any) -> Path:
     ]
     found = {"norm": layers}
     manifest = {
-        "format": 1,
+        "format": 2,
         "model": "a <b>plain</b> decoder",
         "context": 64,
         "way": "whole text",
         "passes": [
-            _pass(0, "trace", "00-trace", graphs["00-trace"], {}, []),
-            _pass(1, "fuse", "01-fuse", graphs["01-fuse"], found, matches),
-            _pass(2, "cumsum-to-scan", None, graphs["01-fuse"], found, []),
-            _pass(3, "prefill_16", "03-prefill_16", graphs["03-prefill_16"], found, []),
-            _pass(4, "decode", "04-decode", graphs["04-decode"], found, []),
+            _pass(0, "trace", "00-trace", None, graphs["00-trace"], {}, []),
+            _pass(1, "fuse", "01-fuse", "00-trace", graphs["01-fuse"], found, matches),
+            _pass(2, "cumsum-to-scan", None, "01-fuse", graphs["01-fuse"], found, []),
+            _pass(3, "prefill_16", "03-prefill_16", "01-fuse", graphs["03-prefill_16"], found, [], "prefill_16"),
+            _pass(4, "decode", "04-decode", "01-fuse", graphs["04-decode"], found, [], "decode"),
+            _pass(
+                5,
+                "decode in the file",
+                "05-decode-in-the-file",
+                "04-decode",
+                graphs["05-decode-in-the-file"],
+                {},
+                [],
+                "decode",
+            ),
         ],
         "checks": [
             {"name": "graph", "passed": True, "detail": "logits within 4.8e-06 σ"},
@@ -63,13 +74,22 @@ def write_dump(folder: Path, layers: int = 3, **changes: Any) -> Path:
 
 
 def _pass(
-    index: int, name: str, file: str | None, nodes: list[dict[str, Any]], blocks: dict[str, int], matches: list[Any]
+    index: int,
+    name: str,
+    file: str | None,
+    before: str | None,
+    nodes: list[dict[str, Any]],
+    blocks: dict[str, int],
+    matches: list[Any],
+    signature: str = "",
 ) -> dict[str, Any]:
     operations = dict(Counter(node["label"] for node in nodes if node["label"] != "input"))
     return {
         "index": index,
         "name": name,
+        "signature": signature,
         "file": file,
+        "before": before,
         "nodes": len(nodes),
         "operations": operations,
         "blocks": blocks,
@@ -101,8 +121,19 @@ def _decoder(layers: int, fused: bool, length: str = "s") -> list[dict[str, Any]
     return nodes
 
 
+def _written() -> list[dict[str, Any]]:
+    """What a file has of the first norm: two operations."""
+    module, kind = "model.layers.0.norm", "f32[1, 1, 8]"
+    known: dict[str, Any] = {"line": 41, "origins": "model_layers_0_norm_rms_norm"}
+    return [
+        _node("tokens", "input", "", [], "i32[1, 1]"),
+        _node("model_layers_0_norm_rsqrt", "rsqrt", module, ["tokens"], kind, **known),
+        _node("model_layers_0_norm_mul", "mul", module, ["model_layers_0_norm_rsqrt"], kind, **known),
+    ]
+
+
 def _node(
-    name: str, operation: str, module: str, reads: list[str], kind: str, line: int = 0, **known: str
+    name: str, operation: str, module: str, reads: list[str], kind: str, line: int = 0, **known: Any
 ) -> dict[str, Any]:
     attributes = {"arguments": ", ".join(f"%{each}" for each in reads)} | known
     if line:

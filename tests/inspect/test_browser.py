@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from autoconvert.driver.convert import convert
 from autoconvert.inspect.dump import read_dump
+from autoconvert.inspect.file import read_file
 from autoconvert.inspect.page import page as page_text
 from autoconvert.report.progress import StageTime
 from tests.inspect.dumps import write_dump
+from tests.models import tiny_llama
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (Debian: apt-get install chromium)")
@@ -97,6 +100,38 @@ def test_a_block_shows_its_region_its_pattern_and_the_line_of_the_model(page: Pa
     expect(details).to_contain_text("Replaced by")
 
 
+def test_an_operation_of_the_file_leads_to_its_line_and_its_node_and_back(page: Page) -> None:
+    page.click('.step[data-pass="decode in the file"]')
+    page.click(node(page, "model_layers_0_norm_rsqrt"))
+    details = page.locator("aside")
+    expect(details.locator(".line.wanted").first).to_have_text("41    x = self.norm(x)")
+    details.locator('[data-to="model_layers_0_norm_rms_norm"]').first.click()
+    expect(details).to_contain_text("Becomes")
+    details.locator('[data-to="model_layers_0_norm_mul"]').first.click()
+    expect(details.locator("h2")).to_have_text("mul")
+
+
+def test_a_file_alone_has_a_step_for_each_signature(browser: Browser, tmp_path: Path) -> None:
+    made = convert(tiny_llama(), tmp_path, context=32, prefill=(4,), formats=("tflite",), verify="off")
+    address = tmp_path / "page.html"
+    address.write_text(page_text(read_file(made.files["tflite"])), encoding="utf-8")
+    page = browser.new_page()
+    said: list[str] = []
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto(address.as_uri())
+    expect(page.locator(".step")).to_have_count(2)
+    page.goto(f"{address.as_uri()}#pass=decode&node=model_layers_0_mlp_down_proj_fully_connected")
+    page.reload()
+    expect(page.locator(".head h2")).to_have_text("decode")
+    expect(page.locator("aside")).to_contain_text("keep_num_dims=True")
+    page.click('[data-view="weights"]')
+    expect(page.locator(".key").first).to_contain_text("i8")
+    page.click('[data-view="checks"]')
+    expect(page.locator(".head")).to_contain_text("nothing was compared with the model")
+    assert said == []
+    page.close()
+
+
 def test_the_address_keeps_what_is_shown(page: Page, address: str) -> None:
     page.goto(f"{address}#pass=fuse&node={NORM}")
     page.reload()
@@ -122,10 +157,10 @@ def test_search_finds_by_every_word_and_opens_what_hides_the_node(page: Page) ->
 
 
 def test_arrows_go_from_pass_to_pass_and_from_node_to_node(page: Page) -> None:
-    for expected in ("cumsum-to-scan", "prefill_16", "decode", "decode"):
+    for expected in ("cumsum-to-scan", "prefill_16", "decode", "decode in the file", "decode in the file"):
         page.keyboard.press("ArrowRight")
         expect(page.locator(".head h2")).to_have_text(expected)
-    for _ in range(4):
+    for _ in range(5):
         page.keyboard.press("ArrowLeft")
     expect(page.locator(".head h2")).to_have_text("trace")
     page.keyboard.press("ArrowDown")

@@ -13,12 +13,14 @@ from tests.inspect.dumps import NORM, write_dump
 
 def test_a_dump_is_read_with_the_graph_after_each_pass_that_changed_something(tmp_path: Path) -> None:
     dump = read_dump(write_dump(tmp_path, layers=2))
-    assert [step.file for step in dump.steps] == ["00-trace", "01-fuse", None, "03-prefill_16", "04-decode"]
+    signatures = ["03-prefill_16", "04-decode", "05-decode-in-the-file"]
+    assert [step.file for step in dump.steps] == ["00-trace", "01-fuse", None, *signatures]
     assert {stem: len(nodes) for stem, nodes in dump.graphs.items()} == {
         "00-trace": 164,
         "01-fuse": 154,
         "03-prefill_16": 154,
         "04-decode": 154,
+        "05-decode-in-the-file": 3,
     }
     node = next(n for n in dump.graphs["01-fuse"] if n.operation == "rms_norm")
     assert node.inputs == (("model_embedding", "0"), ("model_layers_0_norm_weight", "0"))
@@ -34,10 +36,10 @@ def test_a_folder_without_a_dump_is_said_to_be_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"format": 2}, "has the format 2, this version of autoconvert reads 1"),
+        ({"format": 1}, "has the format 1, this version of autoconvert reads 2"),
         ({"format": None}, "has the format None"),
         ({"passes": 3}, "dump.json is damaged"),
-        ({"passes": [{"name": "trace"}]}, "dump.json is damaged: 'file' is missing"),
+        ({"passes": [{"name": "trace"}]}, "dump.json is damaged: 'signature' is missing"),
         ({"bytes": [{"module": "m", "dtype": "int8", "bytes": "many"}]}, "dump.json is damaged: .*many"),
         ({"sources": {"a.py": [[1]]}}, "dump.json is damaged"),
         ({"sources": []}, "dump.json is damaged"),
@@ -48,7 +50,7 @@ def test_a_manifest_that_is_wrong_is_said_to_be(tmp_path: Path, changes: dict[st
         read_dump(write_dump(tmp_path, layers=1, **changes))
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"format": 1', '"text"', "\xff"])
+@pytest.mark.parametrize("text", ["", "[]", '{"format": 2', '"text"', "\xff"])
 def test_damaged_json_is_said_to_be(tmp_path: Path, text: str) -> None:
     folder = write_dump(tmp_path, layers=1)
     (folder / "dump.json").write_text(text, encoding="latin-1")

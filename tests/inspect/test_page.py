@@ -52,6 +52,7 @@ def test_signatures_are_compared_with_the_last_pass_and_not_with_each_other(tmp_
         "cumsum-to-scan": "01-fuse",
         "prefill_16": "01-fuse",
         "decode": "01-fuse",
+        "decode in the file": "04-decode",
     }
     assert passes["cumsum-to-scan"]["graph"] == "01-fuse"
 

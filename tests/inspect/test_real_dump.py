@@ -56,4 +56,31 @@ def test_the_checks_and_the_bytes_of_the_weights_are_there(data: dict[str, Any])
     assert data["checks"]
     assert all(check["passed"] for check in data["checks"])
     assert {each["dtype"] for each in data["bytes"]} == {"int8", "float32"}
-    assert [each["name"] for each in data["passes"] if each["signature"]] == ["prefill_4", "decode"]
+    of_decode = [each["name"] for each in data["passes"] if each["signature"] == "decode"]
+    assert of_decode == ["decode", "decode legalized", "decode in the file"]
+
+
+def test_operations_of_the_file_lead_to_nodes_and_lines(data: dict[str, Any]) -> None:
+    (step,) = [each for each in data["passes"] if each["name"] == "decode in the file"]
+    lowered, written = nodes(data, step["before"]), nodes(data, step["graph"])
+    computed = {name: node for name, node in written.items() if node[1] not in ("input", "constant")}
+    origins = {name: node[4]["origins"].split() for name, node in computed.items() if "origins" in node[4]}
+    assert all(set(names) <= set(lowered) for names in origins.values())
+    # What the converter adds for itself is little.
+    assert len(origins) > 0.9 * len(computed)
+    for name, node in computed.items():
+        if name in origins:
+            assert node[4].get("source") == lowered[origins[name][0]][4].get("source")
+    (logits,) = [node for node in computed.values() if node[4].get("result") == "logits"]
+    assert logits[2] == "lm_head" and "modeling_llama.py" in logits[4]["source"]
+    assert {node[4].get("pattern") for node in computed.values()} >= {"rms_norm", "rotary.half"}
+
+
+def test_the_target_s_words_stand_between_a_signature_and_its_file(data: dict[str, Any]) -> None:
+    steps = {each["name"]: each for each in data["passes"]}
+    for name in ("prefill_4", "decode"):
+        assert steps[f"{name} legalized"]["before"] == steps[name]["graph"]
+        assert steps[f"{name} in the file"]["before"] == steps[f"{name} legalized"]["graph"]
+    assert "cached_attention" in steps["decode"]["operations"]
+    assert "cached_attention" not in steps["decode legalized"]["operations"]
+    assert steps["decode in the file"]["operations"]["fully_connected"] > 0

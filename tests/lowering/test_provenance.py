@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
 from autoconvert.driver.convert import convert
 from autoconvert.lowering.cpu import CPU
 from autoconvert.lowering.flatbuffer import operator_name, read_model
 from autoconvert.lowering.litert import lower
-from autoconvert.lowering.provenance import FRAME
+from autoconvert.lowering.operation_names import FRAME, origin
+from autoconvert.lowering.provenance import node_names
 from autoconvert.lowering.workers import start_workers
 from tests.models import Decoder, rewrite, signatures, tiny_llama
 from tests.source.tiny import CONFIGS, build
@@ -57,6 +59,24 @@ def test_a_product_belongs_to_the_module_that_has_its_matrix(tmp_path: Path) -> 
         *(f"self_attn.{name}_proj" for name in "qkvo"),
         *(f"mlp.{name}_proj" for name in ("gate", "up", "down")),
     }
+
+
+def test_a_result_of_a_signature_belongs_to_the_module_whose_matrix_it_reads(tmp_path: Path) -> None:
+    bundle = convert(tiny_llama(), tmp_path, context=32, prefill=(4,), formats=("tflite",), verify="off", cache=False)
+    model = read_model(bundle.files["tflite"].read_bytes())
+    (decode,) = [each for each in model.signatureDefs if each.signatureKey == b"decode"]
+    (logits,) = [int(each.tensorIndex) for each in decode.outputs if each.name == b"logits"]
+    assert origin(model.subgraphs[decode.subgraphIndex].tensors[logits].name.decode())[0] == "lm_head"
+
+
+def test_an_operation_names_its_node_by_what_it_computes() -> None:
+    graph = rewrite(tiny_llama()).graph.graph
+    names = node_names(graph)
+    assert len(set(names.values())) == len(names)
+    (first, *_) = graph.find_nodes(op="call_function", target=torch.ops.aten.linear.default)
+    assert names[first] == "linear_0"
+    assert origin("model/layers/0/mlp;linear_3.1") == ("model/layers/0/mlp", "linear_3")
+    assert origin("model/layers/0/mlp;17") == ("model/layers/0/mlp", "")
 
 
 def test_the_other_process_lowers_to_the_same_bytes() -> None:

@@ -29,14 +29,29 @@ function indexed(data) {
 
 function graphOf(nodes) {
   const byName = new Map(nodes.map((node) => [node.name, node]));
-  const users = new Map();
-  for (const node of nodes)
-    for (const [source] of node.inputs) {
-      if (!users.has(source)) users.set(source, new Set());
-      users.get(source).add(node.name);
-    }
-  return { nodes, byName, users: (name) => [...(users.get(name) ?? [])].map((user) => byName.get(user)) };
+  const users = groups(nodes, (node) => new Set(node.inputs.map(([source]) => source)));
+  const made = groups(nodes, originsOf);
+  return {
+    nodes,
+    byName,
+    users: (name) => (users.get(name) ?? []).map((user) => byName.get(user)),
+    madeOf: (name) => made.get(name) ?? [],
+  };
 }
+
+/** The names of nodes by each key that they have. */
+function groups(nodes, keysOf) {
+  const found = new Map();
+  for (const node of nodes)
+    for (const key of keysOf(node)) {
+      if (!found.has(key)) found.set(key, []);
+      found.get(key).push(node.name);
+    }
+  return found;
+}
+
+/** The names of nodes in the graph before from which a node was made, where it has another name. */
+const originsOf = (node) => node.attributes.origins?.split(" ") ?? [];
 
 /** What is compared at a pass: the graph before it, if that is another one, the graph after it, and its matches. */
 function comparison(data, pass) {

@@ -54,6 +54,8 @@ function nodeDetails(node, context) {
         : "removed";
   const inputs = [...new Set(node.inputs.map(([name]) => name))],
     users = graph.users(node.name).map((user) => user.name);
+  const madeFrom = side && compared.before ? originsOf(node) : [],
+    madeOf = side ? [] : compared.after.madeOf(node.name);
   return [
     element(
       "div.kind",
@@ -93,6 +95,8 @@ function nodeDetails(node, context) {
     other && status !== "kept"
       ? section("What changed", changesOf(...(side ? [other, node] : [node, other]), graphs))
       : "",
+    madeFrom.length ? section("Comes from", nodeLinks(madeFrom, 0, context)) : "",
+    madeOf.length ? section("Becomes", nodeLinks(madeOf, 1, context)) : "",
     known.source ? section("In the model’s code", sourceLines(page.data, known.source)) : "",
     section(
       "Around it",
@@ -188,9 +192,9 @@ function passDetails({ page, pass, compared }) {
     ? (data.passes.find((other) => other.graph === pass.before)?.operations ?? {})
     : null;
   return [
-    element("div.kind", {}, pass.signature ? "signature" : state.pass ? `pass ${state.pass}` : "start"),
+    element("div.kind", {}, pass.signature ? `signature ${pass.signature}` : state.pass ? `pass ${state.pass}` : "start"),
     element("h2.code", {}, pass.name),
-    state.pass === 0 ? element("p", {}, `${data.model}: ${told(data)}.`) : "",
+    state.pass === 0 ? element("p", {}, [data.model, told(data)].filter(Boolean).join(": "), ".") : "",
     state.pass && !pass.file ? element("p.quiet", {}, "This pass found nothing to do.") : "",
     Object.keys(pass.blocks).length
       ? section("Blocks", counts(Object.entries(pass.blocks).map(([kind, n]) => [kindText(kind), n])))

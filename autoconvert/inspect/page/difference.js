@@ -1,7 +1,7 @@
 // The difference of two graphs as one tree of modules, whose rows hold a node of the left, of the right, or of both.
 
 // Keys of attributes that are known about a node and do not decide what it computes.
-const ABOUT = new Set(["pattern", "block", "error", "multiply-adds", "bytes", "source", "shape", "dtype", "result"]);
+const ABOUT = new Set(["pattern", "block", "error", "multiply-adds", "bytes", "source", "shape", "dtype", "result", "origins"]);
 const STATUSES = ["removed", "added", "changed", "rewired"];
 
 /** `kept`, `rewired` (the same on other inputs) or `changed`. */

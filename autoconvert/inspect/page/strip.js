@@ -5,7 +5,7 @@ function drawStrip(page, strip, times) {
   const steps = data.passes.map((pass, index) => {
     const unchanged = index > 0 && !pass.file;
     const stage = data.stages.find(({ name }) => name === pass.name);
-    const before = index ? data.graph(pass.before).nodes.length : pass.nodes;
+    const before = data.graph(pass.before)?.nodes.length;
     const more = [
       pass.matches.length ? plural(pass.matches.length, "block") : "",
       stage ? secondsText(stage.seconds) : "",
@@ -25,10 +25,10 @@ function drawStrip(page, strip, times) {
         element("span.name", {}, pass.name),
         unchanged
           ? null
-          : element("span.counts", {}, index ? `${grouped(before)} → ${grouped(pass.nodes)}` : grouped(pass.nodes)),
+          : element("span.counts", {}, (before ? `${grouped(before)} → ` : "") + grouped(pass.nodes)),
         unchanged
           ? null
-          : element("span.more", {}, more.join(" · ") || (index ? change(pass.nodes - before) : "nodes")),
+          : element("span.more", {}, more.join(" · ") || (before ? change(pass.nodes - before) : "nodes")),
       ),
     );
   });
