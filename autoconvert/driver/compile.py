@@ -115,7 +115,7 @@ def rewrite_within(
     def after(step: Pass, program: Program) -> None:
         watch(step, program)
         if dump:
-            dump.after(step.name, program)
+            dump.after(step.name, program, step.summary)
 
     if settings.chose_context:
         program = rewrite(source.module, options, passes, after, timeline, on_trace)

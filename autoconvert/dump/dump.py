@@ -22,7 +22,7 @@ from autoconvert.dump.overlays import FIGURES, figure_of, overlay
 from autoconvert.dump.places import Place, excerpts, without_paths
 from autoconvert.dump.snapshot import Photographer, Snapshot
 from autoconvert.dump.text import text
-from autoconvert.errors import AutoconvertError, InputError
+from autoconvert.errors import AutoconvertError, InputError, Refused
 from autoconvert.ir.program import Program
 from autoconvert.lowering.link import LinkedTensor
 from autoconvert.lowering.provenance import node_names
@@ -32,6 +32,10 @@ from autoconvert.rewrite.pattern import Pattern
 from autoconvert.system.output import output_folder
 
 TRACE = "trace"
+
+_SPECIALIZED = "What the signature calls, every size a number."
+_LEGALIZED = "Operations that the target has no kernel for become operations that it has."
+_WRITTEN = "The operations of the file, as the converter and the linker wrote them."
 
 _OTHERS = (CONSTANTS, PAGE, *map(overlay_file, FIGURES))
 _FILE = re.compile("|".join((r"\d\d-.+\.(txt|py|graphml|json)", *map(re.escape, _OTHERS))))
@@ -69,6 +73,7 @@ class Dump:
     _figures: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     _last: Snapshot | None = None
     _stem: str | None = None
+    _refused: Entry | None = None
     _signatures: dict[str, _Step] = field(default_factory=dict)
 
     def traced(self, way: str, context: int, program: Program) -> None:
@@ -83,10 +88,10 @@ class Dump:
         self._constants.clear()
         self._figures = {figure: {} for figure in FIGURES}
         self._take = Photographer(self.sizes, self.errors)
-        self.after(TRACE, program)
+        self.after(TRACE, program, "The operations of PyTorch that the model's own code calls.")
 
-    def after(self, name: str, program: Program) -> None:
-        """What the pass `name` made; files are written where it changed something.
+    def after(self, name: str, program: Program, summary: str = "") -> None:
+        """What the pass `name` made, whose `summary` says what it does; files are written where it changed something.
 
         What runs again has another name, as in `canonicalize-2`.
         """
@@ -98,15 +103,17 @@ class Dump:
             self._write_graph(self._stem, snapshot.entries, code(self._stem, snapshot, self._constants))
         stem = self._stem if self._stem != before else None
         matches = self._matches(last, snapshot)
-        self._add(name, snapshot.entries, stem, before, blocks=program.fusion.blocks, matches=matches)
+        blocks = program.fusion.blocks
+        self._add(name, snapshot.entries, stem, before, summary=summary, blocks=blocks, matches=matches)
 
     def specialized(self, name: str, part: Program, legal: Program) -> None:
         """What the signature `name` calls, with numbers for sizes, and what is lowered of it, in the target's words."""
         before = self._stem
-        for step, program in ((self._run(name), part), (self._run(f"{name} legalized"), legal)):
-            snapshot, stem = self._take(program), self._stem_of(step)
+        for run, program, summary in ((name, part, _SPECIALIZED), (f"{name} legalized", legal, _LEGALIZED)):
+            step, snapshot = self._run(run), self._take(program)
+            stem, blocks = self._stem_of(step), program.fusion.blocks
             self._write_graph(stem, snapshot.entries, code(stem, snapshot, self._constants))
-            self._add(step, snapshot.entries, stem, before, signature=name, blocks=program.fusion.blocks)
+            self._add(step, snapshot.entries, stem, before, summary=summary, signature=name, blocks=blocks)
             before = stem
         called = {node.name: told for node, told in node_names(legal.graph.graph).items()}
         self._signatures[name] = _Step(stem, {called[entry.node_name]: entry for entry in snapshot.entries})
@@ -119,7 +126,7 @@ class Dump:
             step = self._run(f"{graph.name} in the file")
             stem = self._stem_of(step)
             self._write_graph(stem, entries)
-            self._add(step, entries, stem, lowered.stem, signature=graph.name)
+            self._add(step, entries, stem, lowered.stem, summary=_WRITTEN, signature=graph.name)
 
     def _run(self, name: str) -> str:
         self._runs[name] += 1
@@ -146,6 +153,7 @@ class Dump:
         stem: str | None,
         before: str | None,
         *,
+        summary: str = "",
         signature: str = "",
         blocks: Mapping[str, int] | None = None,
         matches: Sequence[Mapping[str, Any]] = (),
@@ -155,6 +163,7 @@ class Dump:
             {
                 "index": len(self.passes),
                 "name": name,
+                "summary": summary,
                 "signature": signature,
                 "file": stem,
                 "before": before,
@@ -169,6 +178,13 @@ class Dump:
         """Where a conversion ended."""
         at = f"after {self.passes[-1]['name']}" if self.passes else TRACE
         self.checks.append(CheckResult(at, False, "\n".join(filter(None, (error.message, error.hint)))))
+        self._refused = self._entry_at(error) if isinstance(error, Refused) else None
+
+    def _entry_at(self, error: Refused) -> Entry | None:
+        """The node that was refused, in the last graph, where its line is in what was said of it too."""
+        entries = self._last.entries if self._last else ()
+        named = (entry for entry in entries if entry.node_name == error.at)
+        return next((entry for entry in named if entry.place and _line_of(entry.place) in error.message), None)
 
     def linked(self, tensors: tuple[LinkedTensor, ...]) -> None:
         """How the weights are stored in the end."""
@@ -186,6 +202,7 @@ class Dump:
             "context": self.context,
             "way": self.way,
             "passes": self.passes,
+            "refused": {"file": self._stem, "node": self._refused.name} if self._refused else None,
             "checks": [
                 {"name": check.name, "passed": check.passed, "detail": without_paths(check.detail)}
                 for check in self.checks
@@ -230,6 +247,10 @@ class Dump:
 def _place(pattern: Pattern) -> Place:
     file, _, line = pattern.source.rpartition(":")
     return Place(file, int(line))
+
+
+def _line_of(place: Place) -> str:
+    return f"{Path(place.file).name}:{place.line}"
 
 
 def _lines(entries: Sequence[Entry]) -> list[object]:

@@ -21,6 +21,8 @@ from autoconvert.ir.provenance import BLOCK
 from autoconvert.ir.weight import Weight
 
 _DTYPES = {"float": "f", "bfloat": "bf", "int": "i", "uint": "u", "complex": "c"}
+# Names of arguments that may be numbers and say nothing.
+_OPERANDS = frozenset({"self", "other", "input"})
 # Up to so many numbers a constant is shown whole.
 _SHORT = 8
 
@@ -62,7 +64,7 @@ class Photographer:
                     name=names[node],
                     operation=operation_of(node),
                     module=_module(node, weight, owners),
-                    arguments=arguments_of(node, names, symbols),
+                    arguments=arguments_of(node, names, symbols, by_name=True),
                     inputs=_inputs(node, names),
                     types=types_of(node.meta.get("val"), symbols),
                     results=results.get(node, ()),
@@ -100,8 +102,13 @@ def types_of(value: Any, symbols: Mapping[Any, str]) -> tuple[Type, ...]:
     return tuple(_type(part, symbols) for part in _flat(value))
 
 
-def arguments_of(node: fx.Node, names: Mapping[fx.Node, str], symbols: Mapping[Any, str], sign: str = "%") -> str:
-    """The arguments as they are written in a call, `sign` before the names of nodes."""
+def arguments_of(
+    node: fx.Node, names: Mapping[fx.Node, str], symbols: Mapping[Any, str], sign: str = "%", by_name: bool = False
+) -> str:
+    """The arguments as they are written in a call, `sign` before the names of nodes.
+
+    `by_name`, those that are no operands are called what the operation's schema calls them, and so are all behind them.
+    """
 
     def written(value: Any) -> str:
         if isinstance(value, fx.Node):
@@ -124,7 +131,26 @@ def arguments_of(node: fx.Node, names: Mapping[fx.Node, str], symbols: Mapping[A
 
     if node.op in ("placeholder", "get_attr"):
         return ""
-    return ", ".join([*map(written, node.args), *(f"{key}={written(value)}" for key, value in node.kwargs.items())])
+    keys = _names_of_arguments(node) if by_name else [""] * len(node.args)
+    given = [*zip(keys, node.args, strict=True), *node.kwargs.items()]
+    return ", ".join(f"{key}={written(value)}" if key else written(value) for key, value in given)
+
+
+def _names_of_arguments(node: fx.Node) -> list[str]:
+    """A name for each positional argument, "" for the operands before the first that is none."""
+    schema = getattr(node.target, "_schema", None)
+    if schema is None:
+        return [""] * len(node.args)
+    names = [argument.name for argument in schema.arguments[: len(node.args)]]
+    operands = [name in _OPERANDS or _is_of_nodes(value) for name, value in zip(names, node.args, strict=True)]
+    first = operands.index(False) if False in operands else len(operands)
+    return [*[""] * first, *names[first:]]
+
+
+def _is_of_nodes(value: Any) -> bool:
+    return isinstance(value, fx.Node) or (
+        isinstance(value, list | tuple) and len(value) > 0 and all(isinstance(part, fx.Node) for part in value)
+    )
 
 
 def size_text(size: int | torch.SymInt, symbols: Mapping[Any, str]) -> str:

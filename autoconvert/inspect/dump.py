@@ -43,10 +43,12 @@ class Match:
 class Step:
     """The graph after a pass; `file` is the stem of its files, None where the pass changed nothing.
 
-    It is compared with that of the stem `before`, where there is one. `signature` is whose graph it is: "" of all.
+    It is compared with that of the stem `before`, where there is one. `summary` says what the pass does, `signature`
+    whose graph it is: "" of all.
     """
 
     name: str
+    summary: str
     signature: str
     file: str | None
     before: str | None
@@ -67,7 +69,10 @@ class Stored:
 
 @dataclass(frozen=True)
 class Dump:
-    """`graphs` by the stem of their file; `sources` are pieces (number of the first line, text) by relative file."""
+    """`graphs` by the stem of their file; `sources` are pieces (number of the first line, text) by relative file.
+
+    `refused` is the node at which a conversion ended: the stem of its graph, and its name.
+    """
 
     model: str
     context: int
@@ -77,6 +82,7 @@ class Dump:
     checks: tuple[CheckResult, ...]
     stored: tuple[Stored, ...]
     sources: dict[str, tuple[tuple[int, str], ...]]
+    refused: tuple[str, str] | None = None
 
 
 def read_dump(folder: Path) -> Dump:
@@ -106,14 +112,20 @@ def read_dump(folder: Path) -> Dump:
                 file: tuple((int(line), str(text)) for line, text in pieces)
                 for file, pieces in manifest["sources"].items()
             },
+            refused=_refused(manifest["refused"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _damaged(path, error) from error
 
 
+def _refused(refused: Mapping[str, Any] | None) -> tuple[str, str] | None:
+    return (str(refused["file"]), str(refused["node"])) if refused else None
+
+
 def _step(step: Mapping[str, Any]) -> Step:
     return Step(
         name=str(step["name"]),
+        summary=str(step["summary"]),
         signature=str(step["signature"]),
         file=_stem(step["file"]),
         before=_stem(step["before"]),

@@ -32,7 +32,7 @@ def read_file(path: Path) -> Dump:
             graphs[name] = tuple(node_of(node_data(entry)) for entry in graph.entries)
             operations = operations_of(graph.entries)
             signature = name if graph.is_signature else ""
-            steps.append(Step(name, signature, name, None, len(graph.entries), operations, {}, ()))
+            steps.append(Step(name, "", signature, name, None, len(graph.entries), operations, {}, ()))
         stored.update(_bytes(found))
     held = tuple(Stored(module, dtype, size) for (module, dtype), size in stored.items())
     return Dump(path.name, 0, "", tuple(steps), graphs, (), held, {})

@@ -62,6 +62,7 @@ def page_data(dump: Dump, stages: Sequence[StageTime] = ()) -> dict[str, Any]:
         "nodes": [[n.name, n.operation, n.module, n.inputs, dict(n.attributes), n.types] for n in numbers],
         "graphs": graphs,
         "passes": _passes(dump),
+        "refused": dump.refused,
         "checks": [dataclasses.asdict(check) for check in dump.checks],
         "bytes": [dataclasses.asdict(stored) for stored in dump.stored],
         "sources": dump.sources,

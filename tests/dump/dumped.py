@@ -50,7 +50,7 @@ def dump_of(module: nn.Module, folder: Path) -> Read:
         program = rewrite(
             module,
             Options(CONTEXT, PATTERNS, regions, CPU),
-            after=lambda step, program: dump.after(step.name, program),
+            after=lambda step, program: dump.after(step.name, program, step.summary),
             on_trace=dump.traced,
         )
         for name, part in signatures(program, [4]).items():

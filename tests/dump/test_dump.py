@@ -28,6 +28,8 @@ def test_every_pass_is_listed_in_order_and_only_what_changed_has_files(llama: Re
     signatures = ["prefill_4", "prefill_4 legalized", "decode", "decode legalized"]
     assert [each["name"] for each in passes] == ["trace", *run_names(PASSES), *signatures]
     assert [each["index"] for each in passes] == list(range(len(passes)))
+    assert all(each["summary"].endswith(".") for each in passes)
+    assert llama.manifest["refused"] is None
     assert llama.the_pass("fuse")["file"] == "05-fuse"
     assert llama.the_pass("hoist-projections")["file"] is None
     stems = [each["file"] for each in passes if each["file"]]
@@ -99,6 +101,9 @@ def test_a_refused_model_leaves_the_dump_up_to_there(tmp_path: Path) -> None:
     (check,) = dump.manifest["checks"]
     assert not check["passed"] and check["name"] == f"after {last}"
     assert str(Path(__file__).parents[2]) not in check["detail"] and "tests/models.py:" in check["detail"]
+    refused = dump.manifest["refused"]
+    (step,) = [each["name"] for each in dump.manifest["passes"] if each["file"] == refused["file"]]
+    assert dump.attributes(step, refused["node"])["source"].rpartition("/")[2] in check["detail"]
 
 
 def test_an_overlay_has_a_figure_of_the_nodes_of_each_graph(llama: Read) -> None:

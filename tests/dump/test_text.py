@@ -1,5 +1,6 @@
 """The text of a dump: a line a node; layers are folded where they are the same, and nowhere else."""
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -50,6 +51,21 @@ def test_a_line_says_what_a_node_is_and_where_it_comes_from() -> None:
     what, origin = line.split("   # ")
     assert what == "%layers_0_tanh = tanh(%layers_0_up_linear) : f32[1, s, 8]"
     assert origin.split("  ")[0] == "layers/0" and origin.split("  ")[1].startswith("test_text.py:")
+
+
+class Averaged(nn.Module):
+    """An operation with arguments of every kind."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x - x.mean(-1, True), torch.ones_like(x) * 2.0], -1)[..., :8]
+
+
+def test_arguments_that_are_no_operands_are_named() -> None:
+    written = text_of(Stacked(1, lambda _: Averaged()))
+    assert "= mean(%add, dim=[-1], keepdim=True)" in written
+    assert re.search(r"= mul\(%\w+, 2\.0\)", written)
+    assert re.search(r"= cat\(\[%\w+, %\w+\], dim=-1\)", written)
+    assert re.search(r"= slice\(%\w+, dim=2, start=0, end=8\)", written)
 
 
 def test_identical_layers_are_shown_once() -> None:

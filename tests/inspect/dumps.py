@@ -55,6 +55,7 @@ def write_dump(folder: Path, layers: int = 3, **changes: Any) -> Path:
                 "decode",
             ),
         ],
+        "refused": None,
         "checks": [
             {"name": "graph", "passed": True, "detail": "logits within 4.8e-06 σ"},
             {"name": "file", "passed": True, "detail": "logits within 4.4e-06 σ"},
@@ -87,6 +88,7 @@ def _pass(
     return {
         "index": index,
         "name": name,
+        "summary": f"What {name} does.",
         "signature": signature,
         "file": file,
         "before": before,

@@ -210,6 +210,26 @@ def test_a_model_that_could_not_be_traced_has_its_refusal_alone(browser: Browser
     page.close()
 
 
+def test_a_refused_dump_opens_at_the_node_that_was_refused(browser: Browser, tmp_path: Path) -> None:
+    refused = {"file": "00-trace", "node": "model_layers_0_norm_mean"}
+    folder = write_dump(tmp_path, layers=1, refused=refused)
+    (folder / "index.html").write_text(page_text(read_dump(folder)), encoding="utf-8")
+    page = browser.new_page()
+    page.goto((folder / "index.html").as_uri())
+    expect(page.locator(".head h2")).to_have_text("trace")
+    expect(page.locator("aside h2")).to_have_text("mean")
+    expect(page.locator(".node.chosen")).to_have_attribute("data-node", "model_layers_0_norm_mean")
+    page.close()
+
+
+def test_a_pass_says_what_it_does_and_costs_say_what_they_assume(page: Page) -> None:
+    expect(page.locator("aside")).to_contain_text("What fuse does.")
+    page.keyboard.press("/")
+    page.keyboard.type("layers.0 modeling_plain relu_73")
+    page.keyboard.press("Enter")
+    expect(page.locator("aside")).to_contain_text("80 for s = 1")
+
+
 def test_checks_say_what_they_compared(page: Page) -> None:
     page.click('[data-view="checks"]')
     expect(page.locator(".check")).to_have_count(2)

@@ -39,7 +39,7 @@ def test_a_folder_without_a_dump_is_said_to_be_one(tmp_path: Path) -> None:
         ({"format": 1}, "has the format 1, this version of autoconvert reads 2"),
         ({"format": None}, "has the format None"),
         ({"passes": 3}, "dump.json is damaged"),
-        ({"passes": [{"name": "trace"}]}, "dump.json is damaged: 'signature' is missing"),
+        ({"passes": [{"name": "trace"}]}, "dump.json is damaged: 'summary' is missing"),
         ({"bytes": [{"module": "m", "dtype": "int8", "bytes": "many"}]}, "dump.json is damaged: .*many"),
         ({"sources": {"a.py": [[1]]}}, "dump.json is damaged"),
         ({"sources": []}, "dump.json is damaged"),

@@ -5,10 +5,11 @@ const THEMES = ["dark", "light"];
 
 function stateFrom(hash, data) {
   const given = new URLSearchParams(hash.replace(/^#/, ""));
-  const first = data.passes.findIndex((pass) => pass.matches.length);
+  const [stem, refused] = data.refused ?? [];
+  const first = data.passes.findIndex((pass) => (stem ? pass.graph === stem : pass.matches.length));
   return {
     pass: data.passNamed.get(given.get("pass")) ?? Math.max(0, first),
-    node: given.get("node"),
+    node: given.get("node") ?? (given.has("pass") ? null : refused),
     side: given.get("side") === "before" ? 0 : 1,
     pattern: given.get("pattern"),
     view: VIEWS.includes(given.get("view")) ? given.get("view") : "graph",

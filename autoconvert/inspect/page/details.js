@@ -80,7 +80,7 @@ function nodeDetails(node, context) {
           link(known.pattern, () => page.go({ pattern: known.pattern, node: null }), { "data-pattern": known.pattern }),
         ],
       ],
-      ["multiply-adds", known["multiply-adds"] && grouped(known["multiply-adds"])],
+      ["multiply-adds", known["multiply-adds"] && grouped(known["multiply-adds"]) + assumed(node, graph)],
       ["weights read", known.bytes && bytesText(Number(known.bytes))],
       ["error", known.error && `${known.error} of the largest number`],
     ]),
@@ -105,6 +105,12 @@ function nodeDetails(node, context) {
     inputs.length ? section("Reads", nodeLinks(inputs, side, context)) : "",
     users.length ? section("Read by", nodeLinks(users, side, context)) : "",
   ];
+}
+
+/** Costs are counted for one position, where a size is a symbol. */
+function assumed(node, graph) {
+  const types = [node, ...node.inputs.map(([name]) => graph.byName.get(name)).filter(Boolean)].map(typeText);
+  return types.some((type) => /\[.*\bs\d*\b/.test(type)) ? " for s = 1" : "";
 }
 
 function patternLine(match, page) {
@@ -194,6 +200,7 @@ function passDetails({ page, pass, compared }) {
   return [
     element("div.kind", {}, pass.signature ? `signature ${pass.signature}` : state.pass ? `pass ${state.pass}` : "start"),
     element("h2.code", {}, pass.name),
+    pass.summary ? element("p.quiet", {}, pass.summary) : "",
     state.pass === 0 ? element("p", {}, [data.model, told(data)].filter(Boolean).join(": "), ".") : "",
     state.pass && !pass.file ? element("p.quiet", {}, "This pass found nothing to do.") : "",
     Object.keys(pass.blocks).length
