@@ -12,9 +12,12 @@ from torch._ops import OpOverload
 from autoconvert import ops
 from autoconvert.analysis.constants import digest
 from autoconvert.dump.entry import Entry, identifier
+from autoconvert.dump.naming import operation_of
 from autoconvert.dump.snapshot import Snapshot, arguments_of, size_text, symbols_of
 from autoconvert.ir.interface import Role
-from autoconvert.ir.nodes import shape
+from autoconvert.ir.nodes import overload, shape
+from autoconvert.ops.semantic import Body
+from autoconvert.rewrite.decomposition import given_arguments, traced_at
 from autoconvert.scan.running_sum import RunningSum
 from autoconvert.scan.scan import Scan, StatefulScan
 
@@ -56,12 +59,17 @@ if __name__ == "__main__":
 """
 
 
-def code(name: str, snapshot: Snapshot, constants: dict[str, Tensor]) -> str:
-    """A file called `name` with a module `Graph` and its `inputs`; larger constants are added to `constants`."""
+def code(
+    name: str, snapshot: Snapshot, constants: dict[str, Tensor], bodies: Mapping[OpOverload, Body] | None = None
+) -> str:
+    """A file called `name` with a module `Graph` and its `inputs`; larger constants are added to `constants`.
+
+    Operations in `bodies`, which only whoever has their pattern knows, are modules that compute those.
+    """
     program = snapshot.program
     by_node = {entry.node_name: entry for entry in snapshot.entries}
     names = {node: by_node[node.name].name for node in program.graph.graph.nodes if node.name in by_node}
-    writer = _Writer(constants)
+    writer = _Writer(constants, bodies or {})
     expression = writer.module(program.graph, names, lambda node: _comment(by_node.get(node.name)), "Graph")
     assert expression == "Graph()"
     head = _HEAD.format(title=f"The graph after pass {name}.", name=name, constants=CONSTANTS)
@@ -73,7 +81,10 @@ class _Writer:
     """Writes modules as classes; `constants` takes their larger numbers."""
 
     constants: dict[str, Tensor]
+    bodies: Mapping[OpOverload, Body] = field(default_factory=dict)
     classes: list[str] = field(default_factory=list)
+    _traced: dict[str, fx.GraphModule] = field(default_factory=dict)
+    _bodies: dict[fx.GraphModule, str] = field(default_factory=dict)
 
     def module(
         self,
@@ -97,10 +108,10 @@ class _Writer:
         symbols = symbols_of(module.graph)
         parts, statements = [], []
         for node in nodes:
-            if node.op in ("get_attr", "call_module"):
+            if node.op in ("get_attr", "call_module") or node.target in self.bodies:
                 parts.append(f"{_INDENT}self.{names[node]} = {self._part(module, node)}")
             if node.op not in ("placeholder", "output"):
-                statements.append(f"{_INDENT}{_statement(node, names, symbols)}{comment(node)}")
+                statements.append(f"{_INDENT}{self._statement(node, names, symbols)}{comment(node)}")
         parameters = "".join(f", {names[node]}: Tensor" for node in nodes if node.op == "placeholder")
         called = called or f"Step{len(self.classes)}"
         lines = [
@@ -118,10 +129,27 @@ class _Writer:
     def _part(self, owner: fx.GraphModule, node: fx.Node) -> str:
         if node.op == "call_module":
             return self.module(owner.get_submodule(str(node.target)))
+        if node.op == "call_function":
+            return self._body(node)
         value = getattr(owner, str(node.target))
         if isinstance(value, nn.Module):
             return self.module(value)
         return f"nn.Buffer({self._constant(value)})"
+
+    def _body(self, node: fx.Node) -> str:
+        """The module that computes an operation of `bodies` at the node's shapes, of its tensors in their order."""
+        graph = traced_at(node, self.bodies[overload(node)], self._traced)
+        if graph not in self._bodies:
+            called = f"{operation_of(node).title().replace('_', '')}{len(self._bodies)}"
+            self._bodies[graph] = self.module(graph, called=called)
+        return self._bodies[graph]
+
+    def _statement(self, node: fx.Node, names: Mapping[fx.Node, str], symbols: Mapping[Any, str]) -> str:
+        if node.target not in self.bodies:
+            return _statement(node, names, symbols)
+        given = (value for value in given_arguments(node).values() if isinstance(value, fx.Node))
+        tensors = (names[value] for value in given if isinstance(value.meta["val"], Tensor))
+        return f"{names[node]} = self.{names[node]}({', '.join(tensors)})"
 
     def _constant(self, value: Tensor) -> str:
         if value.numel() <= _SHORT and value.dtype.is_floating_point and bool(value.isfinite().all()):

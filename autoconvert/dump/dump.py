@@ -6,14 +6,16 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save
 from torch import Tensor
+from torch._ops import OpOverload
 
 from autoconvert.dump.code import CONSTANTS, code
-from autoconvert.dump.entry import GIVEN, Entry, operations_of
+from autoconvert.dump.entry import GIVEN, Entry, count_operations
 from autoconvert.dump.flatbuffer import graphs_of
 from autoconvert.dump.graphml import graphml
 from autoconvert.dump.manifest import FORMAT, MANIFEST, PAGE, overlay_file
@@ -26,9 +28,10 @@ from autoconvert.errors import AutoconvertError, InputError, Refused
 from autoconvert.ir.program import Program
 from autoconvert.lowering.link import LinkedTensor
 from autoconvert.lowering.provenance import node_names
+from autoconvert.ops.semantic import Body
 from autoconvert.report.check_result import CheckResult
 from autoconvert.rewrite.pass_manager import run_name
-from autoconvert.rewrite.pattern import Pattern
+from autoconvert.rewrite.pattern import Pattern, operations_of
 from autoconvert.system.output import output_folder
 
 TRACE = "trace"
@@ -100,7 +103,7 @@ class Dump:
         self._last = snapshot
         if last is None or _lines(last.entries) != _lines(snapshot.entries):
             self._stem = self._stem_of(name)
-            self._write_graph(self._stem, snapshot.entries, code(self._stem, snapshot, self._constants))
+            self._write_graph(self._stem, snapshot.entries, code(self._stem, snapshot, self._constants, self._bodies))
         stem = self._stem if self._stem != before else None
         matches = self._matches(last, snapshot)
         blocks = program.fusion.blocks
@@ -112,7 +115,7 @@ class Dump:
         for run, program, summary in ((name, part, _SPECIALIZED), (f"{name} legalized", legal, _LEGALIZED)):
             step, snapshot = self._run(run), self._take(program)
             stem, blocks = self._stem_of(step), program.fusion.blocks
-            self._write_graph(stem, snapshot.entries, code(stem, snapshot, self._constants))
+            self._write_graph(stem, snapshot.entries, code(stem, snapshot, self._constants, self._bodies))
             self._add(step, snapshot.entries, stem, before, summary=summary, signature=name, blocks=blocks)
             before = stem
         called = {node.name: told for node, told in node_names(legal.graph.graph).items()}
@@ -131,6 +134,11 @@ class Dump:
     def _run(self, name: str) -> str:
         self._runs[name] += 1
         return run_name(name, self._runs[name])
+
+    @cached_property
+    def _bodies(self) -> dict[OpOverload, Body]:
+        """What operations that patterns bring compute."""
+        return {each.overload: each.device for each in operations_of(self.patterns.values())}
 
     def _stem_of(self, name: str) -> str:
         return f"{len(self.passes):02}-{re.sub(r'[^a-z0-9_]+', '-', name.lower())}"
@@ -168,7 +176,7 @@ class Dump:
                 "file": stem,
                 "before": before,
                 "nodes": len(entries),
-                "operations": operations_of(entries),
+                "operations": count_operations(entries),
                 "blocks": dict(blocks or {}),
                 "matches": list(matches),
             }

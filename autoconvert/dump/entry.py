@@ -54,7 +54,7 @@ class Entry:
     origins: tuple[str, ...] = ()
 
 
-def operations_of(entries: Iterable[Entry]) -> dict[str, int]:
+def count_operations(entries: Iterable[Entry]) -> dict[str, int]:
     """How often each operation is computed."""
     return dict(sorted(Counter(entry.operation for entry in entries if entry.operation not in GIVEN).items()))
 

@@ -5,6 +5,7 @@ from torch import fx
 from autoconvert.dump.entry import identifier
 from autoconvert.dump.places import module_of
 from autoconvert.ir.provenance import operation_name
+from autoconvert.ops.semantic import NAMESPACE, OUTSIDE
 
 
 def operation_of(node: fx.Node) -> str:
@@ -18,7 +19,9 @@ def operation_of(node: fx.Node) -> str:
     if isinstance(node.target, str):
         return node.target
     name = getattr(node.target, "__name__", "") if not hasattr(node.target, "_schema") else operation_name(node)
-    return name.removeprefix("autoconvert.").removesuffix(".default").rstrip("_").split(".")[0] or "call"
+    for namespace in (NAMESPACE, OUTSIDE):
+        name = name.removeprefix(f"{namespace}.")
+    return name.removesuffix(".default").rstrip("_").split(".")[0] or "call"
 
 
 class Namer:

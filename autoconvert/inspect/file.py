@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from autoconvert.dump.entry import operations_of
+from autoconvert.dump.entry import count_operations
 from autoconvert.dump.flatbuffer import FileGraph, graphs_of
 from autoconvert.dump.model_explorer import node_data
 from autoconvert.errors import InputError
@@ -30,7 +30,7 @@ def read_file(path: Path) -> Dump:
             while name in graphs:
                 name += "'"
             graphs[name] = tuple(node_of(node_data(entry)) for entry in graph.entries)
-            operations = operations_of(graph.entries)
+            operations = count_operations(graph.entries)
             signature = name if graph.is_signature else ""
             steps.append(Step(name, "", signature, name, None, len(graph.entries), operations, {}, ()))
         stored.update(_bytes(found))

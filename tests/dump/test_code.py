@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from autoconvert.dump.code import CONSTANTS, code
 from autoconvert.dump.snapshot import Photographer
 from autoconvert.ir.program import Program
+from autoconvert.ops.semantic import operation
 from tests.dump.dumped import dump_of
-from tests.models import WIDTH, rewrite, signatures, tiny_llama, traced
+from tests.models import WIDTH, Decoder, rewrite, signatures, tiny_llama, traced
 from tests.scan.test_running_sum import CountingFromTokens
 from tests.source.tiny import CONFIGS, build
 from tests.steps import Recurrent
@@ -24,7 +25,7 @@ from tests.tracing.test_one_step import convolving, decaying
 
 def module_of(program: Program, folder: Path) -> ModuleType:
     constants: dict[str, Tensor] = {}
-    written = code("code", Photographer({}, {})(program), constants)
+    written = code("code", Photographer({}, {})(program), constants, {LEAKY.overload: LEAKY.device})
     save_file(constants, folder / CONSTANTS)
     module = ModuleType("code")
     module.__file__ = str(folder / "code.py")
@@ -70,6 +71,30 @@ def test_code_of_scans_gives_what_they_give(module: Any, tmp_path: Path) -> None
     made: nn.Module = module()
     rewrite(made, after=compare)
     assert "insert-scan-states" in seen
+
+
+def _leaky(x: Tensor, slope: float, shift: Tensor) -> Tensor:
+    return torch.where(x > 0, x, x * slope) + shift
+
+
+LEAKY = operation(_leaky)
+
+
+class Leaking(Decoder):
+    """Calls an operation of a pattern from outside, twice alike and once with another number."""
+
+    def __init__(self) -> None:
+        super().__init__(mix=lambda _, x: LEAKY(LEAKY(LEAKY(x, 0.1, self.shift), 0.1, self.shift), 0.3, self.shift))
+        self.register_buffer("shift", torch.arange(float(WIDTH)))
+
+
+def test_operations_that_patterns_bring_are_written_out(tmp_path: Path) -> None:
+    program = traced(Leaking())
+    snapshot = Photographer({}, {})(program)
+    assert [entry.operation for entry in snapshot.entries].count("_leaky") == 3
+    written = code("code", snapshot, {}, {LEAKY.overload: LEAKY.device})
+    assert "outside" not in written and written.count("class Leaky") == 2
+    assert_computes_the_same(program, tmp_path)
 
 
 def test_a_file_of_a_dump_runs_by_itself(tmp_path: Path) -> None:
