@@ -35,7 +35,8 @@ _ROOTS = {
 _POWERS = {aten.pow.Tensor_Scalar}
 # Products of channels where the kernel has one entry.
 _CONVOLUTIONS = {aten.conv1d.default, aten.convolution.default}
-_JOINS = {aten.mul.Tensor, aten.div.Tensor, aten.glu.default}
+_JOINS = {aten.mul.Tensor, aten.div.Tensor, aten.glu.default, aten.maximum.default, aten.minimum.default}
+_CHOICES = {aten.amax.default, aten.amin.default, aten.max.dim, aten.min.dim}
 _SCALES = {aten.mul.Tensor, aten.add.Tensor, aten.div.Tensor, aten.sub.Tensor}
 _AXES = {aten.reshape.default, aten.unsqueeze.default, aten.squeeze.dim, aten.squeeze.dims}
 
@@ -146,7 +147,10 @@ def _way(first: fx.Node, last: fx.Node) -> list[fx.Node]:
 
 
 def _feed_forwards(flow: TokenFlow) -> Iterator[PlainBlock]:
-    """A product of two projections of one value, or of two parts of one projection, projected again."""
+    """A product of two projections of one value, or of two parts of one projection, projected again.
+
+    The larger of them is one as well, which is called maxout (Goodfellow et al., arXiv:1302.4389).
+    """
     for output in flow.nodes:
         if _is_projection(flow, output):
             inner, projections = _inner(flow, output)
@@ -164,7 +168,7 @@ def _inner(flow: TokenFlow, output: fx.Node) -> tuple[list[fx.Node], list[fx.Nod
         node = pending.pop()
         if node in inner:
             continue
-        if _is_simple(node) or node.target is aten.glu.default:
+        if _is_simple(node) or node.target is aten.glu.default or _is_choice(node):
             inner[node] = None
             pending.extend(flow.operands(node))
         else:
@@ -178,7 +182,15 @@ def _is_gated(flow: TokenFlow, inner: Iterable[fx.Node], projections: Sequence[f
     sources = {operand for node in projections for operand in flow.operands(node)}
     is_joined = any(n.target is aten.glu.default or (n.target in _JOINS and len(flow.operands(n)) > 1) for n in inner)
     are_two = len(projections) > 1 or any(n.target in SELECTIONS or n.target is aten.glu.default for n in inner)
-    return len(sources) == 1 and is_joined and are_two
+    return len(sources) == 1 and ((is_joined and are_two) or any(map(_is_choice, inner)))
+
+
+def _is_choice(node: fx.Node) -> bool:
+    """The largest or the smallest of some channels of a position."""
+    if node.target not in _CHOICES:
+        return False
+    whole = shape(node.all_input_nodes[0])
+    return not any(is_symbolic(whole[axis]) for axis in _over(node) or range(-len(whole), 0))
 
 
 def _is_projection(flow: TokenFlow, node: fx.Node) -> bool:

@@ -188,7 +188,20 @@ def _by_einsum(d: Decoder, x: Tensor) -> Tensor:
     return torch.einsum("bsf,fd->bsd", F.elu(gate) * up, d.square)
 
 
+def _maxout(d: Decoder, x: Tensor) -> Tensor:
+    return F.linear(torch.unflatten(F.linear(x, d.square), -1, (-1, 2)).amax(-1), d.square[:, : WIDTH // 2])
+
+
+def _maxout_with_indices(d: Decoder, x: Tensor) -> Tensor:
+    return F.linear(torch.unflatten(F.linear(x, d.square), -1, (2, -1)).max(-2).values, d.square[:, : WIDTH // 2])
+
+
 FEED_FORWARDS: dict[str, Change] = {
+    "the larger of pairs": _maxout,
+    "the larger of halves": _maxout_with_indices,
+    "the larger of two": lambda d, x: F.linear(
+        torch.maximum(F.linear(x, d.square), F.linear(x, d.square.mT)), d.square
+    ),
     "two projections": lambda d, x: F.linear(F.softplus(F.linear(x, d.square)) * (x @ d.square), d.square),
     "a fused one": lambda d, x: F.linear(torch.atan(_fused(d, x)[0]) * _fused(d, x)[1], d.square),
     "torch's own": lambda d, x: F.linear(F.glu(F.linear(x, d.rows[: 2 * WIDTH])), d.square),
@@ -260,6 +273,7 @@ def _chosen(d: Decoder, x: Tensor) -> Tensor:
 
 
 NOTHING: dict[str, Change] = {
+    "a largest of all positions": lambda d, x: F.linear(F.linear(x, d.square).cummax(1).values, d.square),
     "a feed-forward without a gate": lambda d, x: F.linear(F.gelu(F.linear(x, d.square)), d.square),
     "an activation written out": lambda d, x: F.linear(
         F.linear(x, d.square) * torch.tanh(F.linear(x, d.square)), d.square
