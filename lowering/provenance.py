@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import fx
 
-from autoconvert.ir.provenance import module_path, operation_name
+from autoconvert.ir.provenance import module_path, short_name
 from autoconvert.ir.weight import Weight
 from autoconvert.lowering.operation_names import END, FRAME, ROOT
 
@@ -30,8 +30,7 @@ def node_names(graph: fx.Graph) -> dict[fx.Node, str]:
     counts: Counter[str] = Counter()
     names = {}
     for node in graph.nodes:
-        operation = operation_name(node).removeprefix("autoconvert.") if node.op == "call_function" else node.op
-        operation = operation.partition(".")[0]
+        operation = short_name(node) if node.op == "call_function" else node.op
         names[node] = f"{operation}_{counts[operation]}"
         counts[operation] += 1
     return names

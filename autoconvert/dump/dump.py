@@ -25,7 +25,9 @@ from autoconvert.dump.places import Place, excerpts, without_paths
 from autoconvert.dump.snapshot import Photographer, Snapshot
 from autoconvert.dump.text import text
 from autoconvert.errors import AutoconvertError, InputError, Refused
+from autoconvert.ir.fusion import FusedBlock
 from autoconvert.ir.program import Program
+from autoconvert.ir.provenance import BLOCK
 from autoconvert.lowering.link import LinkedTensor
 from autoconvert.lowering.provenance import node_names
 from autoconvert.ops.semantic import Body
@@ -111,13 +113,14 @@ class Dump:
 
     def specialized(self, name: str, part: Program, legal: Program) -> None:
         """What the signature `name` calls, with numbers for sizes, and what is lowered of it, in the target's words."""
-        before = self._stem
+        before, last = self._stem, None
         for run, program, summary in ((name, part, _SPECIALIZED), (f"{name} legalized", legal, _LEGALIZED)):
             step, snapshot = self._run(run), self._take(program)
             stem, blocks = self._stem_of(step), program.fusion.blocks
-            self._write_graph(stem, snapshot.entries, code(stem, snapshot, self._constants, self._bodies))
-            self._add(step, snapshot.entries, stem, before, summary=summary, signature=name, blocks=blocks)
-            before = stem
+            entries = snapshot.entries if last is None else _decomposed(last, snapshot)
+            self._write_graph(stem, entries, code(stem, snapshot, self._constants, self._bodies))
+            self._add(step, entries, stem, before, summary=summary, signature=name, blocks=blocks)
+            before, last = stem, snapshot
         called = {node.name: told for node, told in node_names(legal.graph.graph).items()}
         self._signatures[name] = _Step(stem, {called[entry.node_name]: entry for entry in snapshot.entries})
 
@@ -263,6 +266,24 @@ def _line_of(place: Place) -> str:
 
 def _lines(entries: Sequence[Entry]) -> list[object]:
     return [(e.name, e.arguments, e.types, e.results, e.detail, e.pattern) for e in entries]
+
+
+def _decomposed(before: Snapshot, after: Snapshot) -> tuple[Entry, ...]:
+    """The entries after a decomposition, new ones of a block with those of it that are gone."""
+    kept, known = ({entry.name for entry in each.entries} for each in (after, before))
+    gone: dict[FusedBlock, list[str]] = {}
+    for entry, block in _with_blocks(before):
+        if block is not None and entry.name not in kept:
+            gone.setdefault(block, []).append(entry.name)
+    return tuple(
+        replace(entry, origins=tuple(gone.get(block, ()))) if block and entry.name not in known else entry
+        for entry, block in _with_blocks(after)
+    )
+
+
+def _with_blocks(snapshot: Snapshot) -> Iterator[tuple[Entry, FusedBlock | None]]:
+    blocks = {node.name: node.meta.get(BLOCK) for node in snapshot.program.graph.graph.nodes}
+    return ((entry, blocks.get(entry.node_name)) for entry in snapshot.entries)
 
 
 def _made_from(entry: Entry, nodes: Mapping[str, Entry]) -> Entry:

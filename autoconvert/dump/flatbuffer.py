@@ -97,9 +97,10 @@ class _Reader:
                 if index != NO_TENSOR and index not in made and index not in self._made:
                     readers.setdefault(index, set()).add(module)
         for index, read_by in readers.items():
-            # `model/layers/0#add_2;1` as a location, or a name of the weight's own.
-            told = _text(self._tensor(index).name).partition(END)[0]
-            name = self._unique(identifier(re.split("[/#]", told)[-1] or "constant"))
+            # `decode/model/layers/0#add_2;1` as a location, or a name of the weight's own.
+            told = _text(self._tensor(index).name).partition(END)[0].rpartition("/")[2]
+            _, node, of = told.partition("#")
+            name = self._unique(identifier((f"{of}_constant" if node else told) or "constant"))
             self._made[index] = name, 0
             module = read_by.pop() if len(read_by) == 1 else ""
             if size := self._bytes(index):
@@ -118,7 +119,7 @@ class _Reader:
             )
 
     def _operation(self, operator: Any, module: str) -> None:
-        operation = operator_name(self._model, operator).lower()
+        operation = operator_name(self._model, operator)
         name = self._unique(identifier(f"{module}_{operation}" if module else operation))
         inputs = [int(index) for index in operator.inputs]
         outputs = [int(index) for index in operator.outputs]

@@ -4,8 +4,7 @@ from torch import fx
 
 from autoconvert.dump.entry import identifier
 from autoconvert.dump.places import module_of
-from autoconvert.ir.provenance import operation_name
-from autoconvert.ops.semantic import NAMESPACE, OUTSIDE
+from autoconvert.ir.provenance import short_name
 
 
 def operation_of(node: fx.Node) -> str:
@@ -18,10 +17,7 @@ def operation_of(node: fx.Node) -> str:
         return node.op.removeprefix("call_")
     if isinstance(node.target, str):
         return node.target
-    name = getattr(node.target, "__name__", "") if not hasattr(node.target, "_schema") else operation_name(node)
-    for namespace in (NAMESPACE, OUTSIDE):
-        name = name.removeprefix(f"{namespace}.")
-    return name.removesuffix(".default").rstrip("_").split(".")[0] or "call"
+    return short_name(node).rstrip("_") or "call"
 
 
 class Namer:

@@ -16,6 +16,12 @@ def operation_name(node: fx.Node) -> str:
     return str(node.target).removeprefix("aten.").removesuffix(".default").removesuffix(".Tensor")
 
 
+def short_name(node: fx.Node) -> str:
+    """The name of a called operation alone, without its namespace and overload: `add`, `rms_norm`, `getitem`."""
+    schema = getattr(node.target, "_schema", None)
+    return str(schema.name).partition("::")[2] if schema else str(getattr(node.target, "__name__", node.target))
+
+
 def operation_in_module(node: fx.Node) -> str:
     """What a node computes and in which module: `linear in model.layers.0.mlp`."""
     stack = node.meta.get("nn_module_stack") or {}

@@ -111,6 +111,26 @@ def test_an_operation_of_the_file_leads_to_its_line_and_its_node_and_back(page: 
     expect(details.locator("h2")).to_have_text("mul")
 
 
+def test_a_chosen_node_is_followed_through_the_passes(page: Page) -> None:
+    page.click(node(page, "model_layers_0_norm_rms_norm"))
+    heading = page.locator("aside h2")
+    for name, operation in (
+        ("prefill_16", "rms_norm"),
+        ("decode in the file", "rsqrt"),
+        ("decode", "rms_norm"),
+        ("trace", "mul"),
+        ("fuse", "rms_norm"),
+    ):
+        page.click(f'.step[data-pass="{name}"]')
+        expect(page.locator(".head h2")).to_have_text(name)
+        expect(heading).to_have_text(operation)
+        assert "node=" in page.url
+    details = page.locator("aside")
+    details.locator('[data-to="model_layers_0_norm_mean"]').first.click()
+    page.keyboard.press("ArrowLeft")
+    expect(heading).to_have_text("mean")
+
+
 def test_a_file_alone_has_a_step_for_each_signature(browser: Browser, tmp_path: Path) -> None:
     made = convert(tiny_llama(), tmp_path, context=32, prefill=(4,), formats=("tflite",), verify="off")
     address = tmp_path / "page.html"
@@ -120,7 +140,7 @@ def test_a_file_alone_has_a_step_for_each_signature(browser: Browser, tmp_path: 
     page.on("pageerror", lambda error: said.append(str(error)))
     page.goto(address.as_uri())
     expect(page.locator(".step")).to_have_count(2)
-    page.goto(f"{address.as_uri()}#pass=decode&node=model_layers_0_mlp_down_proj_fully_connected")
+    page.goto(f"{address.as_uri()}#pass=decode&node=model_layers_0_mlp_down_proj_FULLY_CONNECTED")
     page.reload()
     expect(page.locator(".head h2")).to_have_text("decode")
     expect(page.locator("aside")).to_contain_text("keep_num_dims=True")

@@ -40,7 +40,7 @@ def test_a_step_is_a_signature_with_each_of_its_operations(tflite: Path) -> None
     ]
     for step, signature in zip(dump.steps, model.signatureDefs, strict=True):
         operators = model.subgraphs[signature.subgraphIndex].operators
-        assert step.operations == Counter(operator_name(model, operator).lower() for operator in operators)
+        assert step.operations == Counter(operator_name(model, operator) for operator in operators)
 
 
 def test_what_an_operation_reads_is_there_before_it(tflite: Path) -> None:
@@ -57,7 +57,7 @@ def test_what_an_operation_reads_is_there_before_it(tflite: Path) -> None:
 def test_a_product_says_its_module_its_options_and_how_its_matrix_is_stored(tflite: Path) -> None:
     nodes = by_name(read_file(tflite).graphs["decode"])
     (product,) = (n for n in nodes.values() if n.module == "model/layers/0/mlp/down_proj" and n.operation != "constant")
-    assert product.operation == "fully_connected" and product.types == ("f32[1, 1, 32]",)
+    assert product.operation == "FULLY_CONNECTED" and product.types == ("f32[1, 1, 32]",)
     known = dict(product.attributes)
     assert "keep_num_dims=True" in known["arguments"]
     assert known["bytes"] == str(48 * 32)
@@ -116,7 +116,7 @@ def test_a_file_of_another_converter_needs_no_names_and_no_signature(tmp_path: P
     dump = read_file(path)
     assert [(step.name, step.signature) for step in dump.steps] == [("subgraph 0", "")]
     x, constant, add = dump.graphs["subgraph 0"]
-    assert (x.name, constant.name, add.name) == ("serving_x_0", "constant", "net_dense_1_add")
+    assert (x.name, constant.name, add.name) == ("serving_x_0", "constant", "net_dense_1_ADD")
     assert dict(constant.attributes)["detail"] == "[1.0, 2.0]"
     assert dict(add.attributes)["arguments"] == "%serving_x_0, %constant, fused_activation_function=relu"
     assert add.module == "net/dense_1"

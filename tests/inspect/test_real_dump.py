@@ -83,4 +83,10 @@ def test_the_target_s_words_stand_between_a_signature_and_its_file(data: dict[st
         assert steps[f"{name} in the file"]["before"] == steps[f"{name} legalized"]["graph"]
     assert "cached_attention" in steps["decode"]["operations"]
     assert "cached_attention" not in steps["decode legalized"]["operations"]
-    assert steps["decode in the file"]["operations"]["fully_connected"] > 0
+    legal = nodes(data, steps["decode legalized"]["graph"])
+    of_attention = [n for n in legal.values() if "model_layers_0_self_attn_cached_attention" in n[4].get("origins", "")]
+    assert {node[1] for node in of_attention} >= {"batch_matmul", "softmax", "dynamic_update_slice"}
+    # No name is by chance that of another node.
+    computed = {name for name, node in nodes(data, steps["decode in the file"]["graph"]).items() if node[3]}
+    assert computed.isdisjoint(legal)
+    assert steps["decode in the file"]["operations"]["FULLY_CONNECTED"] > 0

@@ -29,7 +29,7 @@ function hashOf(state, data) {
 
 function start(data) {
   const at = (selector) => document.querySelector(selector);
-  const page = { data, state: stateFrom(location.hash, data), everything: false, figure: "type", go };
+  const page = { data, state: stateFrom(location.hash, data), everything: false, figure: "type", go, goTo };
   at("h1").append(element("span.product", {}, "autoconvert"), data.model, element("span.quiet", {}, told(data)));
   if (!data.passes.length) {
     // A model that could not be traced has checks alone.
@@ -46,6 +46,13 @@ function start(data) {
     const hash = hashOf(page.state, data);
     if (hash !== location.hash) history.pushState(null, "", hash);
     draw();
+  }
+
+  /** Shows a pass, and of the chosen node what it was there, or became. */
+  function goTo(pass) {
+    const { node, side, pass: from } = page.state;
+    const at = side === 0 ? (lineage(data, from).at(-2) ?? from) : from;
+    go({ pass, node: node && followed(data, node, at, pass), side: 1, pattern: null, view: "graph" });
   }
 
   function draw() {
@@ -81,10 +88,8 @@ function start(data) {
   }
 
   const keys = {
-    ArrowLeft: () => page.state.pass > 0 && go({ pass: page.state.pass - 1, node: null, pattern: null, view: "graph" }),
-    ArrowRight: () =>
-      page.state.pass < data.passes.length - 1 &&
-      go({ pass: page.state.pass + 1, node: null, pattern: null, view: "graph" }),
+    ArrowLeft: () => page.state.pass > 0 && page.goTo(page.state.pass - 1),
+    ArrowRight: () => page.state.pass < data.passes.length - 1 && page.goTo(page.state.pass + 1),
     ArrowDown: () => page.state.view === "graph" && graph.step(1),
     ArrowUp: () => page.state.view === "graph" && graph.step(-1),
     Escape: () => go({ node: null, pattern: null }),

@@ -53,6 +53,38 @@ function groups(nodes, keysOf) {
 /** The names of nodes in the graph before from which a node was made, where it has another name. */
 const originsOf = (node) => node.attributes.origins?.split(" ") ?? [];
 
+/** The passes that led to the graph of a pass, by their numbers, the trace first. */
+function lineage(data, index) {
+  const found = [];
+  for (let at = index; at >= 0; at = data.passes.findIndex(({ file }) => file && file === data.passes[at].before))
+    found.unshift(at);
+  return found;
+}
+
+/** What the node `name` of the graph after a pass was made from, or made into, at another pass; null for nothing. */
+function followed(data, name, from, to) {
+  const [old, now] = [lineage(data, from), lineage(data, to)];
+  let common = 0;
+  while (common < old.length && old[common] === now[common]) common += 1;
+  for (const at of old.slice(common).reverse()) name = name && earlier(data, data.passes[at], name);
+  for (const at of now.slice(common)) name = name && later(data, data.passes[at], name);
+  return name;
+}
+
+function earlier(data, pass, name) {
+  const before = data.graph(pass.before);
+  if (!before || before.byName.has(name)) return before ? name : null;
+  const match = pass.matches.find(({ node }) => node === name);
+  return match?.replaced.at(-1) ?? originsOf(data.graph(pass.graph).byName.get(name))[0] ?? null;
+}
+
+function later(data, pass, name) {
+  const after = data.graph(pass.graph);
+  if (after.byName.has(name)) return name;
+  const match = pass.matches.find(({ replaced }) => replaced.includes(name));
+  return match?.node ?? after.madeOf(name)[0] ?? null;
+}
+
 /** What is compared at a pass: the graph before it, if that is another one, the graph after it, and its matches. */
 function comparison(data, pass) {
   const after = data.graph(pass.graph);

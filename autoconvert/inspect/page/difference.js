@@ -20,7 +20,8 @@ function statusOf(left, right) {
 /** The tree of modules for a comparison; without a graph before, all nodes are kept. */
 function differenceTree({ before, after, matches }) {
   const root = moduleTree(before ?? after, after);
-  finish(root, before ?? after, after, new Map(matches.map((match) => [match.node, match.replaced])));
+  const origins = after.nodes.map((node) => [node.name, originsOf(node)]).filter(([, names]) => names.length);
+  finish(root, before ?? after, after, new Map([...origins, ...matches.map((match) => [match.node, match.replaced])]));
   return root;
 }
 
@@ -109,7 +110,8 @@ function besideEachOther(removed, added, replaced) {
     const region = new Set(replaced.get(node.name));
     const start = removed.findIndex((each) => region.has(each.name));
     while (at < start) rows.push(row(removed[at++], null));
-    rows.push(row(removed[at++] ?? null, node));
+    // Of several nodes that were made of one, the first stands beside it.
+    rows.push(row((start < 0 || start === at ? removed[at++] : null) ?? null, node));
   }
   return [...rows, ...removed.slice(at).map((each) => row(each, null))];
 }

@@ -19,7 +19,7 @@ function drawStrip(page, strip, times) {
           type: "button",
           "data-pass": pass.name,
           "aria-current": index === state.pass ? "step" : null,
-          onclick: () => page.go({ pass: index, node: null, pattern: null, view: "graph" }),
+          onclick: () => page.goTo(index),
           title: unchanged ? `${pass.name}: changed nothing` : null,
         },
         element("span.name", {}, pass.name),
