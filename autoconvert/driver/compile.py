@@ -163,6 +163,8 @@ class _Compilation:
                 graphs = self._lowered(lowered)
             except FixedLengths as fixed:
                 self.settings = with_fixed_lengths(self.settings, str(fixed))
+                if self.dump:
+                    self.dump.withdrawn()
                 model, lowered = self._begin_lowering(program, lower_later)
                 graphs = self._lowered(lowered)
             graphs = self.stages.after_lower(graphs)

@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,19 +15,18 @@ from torch import Tensor
 from torch._ops import OpOverload
 
 from autoconvert.dump.code import CONSTANTS, code
-from autoconvert.dump.entry import GIVEN, Entry, count_operations
+from autoconvert.dump.entry import Entry, count_operations
 from autoconvert.dump.flatbuffer import graphs_of
 from autoconvert.dump.graphml import graphml
 from autoconvert.dump.manifest import FORMAT, MANIFEST, PAGE, overlay_file
 from autoconvert.dump.model_explorer import graph_json
+from autoconvert.dump.origins import decomposed, lowered_from
 from autoconvert.dump.overlays import FIGURES, figure_of, overlay
 from autoconvert.dump.places import Place, excerpts, without_paths
 from autoconvert.dump.snapshot import Photographer, Snapshot
 from autoconvert.dump.text import text
 from autoconvert.errors import AutoconvertError, InputError, Refused
-from autoconvert.ir.fusion import FusedBlock
 from autoconvert.ir.program import Program
-from autoconvert.ir.provenance import BLOCK
 from autoconvert.lowering.link import LinkedTensor
 from autoconvert.lowering.provenance import node_names
 from autoconvert.ops.semantic import Body
@@ -117,18 +116,30 @@ class Dump:
         for run, program, summary in ((name, part, _SPECIALIZED), (f"{name} legalized", legal, _LEGALIZED)):
             step, snapshot = self._run(run), self._take(program)
             stem, blocks = self._stem_of(step), program.fusion.blocks
-            entries = snapshot.entries if last is None else _decomposed(last, snapshot)
+            entries = snapshot.entries if last is None else decomposed(last, snapshot)
             self._write_graph(stem, entries, code(stem, snapshot, self._constants, self._bodies))
             self._add(step, entries, stem, before, summary=summary, signature=name, blocks=blocks)
             before, last = stem, snapshot
         called = {node.name: told for node, told in node_names(legal.graph.graph).items()}
         self._signatures[name] = _Step(stem, {called[entry.node_name]: entry for entry in snapshot.entries})
 
+    def withdrawn(self) -> None:
+        """The signatures so far are not what becomes a file: others take their place."""
+        for step in [each for each in self.passes if each["signature"]]:
+            self.passes.remove(step)
+            self._runs[step["name"]] = 0
+            for file in [each for each in self._files if each.stem == step["file"]]:
+                self._files.remove(file)
+                file.unlink()
+            for graphs in self._figures.values():
+                graphs.pop(step["file"], None)
+        self._signatures.clear()
+
     def written(self, model: Any) -> None:
         """What a file runs, a `ModelT`: each operation with the node that it was made from."""
         for graph in graphs_of(model):
             lowered = self._signatures.get(graph.name, _Step(None, {}))
-            entries = [_made_from(entry, lowered.nodes) for entry in graph.entries]
+            entries = [lowered_from(entry, lowered.nodes) for entry in graph.entries]
             step = self._run(f"{graph.name} in the file")
             stem = self._stem_of(step)
             self._write_graph(stem, entries)
@@ -194,8 +205,8 @@ class Dump:
     def _entry_at(self, error: Refused) -> Entry | None:
         """The node that was refused, in the last graph, where its line is in what was said of it too."""
         entries = self._last.entries if self._last else ()
-        named = (entry for entry in entries if entry.node_name == error.at)
-        return next((entry for entry in named if entry.place and _line_of(entry.place) in error.message), None)
+        named = (entry for entry in entries if entry.node_name == error.at and entry.place)
+        return next((entry for entry in named if re.search(_line_of(entry), error.message)), None)
 
     def linked(self, tensors: tuple[LinkedTensor, ...]) -> None:
         """How the weights are stored in the end."""
@@ -260,43 +271,13 @@ def _place(pattern: Pattern) -> Place:
     return Place(file, int(line))
 
 
-def _line_of(place: Place) -> str:
-    return f"{Path(place.file).name}:{place.line}"
+def _line_of(entry: Entry) -> str:
+    """An expression that finds its line in a message."""
+    return rf"{re.escape(str(entry.place).rpartition('/')[2])}\b"
 
 
 def _lines(entries: Sequence[Entry]) -> list[object]:
     return [(e.name, e.arguments, e.types, e.results, e.detail, e.pattern) for e in entries]
-
-
-def _decomposed(before: Snapshot, after: Snapshot) -> tuple[Entry, ...]:
-    """The entries after a decomposition, new ones of a block with those of it that are gone."""
-    kept, known = ({entry.name for entry in each.entries} for each in (after, before))
-    gone: dict[FusedBlock, list[str]] = {}
-    for entry, block in _with_blocks(before):
-        if block is not None and entry.name not in kept:
-            gone.setdefault(block, []).append(entry.name)
-    return tuple(
-        replace(entry, origins=tuple(gone.get(block, ()))) if block and entry.name not in known else entry
-        for entry, block in _with_blocks(after)
-    )
-
-
-def _with_blocks(snapshot: Snapshot) -> Iterator[tuple[Entry, FusedBlock | None]]:
-    blocks = {node.name: node.meta.get(BLOCK) for node in snapshot.program.graph.graph.nodes}
-    return ((entry, blocks.get(entry.node_name)) for entry in snapshot.entries)
-
-
-def _made_from(entry: Entry, nodes: Mapping[str, Entry]) -> Entry:
-    """The entry of a file's operation with what is known of the node that it was lowered from."""
-    node = nodes.get(entry.node_name)
-    if node is None and entry.results and entry.operation not in GIVEN:
-        # A result is called what the signature calls it, whatever node it is.
-        node = next((each for each in nodes.values() if set(entry.results) <= set(each.results)), None)
-    if node is None:
-        return entry
-    return replace(
-        entry, module=node.module, place=node.place, pattern=node.pattern, block=node.block, origins=(node.name,)
-    )
 
 
 @contextmanager

@@ -11,11 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from autoconvert.driver.compile import dump_signature
+from autoconvert.dump.dump import dump_to
 from autoconvert.errors import InputError, Refused
 from autoconvert.passes.pipeline import PASSES
 from autoconvert.rewrite.pass_manager import run_names
 from tests.dump.dumped import Read, dump_of
-from tests.models import CONTEXT, Decoder, merged, tiny_llama
+from tests.models import CONTEXT, Decoder, merged, rewrite, signatures, tiny_llama
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +128,22 @@ def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no dump"):
         dump_of(tiny_llama(), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["diary.txt"]
+
+
+def test_signatures_that_are_withdrawn_leave_nothing(tmp_path: Path) -> None:
+    program = rewrite(tiny_llama(num_hidden_layers=1))
+    with dump_to(tmp_path, "tiny", {}, {}) as dump:
+        dump.traced("whole text", CONTEXT, program)
+        for lengths in ([2], [4]):
+            dump.withdrawn()
+            for name, part in signatures(program, lengths).items():
+                dump_signature(dump, name, part)
+    read = Read(tmp_path)
+    steps = {each["name"]: each["file"] for each in read.manifest["passes"]}
+    assert list(steps) == ["trace", "prefill_4", "prefill_4 legalized", "decode", "decode legalized"]
+    assert {path.stem for path in tmp_path.glob("[0-9]*")} == set(steps.values())
+    overlays = json.loads((tmp_path / "overlay-multiply-adds.json").read_text())
+    assert set(overlays) <= set(steps.values())
 
 
 def test_a_dump_takes_the_place_of_an_older_one(tmp_path: Path) -> None:
