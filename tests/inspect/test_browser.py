@@ -273,6 +273,22 @@ def test_every_node_of_both_graphs_stands_once_in_the_tree(page: Page) -> None:
     assert page.evaluate(_NODES_NOT_ONCE) == []
 
 
+@pytest.mark.parametrize("width", [900, 1100, 1400])
+@pytest.mark.parametrize("shown", ["pass=fuse", "pass=decode+in+the+file", "view=weights", "view=checks"])
+def test_nothing_is_wider_than_the_window(page: Page, address: str, width: int, shown: str) -> None:
+    page.set_viewport_size({"width": width, "height": 860})
+    page.goto(f"{address}#{shown}")
+    page.reload()
+    expect(page.locator("h1")).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    assert page.evaluate(_CUT_OFF) == []
+
+
+# What stands in a head and ends behind it.
+_CUT_OFF = """() => [...document.querySelectorAll(".head")].flatMap((head) =>
+  [...head.querySelectorAll("*")].filter((each) =>
+    each.getBoundingClientRect().right > head.getBoundingClientRect().right).map((each) => each.textContent))"""
+
 # The passes in whose tree a node of the graph before or after is missing, or stands twice.
 _NODES_NOT_ONCE = """async () => {
   const data = await readData(document.getElementById("data").textContent);
