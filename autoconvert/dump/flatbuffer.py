@@ -81,7 +81,7 @@ class _Reader:
         return FileGraph(name, ends is not None, tuple(self._entries), tuple(self._held))
 
     def _inputs(self, ports: Mapping[int, str]) -> None:
-        for index in map(int, self._subgraph.inputs if self._subgraph.inputs is not None else ()):
+        for index in _indices(self._subgraph.inputs):
             name = self._unique(identifier(ports.get(index) or _text(self._tensor(index).name) or "input"))
             self._made[index] = name, 0
             self._entries.append(
@@ -90,10 +90,10 @@ class _Reader:
 
     def _constants(self, modules: list[str]) -> None:
         """Tensors that operators read and none makes."""
-        made = {int(i) for operator in self._subgraph.operators or () for i in operator.outputs}
+        made = {index for operator in self._subgraph.operators or () for index in _indices(operator.outputs)}
         readers: dict[int, set[str]] = {}
         for operator, module in zip(self._subgraph.operators or (), modules, strict=True):
-            for index in map(int, operator.inputs):
+            for index in _indices(operator.inputs):
                 if index != NO_TENSOR and index not in made and index not in self._made:
                     readers.setdefault(index, set()).add(module)
         for index, read_by in readers.items():
@@ -121,8 +121,7 @@ class _Reader:
     def _operation(self, operator: Any, module: str) -> None:
         operation = operator_name(self._model, operator)
         name = self._unique(identifier(f"{module}_{operation}" if module else operation))
-        inputs = [int(index) for index in operator.inputs]
-        outputs = [int(index) for index in operator.outputs]
+        inputs, outputs = _indices(operator.inputs), _indices(operator.outputs)
         _, node = origin(_text(self._tensor(outputs[0]).name)) if outputs else ("", "")
         self._entries.append(
             Entry(
@@ -140,9 +139,10 @@ class _Reader:
         self._made.update((index, (name, number)) for number, index in enumerate(outputs))
 
     def _module(self, operator: Any) -> str:
-        if not len(operator.outputs):
+        outputs = _indices(operator.outputs)
+        if not outputs:
             return ""
-        name = _text(self._tensor(int(operator.outputs[0])).name).removeprefix(f"{_text(self._subgraph.name)}/")
+        name = _text(self._tensor(outputs[0]).name).removeprefix(f"{_text(self._subgraph.name)}/")
         path, _ = origin(name) if END in name else (name.rpartition("/")[0], "")
         return "" if path in (FRAME, ROOT) else path.strip("/").replace("/", ".")
 
@@ -205,6 +205,11 @@ class _Reader:
     def _unique(self, base: str) -> str:
         self._names[base] = number = self._names.get(base, -1) + 1
         return self._unique(f"{base}_{number}") if number else base
+
+
+def _indices(listed: Any | None) -> list[int]:
+    """The numbers of a list that may be left out of a flatbuffer."""
+    return [] if listed is None else [int(index) for index in listed]
 
 
 def _encoding(tensor: Any) -> str:

@@ -10,7 +10,7 @@ from autoconvert.dump.flatbuffer import FileGraph, graphs_of
 from autoconvert.dump.model_explorer import node_data
 from autoconvert.errors import InputError
 from autoconvert.inspect.dump import Dump, Node, Step, Stored, node_of
-from autoconvert.lowering.flatbuffer import mapped_model
+from autoconvert.lowering.flatbuffer import BROKEN, mapped_model
 from autoconvert.packaging.litertlm import MAGIC, read_sections
 
 
@@ -24,7 +24,10 @@ def read_file(path: Path) -> Dump:
     graphs: dict[str, tuple[Node, ...]] = {}
     stored: Counter[tuple[str, str]] = Counter()
     for kind, model in _models(path):
-        found = list(graphs_of(model))
+        try:
+            found = list(graphs_of(model))
+        except BROKEN as error:
+            raise InputError(f"{path} is damaged: {error}", hint="Make or fetch the file again.") from error
         for graph in found:
             name = f"{kind} {graph.name}".strip()
             while name in graphs:

@@ -162,6 +162,33 @@ def test_a_file_that_is_cut_anywhere_gives_a_page_or_a_reason(tflite: Path, tmp_
             continue
 
 
+def test_a_file_with_wrong_bytes_anywhere_gives_a_page_or_a_reason(tflite: Path, tmp_path: Path) -> None:
+    content, path = tflite.read_bytes(), tmp_path / "wrong.tflite"
+    # Most of what is behind is names and numbers of weights.
+    places = np.random.default_rng(0).integers(8, len(content) // 2, (60, 20))
+    for chosen in places:
+        damaged = bytearray(content)
+        for place in chosen:
+            damaged[place] ^= 0x5A
+        path.write_bytes(damaged)
+        try:
+            read_file(path)
+        except InputError:
+            continue
+
+
+def test_an_operation_may_have_no_operands(tmp_path: Path) -> None:
+    made = schema.TensorT(name=b"handle", type=schema.TensorType.RESOURCE, buffer=0)
+    operator = schema.OperatorT(opcodeIndex=0, inputs=None, outputs=[0])
+    graph = schema.SubGraphT(tensors=[made], inputs=None, outputs=[0], operators=[operator])
+    code = schema.OperatorCodeT(builtinCode=schema.BuiltinOperator.VAR_HANDLE, version=1)
+    model = schema.ModelT(version=3, operatorCodes=[code], subgraphs=[graph], buffers=[schema.BufferT()])
+    path = tmp_path / "handle.tflite"
+    path.write_bytes(write_model(model))
+    ((node,),) = read_file(path).graphs.values()
+    assert (node.operation, node.inputs, node.types) == ("VAR_HANDLE", (), ("resource[]",))
+
+
 def test_a_file_that_is_missing_is_said_to_be(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="missing"):
         read_file(tmp_path / "model.tflite")
