@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from autoconvert.check.rewrites import RewriteChecks
-from autoconvert.driver.compile import dump_signature, rewrite_within, text_model
+from autoconvert.driver.compile import rewrite_within, text_model
 from autoconvert.driver.convert import read_source
 from autoconvert.driver.convert_source import dump_of
 from autoconvert.driver.library import in_order, libraries
@@ -87,7 +87,7 @@ def _rewritten(
         raise _unknown(stop_after, list(parts))
     for name in list(parts)[: list(parts).index(stop_after) + 1]:
         if dump:
-            dump_signature(dump, name, parts[name])
+            dump.specialized(name, parts[name])
     return parts[stop_after]
 
 

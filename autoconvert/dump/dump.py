@@ -110,18 +110,27 @@ class Dump:
         blocks = program.fusion.blocks
         self._add(name, snapshot.entries, stem, before, summary=summary, blocks=blocks, matches=matches)
 
-    def specialized(self, name: str, part: Program, legal: Program) -> None:
-        """What the signature `name` calls, with numbers for sizes, and what is lowered of it, in the target's words."""
-        before, last = self._stem, None
-        for run, program, summary in ((name, part, _SPECIALIZED), (f"{name} legalized", legal, _LEGALIZED)):
-            step, snapshot = self._run(run), self._take(program)
-            stem, blocks = self._stem_of(step), program.fusion.blocks
-            entries = snapshot.entries if last is None else decomposed(last, snapshot)
-            self._write_graph(stem, entries, code(stem, snapshot, self._constants, self._bodies))
-            self._add(step, entries, stem, before, summary=summary, signature=name, blocks=blocks)
-            before, last = stem, snapshot
+    def specialized(self, name: str, part: Program, legal: Program | None = None) -> None:
+        """What the signature `name` calls, with numbers for sizes, and where it is lowered, in the target's words."""
+        snapshot = self._of_signature(name, name, part, _SPECIALIZED, self._stem)
+        if legal is None:
+            return
+        before = self.passes[-1]["file"]
+        lowered = self._of_signature(name, f"{name} legalized", legal, _LEGALIZED, before, snapshot)
         called = {node.name: told for node, told in node_names(legal.graph.graph).items()}
-        self._signatures[name] = _Step(stem, {called[entry.node_name]: entry for entry in snapshot.entries})
+        nodes = {called[entry.node_name]: entry for entry in lowered.entries}
+        self._signatures[name] = _Step(self.passes[-1]["file"], nodes)
+
+    def _of_signature(
+        self, name: str, run: str, program: Program, summary: str, before: str | None, last: Snapshot | None = None
+    ) -> Snapshot:
+        """Writes a graph of a signature; `last` is the one that it was decomposed from."""
+        step, snapshot = self._run(run), self._take(program)
+        stem, blocks = self._stem_of(step), program.fusion.blocks
+        entries = snapshot.entries if last is None else decomposed(last, snapshot)
+        self._write_graph(stem, entries, code(stem, snapshot, self._constants, self._bodies))
+        self._add(step, entries, stem, before, summary=summary, signature=name, blocks=blocks)
+        return snapshot
 
     def withdrawn(self) -> None:
         """The signatures so far are not what becomes a file: others take their place."""
