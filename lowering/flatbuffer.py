@@ -23,7 +23,14 @@ FILE_IDENTIFIER = b"TFL3"
 BROKEN = (struct.error, LookupError, AttributeError, TypeError, ValueError, OverflowError, MemoryError)
 NO_TENSOR = -1
 _BUFFER_ALIGNMENT = 16
-_OPERATOR_NAMES = {code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)}
+
+
+def names_by_code(enumeration: type) -> dict[int, str]:
+    """The names of an enumeration of the schema by their numbers."""
+    return {code: name for name, code in vars(enumeration).items() if isinstance(code, int)}
+
+
+_OPERATOR_NAMES = names_by_code(schema.BuiltinOperator)
 
 
 def read_model(data: bytes) -> Any:

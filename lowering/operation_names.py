@@ -7,6 +7,8 @@ positions, is `autoconvert`. What the converter added has a number instead of a 
 
 FRAME, ROOT = "autoconvert", "/"
 END = ";"
+# What stands before the node in the location that the converter is told, and so in the names of constants.
+NODE = "#"
 
 
 def origin(name: str) -> tuple[str, str]:

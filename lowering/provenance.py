@@ -12,9 +12,9 @@ from torch import fx
 
 from autoconvert.ir.provenance import module_path, short_name
 from autoconvert.ir.weight import Weight
-from autoconvert.lowering.operation_names import END, FRAME, ROOT
+from autoconvert.lowering.operation_names import END, FRAME, NODE, ROOT
 
-_END, _NODE = END.encode(), b"#"
+_END, _NODE = END.encode(), NODE.encode()
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def locate(graph: fx.Graph) -> None:
         # A table belongs to who reads it: what made it is lost on the way to another process.
         path = module_path(next(iter(node.users), node) if node.op == "get_attr" else node)
         told = FRAME if path is None else path.replace(".", "/") or ROOT
-        node.meta["nn_module_stack"] = {"": ("", f"{told}{_NODE.decode()}{name}")}
+        node.meta["nn_module_stack"] = {"": ("", f"{told}{NODE}{name}")}
 
 
 def name_operations(model: Any, weights: Mapping[str, Weight]) -> None:

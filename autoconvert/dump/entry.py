@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from autoconvert.ir.interface import Role
 
 GIVEN = ("input", "constant")
+_DTYPES = {"float": "f", "bfloat": "bf", "int": "i", "uint": "u", "complex": "c"}
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,12 @@ class Entry:
 def count_operations(entries: Iterable[Entry]) -> dict[str, int]:
     """How often each operation is computed."""
     return dict(sorted(Counter(entry.operation for entry in entries if entry.operation not in GIVEN).items()))
+
+
+def short_dtype(name: str) -> str:
+    """The name of a type of numbers, such as float32, as a dump has it: f32, bf16, i64, bool."""
+    kind = name.rstrip("0123456789")
+    return _DTYPES.get(kind, kind) + name[len(kind) :]
 
 
 def identifier(text: str) -> str:

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from autoconvert.dump.entry import Entry, Type, identifier
-from autoconvert.lowering.flatbuffer import NO_TENSOR, operator_name
-from autoconvert.lowering.operation_names import END, FRAME, ROOT, origin
+from autoconvert.dump.entry import Entry, Type, identifier, short_dtype
+from autoconvert.lowering.flatbuffer import NO_TENSOR, names_by_code
+from autoconvert.lowering.operation_names import END, FRAME, NODE, ROOT, origin
+from autoconvert.lowering.subgraph import Subgraph
 
-_DTYPES = {"FLOAT": "f", "BFLOAT": "bf", "INT": "i", "UINT": "u"}
-_TYPES = {code: name for name, code in vars(schema.TensorType).items() if isinstance(code, int)}
-_ACTIVATIONS = {code: name for name, code in vars(schema.ActivationFunctionType).items() if isinstance(code, int)}
+_TYPES = names_by_code(schema.TensorType)
+_ACTIVATIONS = names_by_code(schema.ActivationFunctionType)
 _TENSOR_TYPES = frozenset({"inDataType", "outDataType", "outType", "quantizedBiasType"})
 # Up to so many numbers a constant is shown whole.
 _SHORT = 8
@@ -58,6 +58,7 @@ class _Reader:
     def __init__(self, model: Any, index: int, signature: Any | None) -> None:
         self._model, self._index, self._signature = model, index, signature
         self._subgraph = model.subgraphs[index]
+        self._described = Subgraph(model, self._subgraph)
         self._names: dict[str, int] = {}
         # The entry that gives each tensor, and the number of that result.
         self._made: dict[int, tuple[str, int]] = {}
@@ -99,7 +100,7 @@ class _Reader:
         for index, read_by in readers.items():
             # `decode/model/layers/0#add_2;1` as a location, or a name of the weight's own.
             told = _text(self._tensor(index).name).partition(END)[0].rpartition("/")[2]
-            _, node, of = told.partition("#")
+            _, node, of = told.partition(NODE)
             name = self._unique(identifier((f"{of}_constant" if node else told) or "constant"))
             self._made[index] = name, 0
             module = read_by.pop() if len(read_by) == 1 else ""
@@ -119,7 +120,7 @@ class _Reader:
             )
 
     def _operation(self, operator: Any, module: str) -> None:
-        operation = operator_name(self._model, operator)
+        operation = self._described.kind(operator)
         name = self._unique(identifier(f"{module}_{operation}" if module else operation))
         inputs, outputs = _indices(operator.inputs), _indices(operator.outputs)
         _, node = origin(_text(self._tensor(outputs[0]).name)) if outputs else ("", "")
@@ -197,10 +198,8 @@ class _Reader:
         return self._subgraph.tensors[index]
 
     def _type(self, index: int) -> Type:
-        tensor = self._tensor(index)
-        shape = tensor.shape if tensor.shapeSignature is None else tensor.shapeSignature
-        sizes = () if shape is None else tuple("?" if size < 0 else str(int(size)) for size in shape)
-        return Type(_dtype(tensor.type), sizes)
+        sizes = ("?" if size < 0 else str(size) for size in self._described.signature(index))
+        return Type(_dtype(self._tensor(index).type), tuple(sizes))
 
     def _unique(self, base: str) -> str:
         self._names[base] = number = self._names.get(base, -1) + 1
@@ -229,9 +228,7 @@ def _encoding(tensor: Any) -> str:
 
 def _dtype(code: int) -> str:
     """f32, bf16, i8, bool."""
-    name = _TYPES.get(code, f"type{code}")
-    kind = name.rstrip("0123456789")
-    return _DTYPES[kind] + name[len(kind) :] if kind in _DTYPES else name.lower()
+    return short_dtype(_TYPES.get(code, f"type{code}").lower())
 
 
 def _text(name: bytes | None) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor, fx
 
 from autoconvert.analysis.constants import digest
 from autoconvert.analysis.multiply_adds import MultiplyAdds
-from autoconvert.dump.entry import Entry, Type
+from autoconvert.dump.entry import Entry, Type, short_dtype
 from autoconvert.dump.naming import Namer, operation_of
 from autoconvert.dump.places import module_of, place_of
 from autoconvert.ir.nodes import named_results
@@ -20,7 +20,6 @@ from autoconvert.ir.program import Program
 from autoconvert.ir.provenance import BLOCK
 from autoconvert.ir.weight import Weight
 
-_DTYPES = {"float": "f", "bfloat": "bf", "int": "i", "uint": "u", "complex": "c"}
 # Names of arguments that may be numbers and say nothing.
 _OPERANDS = frozenset({"self", "other", "input"})
 # Up to so many numbers a constant is shown whole.
@@ -163,9 +162,7 @@ def size_text(size: int | torch.SymInt, symbols: Mapping[Any, str]) -> str:
 
 def dtype_text(dtype: torch.dtype) -> str:
     """f32, bf16, i64, bool."""
-    name = str(dtype).removeprefix("torch.")
-    kind = name.rstrip("0123456789")
-    return _DTYPES.get(kind, kind) + name[len(kind) :]
+    return short_dtype(str(dtype).removeprefix("torch."))
 
 
 def graph_text(graph: fx.Graph, indent: str = "") -> list[str]:
