@@ -57,6 +57,7 @@ class _Walk:
         self.digest = hashlib.sha256()
         self._folder = folder
         self._numbers: dict[int, int] = {}
+        self._hooks: dict[object, int] = {}
         self._alive: list[object] = []
         self._pending: list[str] = []
         self._modules: set[str] = set()
@@ -128,7 +129,13 @@ class _Walk:
             if _says_all(value):
                 skipped = {*ORIGIN, *(_TENSORS if isinstance(value, nn.Module) else ())}
                 kept = {name: each for name, each in list(vars(value).items()) if name not in skipped}
+                if isinstance(value, nn.Module):
+                    kept |= {name: self._renumbered(hooks) for name, hooks in kept.items() if _are_hooks(name, hooks)}
                 self._items(part for name in sorted(kept) for part in (name, kept[name]))
+
+    def _renumbered(self, hooks: Mapping[object, object]) -> list[tuple[int, object]]:
+        """torch numbers all hooks of a process, in the order in which they come to be; here by when each is seen."""
+        return [(self._hooks.setdefault(number, len(self._hooks)), hook) for number, hook in hooks.items()]
 
     def _items(self, values: Iterable[object]) -> None:
         for value in values:
@@ -205,6 +212,10 @@ def _says_all(value: object) -> bool:
     return (
         own or isinstance(value, nn.Module | types.SimpleNamespace) or is_dataclass(value) or hasattr(value, "to_dict")
     )
+
+
+def _are_hooks(name: str, value: object) -> bool:
+    return "_hooks" in name and isinstance(value, Mapping)
 
 
 def _is_filled(cell: types.CellType) -> bool:

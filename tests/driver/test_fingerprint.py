@@ -150,6 +150,31 @@ def test_what_a_part_of_a_model_holds_is_in_it(value: Callable[[float], object])
     assert fingerprint([part(2.0)]) != fingerprint([part(2.5)])
 
 
+def test_hooks_are_in_it_and_how_many_others_there_are_is_not(folder: Path) -> None:
+    (folder / "hooks.py").write_text(
+        "def double(part, *given):\n    return 2\ndef halve(part, *given):\n    return 0.5\n"
+    )
+    hooks = loaded(folder, "hooks")
+
+    def hooked(*names: str, **keywords: bool) -> str | None:
+        block = LlamaMLP(llama())
+        for name in names:
+            block.register_forward_hook(getattr(hooks, name), **keywords)
+        return fingerprint([block])
+
+    def each() -> list[str | None]:
+        return [
+            hooked(),
+            hooked("double"),
+            hooked("halve"),
+            hooked("double", "halve"),
+            hooked("double", with_kwargs=True),
+        ]
+
+    assert each() == each()
+    assert None not in each() and len(set(each())) == 5
+
+
 def test_what_a_function_closes_over_is_in_it(folder: Path) -> None:
     (folder / "scaling.py").write_text("def scaled(factor):\n    return lambda x: x * factor\n")
     scaled = loaded(folder, "scaling").scaled
