@@ -61,12 +61,30 @@ def _neighbours_to_halves(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
 
+def _rolled(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    return x * cos + torch.roll(x, x.shape[-1] // 2, dims=-1) * sin
+
+
+def _rolled_and_signed(x: Tensor, cos: Tensor, signs: Tensor, sin: Tensor) -> Tensor:
+    return x * cos + torch.roll(x, x.shape[-1] // 2, dims=-1) * signs * sin
+
+
+def _unsigned(sin: Tensor) -> Tensor:
+    """The table of `ops.rotary`, which turns the sign of the second half itself."""
+    first, second = _halves(sin)
+    return torch.cat((-first, second), dim=-1)
+
+
 def _whole_tables(x: Tensor, cos: Tensor, sin: Tensor) -> str | None:
     return _widths(x, cos, sin, x.shape[-1])
 
 
 def _half_tables(x: Tensor, cos: Tensor, sin: Tensor) -> str | None:
     return _widths(x, cos, sin, x.shape[-1] // 2)
+
+
+def _signed_tables(x: Tensor, cos: Tensor, signs: Tensor, sin: Tensor) -> str | None:
+    return _widths(x, cos, sin, x.shape[-1]) or _widths(x, cos, signs, x.shape[-1])
 
 
 def _widths(x: Tensor, cos: Tensor, sin: Tensor, expected: int) -> str | None:
@@ -91,6 +109,15 @@ PATTERNS = (
     _whole("rotary.half", _rotate_half, lambda x, cos, sin: ops.rotary(x, cos, sin)),
     _whole("rotary.half.backwards", _rotate_half_backwards, lambda x, cos, sin: ops.rotary(x, cos, -sin)),
     _whole("rotary.interleaved", _rotate_every_two, lambda x, cos, sin: ops.rotary(x, cos, sin, True)),
+    _whole("rotary.rolled", _rolled, lambda x, cos, sin: ops.rotary(x, cos, _unsigned(sin))),
+    Pattern(
+        "rotary.rolled.signs",
+        "rotary",
+        _rolled_and_signed,
+        lambda x, cos, signs, sin: ops.rotary(x, cos, _unsigned(signs * sin)),
+        {**_example(_WIDTH), "signs": (_WIDTH,)},
+        _signed_tables,
+    ),
     _half("rotary.half.halves", _halves_to_halves, lambda x, cos, sin: ops.rotary(x, _twice(cos), _twice(sin))),
     _half(
         "rotary.interleaved.halves",

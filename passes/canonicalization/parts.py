@@ -126,7 +126,7 @@ def _has_no_entries(part: fx.Node, axis: int) -> bool:
 
 @rule(aten.index.Tensor)
 def _constant_indices_are_slice(node: fx.Node) -> fx.Node | None:
-    """x[:, indices] with a vector that is known is a slice where its steps are equal, else `index_select`."""
+    """x[:, indices] with a known vector is a slice where its steps are equal, a roll where it goes round once."""
     source, indices = arguments(node)
     given = [(axis, index) for axis, index in enumerate(indices) if index is not None]
     if len(given) != 1 or len(shape(given[0][1])) != 1:
@@ -135,12 +135,14 @@ def _constant_indices_are_slice(node: fx.Node) -> fx.Node | None:
     values = constant_value(index)
     if values is None or not len(values) or values.dtype != torch.int64 or is_symbolic(shape(source)[axis]):
         return None
-    size = shape(source)[axis]
+    size = int(shape(source)[axis])
     places = [place % size for place in values.tolist()]
     steps = {b - a for a, b in pairwise(places)} or {1}
     if len(steps) == 1 and min(steps) > 0:
         step = min(steps)
         return emit(node.graph, aten.slice.Tensor, source, axis, places[0], places[-1] + 1, step, like=node)
+    if places == [place % size for place in range(places[0], places[0] + size)]:
+        return emit(node.graph, aten.roll.default, source, [size - places[0]], [axis - len(shape(source))], like=node)
     if places == values.tolist():
         return emit(node.graph, aten.index_select.default, source, axis, index, like=node)
     return None

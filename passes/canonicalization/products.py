@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from autoconvert.analysis.constants import constant_value
 from autoconvert.ir.editing import emit
 from autoconvert.ir.nodes import arguments, first_operand, shape
 from autoconvert.passes.canonicalization import einsum
@@ -51,6 +52,21 @@ def _sum_with_product_is_sum(node: fx.Node) -> fx.Node | None:
     return emit(node.graph, aten.add.Tensor, product, added, like=node)
 
 
+@rule(aten.linear.default)
+def _product_that_moves_entries(node: fx.Node) -> fx.Node | None:
+    """A known matrix of which each row has one entry moves entries, and scales them."""
+    x, matrix, *bias = arguments(node)
+    values = None if bias else constant_value(matrix)
+    if values is None or not len(values) or not ((values != 0).sum(dim=1) == 1).all():
+        return None
+    places = emit(node.graph, aten.argmax.default, emit(node.graph, aten.abs.default, matrix, like=node), 1, like=node)
+    moved = emit(node.graph, aten.index.Tensor, x, [*[None] * (len(shape(x)) - 1), places], like=node)
+    if (values.sum(dim=1) == 1).all():
+        return moved
+    scales = emit(node.graph, aten.sum.dim_IntList, matrix, [1], like=node)
+    return emit(node.graph, aten.mul.Tensor, moved, scales, like=node)
+
+
 def _factors(node: fx.Node) -> dict[str, Any]:
     return {name: value for name, value in node.kwargs.items() if value != 1}
 
@@ -93,6 +109,7 @@ RULES = (
     _product_with_weight_is_linear,
     _sum_with_product_is_linear,
     _product_is_matmul,
+    _product_that_moves_entries,
     _sum_with_product_is_sum,
     _right_operand_is_transposed,
     _product_of_transposed,

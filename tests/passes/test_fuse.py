@@ -85,11 +85,16 @@ def interleave(first: Tensor, second: Tensor) -> Tensor:
     return torch.stack((first, second), -1).flatten(-2)
 
 
+QUARTER_TURN = torch.tensor([[0.0, 0, 1, 0], [0, 0, 0, 1], [-1, 0, 0, 0], [0, -1, 0, 0]])
+
+
 def rotation(name: str) -> Change:
     """Queries and keys turned as the rotary pattern of this name has it."""
     written: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
         "rotary.half": lambda x, c, s: x * twice(c) + torch.cat((-x[..., 2:], x[..., :2]), -1) * twice(s),
         "rotary.half.backwards": lambda x, c, s: x * twice(c) + torch.cat((x[..., 2:], -x[..., :2]), -1) * twice(s),
+        "rotary.rolled": lambda x, c, s: x * twice(c) + x.roll(2, -1) * torch.cat((-s, s), -1),
+        "rotary.rolled.signs": lambda x, c, s: x * twice(c) + x @ QUARTER_TURN * twice(s),
         "rotary.half.halves": lambda x, c, s: torch.cat(
             (x[..., :2] * c - x[..., 2:] * s, x[..., 2:] * c + x[..., :2] * s), -1
         ),

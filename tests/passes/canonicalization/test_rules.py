@@ -421,6 +421,26 @@ def test_constant_indices_that_are_no_slice_select() -> None:
     assert aten.index_select.default in operations(lambda x, m: x[..., [3, 5, 4]])
 
 
+def test_constant_indices_that_go_round_once_roll() -> None:
+    turned = operations(lambda x, m: x[..., [*range(HALF, 2 * HALF), *range(HALF)]])
+    assert aten.roll.default in turned and aten.index_select.default not in turned
+
+
+MOVING = torch.diag(torch.full((HALF,), 2.0), HALF) - torch.diag(torch.ones(HALF), -HALF)
+
+
+def test_a_product_with_a_matrix_that_moves_entries_moves_them() -> None:
+    moved = operations(lambda x, m: x @ MOVING)
+    assert {aten.roll.default, aten.mul.Tensor} <= set(moved) and aten.linear.default not in moved
+
+
+@pytest.mark.parametrize("more", [torch.zeros(2 * HALF), torch.ones(2 * HALF)], ids=["fewer", "more"])
+def test_a_matrix_of_which_a_row_has_another_number_of_entries_stays_a_product(more: torch.Tensor) -> None:
+    matrix = MOVING.clone()
+    matrix[:, 1] = more
+    assert aten.linear.default in operations(lambda x, m: x @ matrix)
+
+
 @pytest.mark.parametrize(
     "function",
     [
