@@ -151,9 +151,8 @@ def test_what_a_part_of_a_model_holds_is_in_it(value: Callable[[float], object])
 
 
 def test_hooks_are_in_it_and_how_many_others_there_are_is_not(folder: Path) -> None:
-    (folder / "hooks.py").write_text(
-        "def double(part, *given):\n    return 2\ndef halve(part, *given):\n    return 0.5\n"
-    )
+    lines = ("def double(part, *given):", "    return 2", "def halve(part, *given):", "    return 0.5")
+    (folder / "hooks.py").write_text("\n".join(lines))
     hooks = loaded(folder, "hooks")
 
     def hooked(*names: str, **keywords: bool) -> str | None:
