@@ -21,6 +21,17 @@ def _product_with_weight_is_linear(node: fx.Node, rewriter: Rewriter) -> fx.Node
     return _linear(node, x, matrix) if len(shape(matrix)) == 2 and rewriter.is_weight(matrix) else None
 
 
+@rewriter_rule(aten.mm.default, aten.matmul.default)
+def _product_of_weight_is_linear(node: fx.Node, rewriter: Rewriter) -> fx.Node | None:
+    """w @ x with a parameter matrix w is linear(xᵀ, w)ᵀ."""
+    matrix, x = arguments(node)
+    if len(shape(matrix)) != 2 or len(shape(x)) < 2 or not rewriter.is_weight(matrix) or rewriter.is_weight(x):
+        return None
+    rows = emit(node.graph, aten.transpose.int, x, -2, -1, like=node)
+    product = emit(node.graph, aten.linear.default, rows, matrix, like=node)
+    return emit(node.graph, aten.transpose.int, product, -2, -1, like=node)
+
+
 @rewriter_rule(aten.addmm.default)
 def _sum_with_product_is_linear(node: fx.Node, rewriter: Rewriter) -> fx.Node | None:
     """addmm(b, x, w) with a parameter matrix w and a vector b is linear(x, wᵀ, b)."""
@@ -107,6 +118,7 @@ def _is_transposed(node: fx.Node) -> bool:
 
 RULES = (
     _product_with_weight_is_linear,
+    _product_of_weight_is_linear,
     _sum_with_product_is_linear,
     _product_is_matmul,
     _product_that_moves_entries,

@@ -267,6 +267,7 @@ PRODUCTS: dict[str, tuple[Function, ...]] = {
         lambda x, m: torch.matmul(heads(x), heads(x).transpose(-1, -2)),
     ),
     "of matrices without a batch": (lambda x, m: x[0] @ x[0].mT, lambda x, m: torch.mm(x[0], x[0].t())),
+    "of a weight and columns": (lambda x, m: x @ m.T, lambda x, m: (m @ x.mT).mT),
     "in batches": (lambda x, m: x @ x.mT, lambda x, m: torch.bmm(x, x.mT)),
     "added to": (
         lambda x, m: x[..., :1] + (x @ x.mT) * 0.5,
