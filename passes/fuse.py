@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from itertools import takewhile
 from typing import Any
 
@@ -38,7 +38,7 @@ def fuse(program: Program, patterns: Sequence[Pattern], on_match: OnMatch) -> Pr
     near_misses: dict[str, NearMiss] = {}
     replacements: dict[str, fx.GraphModule] = {}
     makers: dict[fx.Node, frozenset[str]] = {}
-    matchers = [Matcher(pattern, canonicalize(pattern.graph).graph) for pattern in patterns]
+    matchers = matchers_of(patterns)
     before = -1
     while before < found.total():
         before = found.total()
@@ -83,6 +83,18 @@ def fuse(program: Program, patterns: Sequence[Pattern], on_match: OnMatch) -> Pr
         ),
     )
     return dataclasses.replace(program, graph=finish(graph), fusion=fusion)
+
+
+def matchers_of(patterns: Iterable[Pattern]) -> list[Matcher]:
+    return [Matcher(pattern, canonicalize(pattern.graph).graph) for pattern in patterns]
+
+
+def tries(graph: fx.Graph, patterns: Iterable[Pattern]) -> Iterator[NearMiss]:
+    """How far each of `patterns` gets at each node that computes its last operation; what matches is left out."""
+    for matcher in matchers_of(patterns):
+        for node in graph.find_nodes(op="call_function", target=matcher.anchor):
+            if isinstance(result := matcher.match(node), NearMiss):
+                yield result
 
 
 def _makers(match: Match, makers: Mapping[fx.Node, frozenset[str]]) -> frozenset[str]:

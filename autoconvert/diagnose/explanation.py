@@ -19,11 +19,10 @@ from autoconvert.ir.graph_module import graph_module
 from autoconvert.ir.interface import Role
 from autoconvert.ir.program import Program
 from autoconvert.ir.provenance import operation_name
-from autoconvert.passes.canonicalize import canonicalize
+from autoconvert.passes.fuse import matchers_of
 from autoconvert.passes.pipeline import PASSES
 from autoconvert.patterns import PATTERNS
 from autoconvert.report.folding import folded
-from autoconvert.rewrite.matching import Matcher
 from autoconvert.rewrite.pass_manager import Options, Pass
 from autoconvert.rewrite.pattern import Pattern
 from autoconvert.source.source import Source
@@ -248,7 +247,7 @@ class _Search:
         self._patterns = patterns
         self._seen = programs.after.fusion.near_misses
         self._given = {node.name: node for node in programs.before.graph.graph.nodes}
-        self._matchers = [Matcher(pattern, canonicalize(pattern.graph).graph) for pattern in patterns.values()]
+        self._matchers = matchers_of(patterns.values())
         self.nodes = {node.name: node for node in programs.after.graph.graph.nodes}
 
     def declined(self, block: PlainBlock) -> Declined:

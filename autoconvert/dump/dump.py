@@ -18,13 +18,14 @@ from autoconvert.dump.code import CONSTANTS, code
 from autoconvert.dump.entry import Entry, count_operations
 from autoconvert.dump.flatbuffer import graphs_of
 from autoconvert.dump.graphml import graphml
-from autoconvert.dump.manifest import FORMAT, MANIFEST, PAGE, overlay_file
+from autoconvert.dump.manifest import FORMAT, MANIFEST, PAGE, TRIED, overlay_file
 from autoconvert.dump.model_explorer import graph_json
 from autoconvert.dump.origins import decomposed, lowered_from
 from autoconvert.dump.overlays import FIGURES, figure_of, overlay
 from autoconvert.dump.places import Place, excerpts, without_paths
 from autoconvert.dump.snapshot import Photographer, Snapshot
 from autoconvert.dump.text import text
+from autoconvert.dump.tried import tried
 from autoconvert.errors import AutoconvertError, InputError, Refused
 from autoconvert.ir.program import Program
 from autoconvert.lowering.link import LinkedTensor
@@ -41,7 +42,7 @@ _SPECIALIZED = "What the signature calls, every size a number."
 _LEGALIZED = "Operations that the target has no kernel for become operations that it has."
 _WRITTEN = "The operations of the file, as the converter and the linker wrote them."
 
-_OTHERS = (CONSTANTS, PAGE, *map(overlay_file, FIGURES))
+_OTHERS = (CONSTANTS, PAGE, TRIED, *map(overlay_file, FIGURES))
 _FILE = re.compile("|".join((r"\d\d-.+\.(txt|py|graphml|json)", *map(re.escape, _OTHERS))))
 
 
@@ -74,6 +75,7 @@ class Dump:
     _places: set[Place] = field(default_factory=set)
     _files: list[Path] = field(default_factory=list)
     _constants: dict[str, Tensor] = field(default_factory=dict)
+    _tried: dict[str, Any] = field(default_factory=dict)
     _figures: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     _last: Snapshot | None = None
     _stem: str | None = None
@@ -90,6 +92,7 @@ class Dump:
         self._runs.clear()
         self._places.clear()
         self._constants.clear()
+        self._tried = {}
         self._figures = {figure: {} for figure in FIGURES}
         self._take = Photographer(self.sizes, self.errors)
         self.after(TRACE, program, "The operations of PyTorch that the model's own code calls.")
@@ -105,6 +108,8 @@ class Dump:
         if last is None or _lines(last.entries) != _lines(snapshot.entries):
             self._stem = self._stem_of(name)
             self._write_graph(self._stem, snapshot.entries, code(self._stem, snapshot, self._constants, self._bodies))
+        if last is not None and program.fusion is not last.program.fusion:
+            self._tried = tried(self._stem, snapshot, self.patterns.values())
         stem = self._stem if self._stem != before else None
         matches = self._matches(last, snapshot)
         blocks = program.fusion.blocks
@@ -212,10 +217,12 @@ class Dump:
         self._refused = self._entry_at(error) if isinstance(error, Refused) else None
 
     def _entry_at(self, error: Refused) -> Entry | None:
-        """The node that was refused, in the last graph, where its line is in what was said of it too."""
+        """The node that was refused in the last graph, or the first that reads it: the one whose line was told."""
         entries = self._last.entries if self._last else ()
-        named = (entry for entry in entries if entry.node_name == error.at and entry.place)
-        return next((entry for entry in named if re.search(_line_of(entry), error.message)), None)
+        named = [entry for entry in entries if entry.node_name == error.at]
+        readers = [e for e in entries if any(source == entry.name for entry in named for source, _ in e.inputs)]
+        told = (e for e in (*named, *readers) if e.place and re.search(_line_of(e), error.message))
+        return next(told, None)
 
     def linked(self, tensors: tuple[LinkedTensor, ...]) -> None:
         """How the weights are stored in the end."""
@@ -246,6 +253,7 @@ class Dump:
             self._files[-1].write_bytes(save(self._constants))
         for figure, graphs in self._figures.items():
             self._write(overlay_file(figure), overlay(figure, graphs))
+        self._write(TRIED, json.dumps(self._tried, ensure_ascii=False, separators=(",", ":")) + "\n")
         self._write(MANIFEST, json.dumps(manifest, ensure_ascii=False, indent=1) + "\n")
         return {file.name: file for file in self._files}
 

@@ -1,7 +1,8 @@
 """What the files of a dump are called, and which form it has: for who writes it and who reads it."""
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "dump.json"
+TRIED = "tried.json"
 PAGE = "index.html"
 
 

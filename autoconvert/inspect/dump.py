@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autoconvert.dump.manifest import FORMAT, MANIFEST
+from autoconvert.dump.manifest import FORMAT, MANIFEST, TRIED
 from autoconvert.errors import InputError
 from autoconvert.report.check_result import CheckResult
 
@@ -68,6 +68,31 @@ class Stored:
 
 
 @dataclass(frozen=True)
+class Try:
+    """How far a pattern got at `node`, its last operation: `covered` are the nodes that matched.
+
+    `differs` is the first that did not; "" where it is no node, or where all matched and the guard declined.
+    """
+
+    pattern: str
+    node: str
+    matched: int
+    of: int
+    reason: str
+    differs: str
+    covered: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Tried:
+    """Which patterns were tried on the `graph` of a stem: `endings` by the operation that is their last."""
+
+    graph: str
+    endings: dict[str, tuple[str, ...]]
+    tries: tuple[Try, ...]
+
+
+@dataclass(frozen=True)
 class Dump:
     """`graphs` by the stem of their file; `sources` are pieces (number of the first line, text) by relative file.
 
@@ -83,6 +108,7 @@ class Dump:
     stored: tuple[Stored, ...]
     sources: dict[str, tuple[tuple[int, str], ...]]
     refused: tuple[str, str] | None = None
+    tried: Tried | None = None
 
 
 def read_dump(folder: Path) -> Dump:
@@ -113,6 +139,7 @@ def read_dump(folder: Path) -> Dump:
                 for file, pieces in manifest["sources"].items()
             },
             refused=_refused(manifest["refused"]),
+            tried=_tried(folder / TRIED),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _damaged(path, error) from error
@@ -120,6 +147,32 @@ def read_dump(folder: Path) -> Dump:
 
 def _refused(refused: Mapping[str, Any] | None) -> tuple[str, str] | None:
     return (str(refused["file"]), str(refused["node"])) if refused else None
+
+
+def _tried(path: Path) -> Tried | None:
+    """What was tried; None where a conversion ended before that."""
+    if not (tried := _read_json(path)):
+        return None
+    try:
+        return Tried(
+            graph=str(tried["graph"]),
+            endings={operation: tuple(map(str, names)) for operation, names in tried["endings"].items()},
+            tries=tuple(map(_try, tried["tries"])),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _damaged(path, error) from error
+
+
+def _try(each: Mapping[str, Any]) -> Try:
+    return Try(
+        pattern=str(each["pattern"]),
+        node=str(each["node"]),
+        matched=int(each["matched"]),
+        of=int(each["of"]),
+        reason=str(each["reason"]),
+        differs=str(each["differs"]),
+        covered=tuple(map(str, each["covered"])),
+    )
 
 
 def _step(step: Mapping[str, Any]) -> Step:
@@ -150,8 +203,6 @@ def _counts(counts: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _read_graph(path: Path) -> tuple[Node, ...]:
-    if not path.is_file():
-        raise InputError(f"The dump is incomplete: {path} is missing.", hint=_AGAIN)
     content = _read_json(path)
     try:
         return tuple(map(node_of, content["graphs"][0]["nodes"]))
@@ -176,6 +227,8 @@ def _type(output: Mapping[str, Any]) -> str:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise InputError(f"The dump is incomplete: {path} is missing.", hint=_AGAIN)
     try:
         content = json.loads(path.read_bytes())
     except ValueError as error:

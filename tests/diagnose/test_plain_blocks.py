@@ -90,9 +90,11 @@ def _rotary(turn: Callable[[Tensor, Tensor], Tensor]) -> Change:
 
 
 def _by_index(x: Tensor, angles: Tensor) -> Tensor:
-    places = torch.cat((torch.arange(_PAIRS, _SIZE), torch.arange(_PAIRS)))
-    signs = torch.cat((-torch.ones(_PAIRS), torch.ones(_PAIRS)))
-    angles = angles.repeat(1, 2)
+    places, signs = (
+        torch.arange(_SIZE).unflatten(0, (-1, 2)).flip(1).flatten(),
+        torch.tensor([-1.0, 1.0]).repeat(_PAIRS),
+    )
+    angles = angles.repeat_interleave(2, 1)
     return x * angles.cos() + x[..., places] * signs * angles.sin()
 
 

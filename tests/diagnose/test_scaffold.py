@@ -56,8 +56,8 @@ def test_a_part_is_written_as_people_write_it_with_the_sizes_of_parameters(tmp_p
 def _turned_by_tables(decoder: Decoder, x: Tensor) -> Tensor:
     """Queries have an axis more than keys."""
     query, key, value = decoder.heads(x)
-    places, signs = torch.tensor([2, 3, 0, 1]), torch.tensor([-1.0, -1.0, 1.0, 1.0])
-    angles = torch.arange(x.shape[1])[:, None] * torch.tensor([1.0, 0.1, 1.0, 0.1])
+    places, signs = torch.tensor([1, 0, 3, 2]), torch.tensor([-1.0, 1.0, -1.0, 1.0])
+    angles = torch.arange(x.shape[1])[:, None] * torch.tensor([1.0, 1.0, 0.1, 0.1])
 
     def turned(x: Tensor) -> Tensor:
         return x * angles.cos() + x[..., places] * signs * angles.sin()
@@ -69,7 +69,7 @@ def _turned_by_tables(decoder: Decoder, x: Tensor) -> Tensor:
 def test_a_scaffold_has_the_models_tables_and_matches_with_more_axes(tmp_path: Path) -> None:
     decoder = Decoder(attend=_turned_by_tables)
     path = written(explanation_of(decoder), tmp_path / "blocks.py")
-    assert '"index": torch.tensor([2, 3, 0, 1])' in path.read_text()
+    assert '"index": torch.tensor([1, 0, 3, 2])' in path.read_text()
     program = rewrite(decoder, patterns=(*load_file(path).patterns, *PATTERNS))
     assert program.fusion.patterns["rotary.mine"] == 2
 
@@ -78,8 +78,8 @@ def test_a_scaffold_does_not_match_with_other_tables(tmp_path: Path) -> None:
     path = written(explanation_of(Decoder(attend=_turned_by_tables)), tmp_path / "blocks.py")
     text = path.read_text()
     path.write_text(
-        text.replace("[2, 3, 0, 1]", "[3, 2, 1, 0]").replace(
-            "ops.rotary(x, cos, sin)", "matches(x, cos, index, table, sin)"
+        text.replace("[1, 0, 3, 2]", "[3, 2, 1, 0]").replace(
+            "ops.rotary(x, cos, sin, True)", "matches(x, cos, index, table, sin)"
         )
     )
     program = rewrite(Decoder(attend=_turned_by_tables), patterns=(*load_file(path).patterns, *PATTERNS))

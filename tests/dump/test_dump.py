@@ -37,7 +37,8 @@ def test_every_pass_is_listed_in_order_and_only_what_changed_has_files(llama: Re
     stems = [each["file"] for each in passes if each["file"]]
     files = {f"{stem}.{ending}" for stem in stems for ending in ("txt", "py", "graphml", "json")}
     overlays = {f"overlay-{figure}.json" for figure in ("bytes", "error", "multiply-adds")}
-    assert {path.name for path in llama.folder.iterdir()} == {"dump.json", "constants.safetensors", *files, *overlays}
+    others = {"dump.json", "tried.json", "constants.safetensors"}
+    assert {path.name for path in llama.folder.iterdir()} == {*others, *files, *overlays}
 
 
 def test_what_a_pass_leaves_alone_keeps_its_name(llama: Read) -> None:
@@ -92,6 +93,19 @@ def test_the_lines_that_nodes_name_are_there(llama: Read) -> None:
 def hides_by_token(decoder: Decoder, x: Tensor) -> Tensor:
     query, key, value = decoder.heads(x)
     return merged((query @ key.transpose(2, 3)).softmax(-1) @ value)
+
+
+def test_the_patterns_that_were_tried_on_nodes_are_told(llama: Read) -> None:
+    tried = json.loads((llama.folder / "tried.json").read_text())
+    nodes = llama.nodes("fuse")
+    assert tried["graph"] == llama.the_pass("fuse")["file"]
+    assert tried["endings"].keys() <= {node["label"] for node in nodes.values()}
+    assert "rotary.half" in tried["endings"]["add"]
+    assert tried["tries"]
+    for each in tried["tries"]:
+        assert 1 < each["matched"] <= each["of"]
+        assert each["pattern"] in tried["endings"][nodes[each["node"]]["label"]]
+        assert {each["node"], *each["covered"]} <= nodes.keys()
 
 
 def test_a_refused_model_leaves_the_dump_up_to_there(tmp_path: Path) -> None:
@@ -150,7 +164,7 @@ def test_a_dump_takes_the_place_of_an_older_one(tmp_path: Path) -> None:
     for file in ("dump.json", "07-no-longer-there.txt", "index.html", "notes.txt"):
         (tmp_path / file).write_text("old")
     dump = dump_of(tiny_llama(num_hidden_layers=1), tmp_path)
-    assert dump.manifest["format"] == 2
+    assert dump.manifest["format"] == 3
     assert not (tmp_path / "07-no-longer-there.txt").exists()
     # The page would show the older one.
     assert not (tmp_path / "index.html").exists()

@@ -8,6 +8,31 @@ from typing import Any
 SOURCE = "transformers/models/plain/modeling_plain.py"
 NORM = ("mul", "mean", "add", "rsqrt", "mul_1", "mul_2")
 
+TRIED = {
+    "graph": "01-fuse",
+    "endings": {"relu": ["squared_relu", "maxout", "gated_feed_forward"], "embedding": ["table"]},
+    "tries": [
+        {
+            "pattern": "squared_relu",
+            "node": "model_layers_0_mlp_relu_5",
+            "matched": 2,
+            "of": 3,
+            "reason": "the pattern expects mul",
+            "differs": "model_layers_0_mlp_relu_3",
+            "covered": ["model_layers_0_mlp_relu_5", "model_layers_0_mlp_relu_4"],
+        },
+        {
+            "pattern": "maxout",
+            "node": "model_layers_0_mlp_relu_5",
+            "matched": 4,
+            "of": 4,
+            "reason": "halves differ",
+            "differs": "",
+            "covered": [],
+        },
+    ],
+}
+
 
 def write_dump(folder: Path, layers: int = 3, **changes: Any) -> Path:
     """A trace, a pass that fuses norms, one that changes nothing, two signatures, a file; 81 nodes a layer."""
@@ -34,7 +59,7 @@ def write_dump(folder: Path, layers: int = 3, **changes: Any) -> Path:
     ]
     found = {"norm": layers}
     manifest = {
-        "format": 2,
+        "format": 3,
         "model": "a <b>plain</b> decoder",
         "context": 64,
         "way": "whole text",
@@ -70,6 +95,7 @@ def write_dump(folder: Path, layers: int = 3, **changes: Any) -> Path:
             "patterns/norms.py": [[1, "\ndef _rms(x, weight, eps):\n    return x * torch.rsqrt(…) * weight"]],
         },
     } | changes
+    (folder / "tried.json").write_text(json.dumps(TRIED), encoding="utf-8")
     (folder / "dump.json").write_text(json.dumps(manifest), encoding="utf-8")
     return folder
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from autoconvert.driver.convert import convert
 from autoconvert.inspect.dump import read_dump
@@ -129,6 +129,30 @@ def test_a_chosen_node_is_followed_through_the_passes(page: Page) -> None:
     details.locator('[data-to="model_layers_0_norm_mean"]').first.click()
     page.keyboard.press("ArrowLeft")
     expect(heading).to_have_text("mean")
+
+
+def tried_at(page: Page, step: str, name: str) -> Locator:
+    """What the page says of the patterns that were tried on a node."""
+    page.goto(f"{page.url.partition('#')[0]}#pass={step}&node={name}")
+    return page.locator("aside section", has_text="Patterns tried here")
+
+
+def test_a_node_says_which_patterns_were_tried_on_it_and_how_far_they_got(page: Page) -> None:
+    tried = tried_at(page, "fuse", "model_layers_0_mlp_relu_5")
+    expect(tried.locator("li").first).to_contain_text("maxout4 of 4 operationshalves differ")
+    expect(tried.locator("li").last).to_contain_text("squared_relu2 of 3 operations")
+    expect(tried).to_contain_text("1 other pattern that ends in relu had nothing else in common: gated_feed_forward.")
+    tried.locator('[data-to="model_layers_0_mlp_relu_3"]').click()
+    expect(tried.locator("li")).to_contain_text("at model_layers_0_mlp_relu_5: the pattern expects mul")
+    expect(tried).to_contain_text("3 patterns that end in relu had nothing else in common")
+
+
+def test_what_a_node_becomes_says_what_was_tried_on_it(page: Page) -> None:
+    expect(tried_at(page, "decode", "model_layers_0_mlp_relu_4").locator("li")).to_contain_text("squared_relu")
+    expect(tried_at(page, "fuse", "model_embedding")).to_contain_text("1 pattern that ends in embedding")
+    # A block has its pattern, and an input computes nothing.
+    expect(tried_at(page, "fuse", "model_layers_0_norm_rms_norm")).to_have_count(0)
+    expect(tried_at(page, "fuse", "tokens")).to_have_count(0)
 
 
 def test_a_file_alone_has_a_step_for_each_signature(browser: Browser, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def test_a_folder_without_a_dump_is_said_to_be_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"format": 1}, "has the format 1, this version of autoconvert reads 2"),
+        ({"format": 1}, "has the format 1, this version of autoconvert reads 3"),
         ({"format": None}, "has the format None"),
         ({"passes": 3}, "dump.json is damaged"),
         ({"passes": [{"name": "trace"}]}, "dump.json is damaged: 'summary' is missing"),
@@ -63,6 +63,14 @@ def test_a_damaged_graph_is_named(tmp_path: Path, content: str) -> None:
     folder = write_dump(tmp_path, layers=1)
     (folder / "01-fuse.json").write_text(content, encoding="utf-8")
     with pytest.raises(InputError, match=r"01-fuse\.json is damaged"):
+        read_dump(folder)
+
+
+@pytest.mark.parametrize("content", ["[]", '{"graph": "01-fuse"}', '{"graph": "", "endings": {}, "tries": [{}]}', "{"])
+def test_a_damaged_list_of_tries_is_named(tmp_path: Path, content: str) -> None:
+    folder = write_dump(tmp_path, layers=1)
+    (folder / "tried.json").write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match=r"tried\.json is damaged"):
         read_dump(folder)
 
 

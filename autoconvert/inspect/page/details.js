@@ -40,7 +40,8 @@ const nodeTitle = (node) => [moduleText(node.path.slice(-2)), shortName(node)].f
 
 function nodeDetails(node, context) {
   const { page, pass, compared, graphs, index } = context,
-    { side } = page.state,
+    { data, state } = page,
+    { side } = state,
     graph = graphs[side];
   const known = node.attributes,
     other = compared.before && graphs[1 - side].byName.get(node.name);
@@ -97,6 +98,7 @@ function nodeDetails(node, context) {
       : "",
     madeFrom.length ? section("Comes from", nodeLinks(madeFrom, 0, context)) : "",
     madeOf.length ? section("Becomes", nodeLinks(madeOf, 1, context)) : "",
+    triedOn(page, node.name, side || !compared.before ? state.pass : (lineage(data, state.pass).at(-2) ?? state.pass)),
     known.source ? section("In the model’s code", sourceLines(page.data, known.source)) : "",
     section(
       "Around it",
