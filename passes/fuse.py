@@ -14,7 +14,7 @@ from autoconvert.ir.editing import finish, inline, replace
 from autoconvert.ir.fusion import FusedBlock, Fusion, NearMiss
 from autoconvert.ir.nodes import type_key
 from autoconvert.ir.program import Program
-from autoconvert.ir.provenance import BLOCK
+from autoconvert.ir.provenance import BLOCK, provenance_of
 from autoconvert.ops.attention import attention_scores
 from autoconvert.passes.canonicalize import canonicalize
 from autoconvert.rewrite.decomposition import decompose_nodes
@@ -32,7 +32,7 @@ def fuse(program: Program, patterns: Sequence[Pattern], on_match: OnMatch) -> Pr
         InputError: a pattern's own function fails where it matched, or gives its own block again.
     """
     graph = program.graph
-    given = {node.name for node in graph.graph.nodes}
+    given = {node.name: _Given(node.target, provenance_of(node)) for node in graph.graph.nodes}
     found: Counter[str] = Counter()
     blocks: dict[fx.Node, FusedBlock] = {}
     near_misses: dict[str, NearMiss] = {}
@@ -65,11 +65,7 @@ def fuse(program: Program, patterns: Sequence[Pattern], on_match: OnMatch) -> Pr
                 matched = True
             if matched:
                 graph.graph.eliminate_dead_code()
-    for node in graph.graph.find_nodes(op="call_function", target=ops.attention_scores):
-        # A part of a block is none.
-        node.meta.pop(BLOCK, None)
-    # What only patterns know.
-    decompose_nodes(graph.graph, {ops.attention_scores: attention_scores})
+    _decompose_parts(graph.graph, given)
     alive = set(graph.graph.nodes)
     names = {node.name for node in alive}
     fusion = Fusion(
@@ -83,6 +79,31 @@ def fuse(program: Program, patterns: Sequence[Pattern], on_match: OnMatch) -> Pr
         ),
     )
     return dataclasses.replace(program, graph=finish(graph), fusion=fusion)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Given:
+    """What a node of the graph was before any block was found."""
+
+    target: Any
+    provenance: Mapping[str, Any]
+
+
+def _decompose_parts(graph: fx.Graph, given: Mapping[str, _Given]) -> None:
+    """What only patterns know becomes what it was; a part of a block is none, and nothing has happened to it."""
+    parts = [node.meta[BLOCK] for node in graph.find_nodes(op="call_function", target=ops.attention_scores)]
+    decompose_nodes(graph, {ops.attention_scores: attention_scores})
+    # What something else uses too is still there.
+    alive = {node.name for node in graph.nodes}
+    before = {part: [name for name in part.replaced if name not in alive] for part in parts}
+    for node in graph.nodes:
+        if (part := node.meta.get(BLOCK)) not in before:
+            continue
+        del node.meta[BLOCK]
+        if (name := next((each for each in before[part] if given[each].target is node.target), None)) is not None:
+            before[part].remove(name)
+            node.name = name
+            node.meta |= given[name].provenance
 
 
 def matchers_of(patterns: Iterable[Pattern]) -> list[Matcher]:
@@ -115,7 +136,7 @@ def _between(first: fx.Node, last: fx.Node) -> Iterator[fx.Node]:
         yield first
 
 
-def _fused(match: Match, given: set[str]) -> FusedBlock:
+def _fused(match: Match, given: Container[str]) -> FusedBlock:
     """What `match` replaces; a block that was found before and is part of it, by what that had replaced."""
     replaced: list[str] = []
     for node in match.region:

@@ -17,7 +17,7 @@ from autoconvert.analysis.regions import ancestors
 from autoconvert.analysis.sequence_axis import check_separate
 from autoconvert.ir.editing import infer
 from autoconvert.ir.nodes import concrete, shape
-from autoconvert.ir.provenance import PROVENANCE
+from autoconvert.ir.provenance import provenance_of
 
 # For proofs about rows every other unknown size is some number, and the rows another one than anything else.
 _SOME_LENGTH = 7
@@ -86,7 +86,7 @@ class Proof:
         """The copy of an operation on rows, whose operands that are rows have `copies`."""
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: copies.get(n) or self._other(n))
         made = self.graph.call_function(node.target, args, kwargs)  # type: ignore[arg-type]
-        made.meta = {key: node.meta[key] for key in PROVENANCE if key in node.meta}
+        made.meta = provenance_of(node)
         made.meta["val"] = infer(made)
         return made
 

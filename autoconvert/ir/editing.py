@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from autoconvert.ir.nodes import named_arguments
-from autoconvert.ir.provenance import PROVENANCE
+from autoconvert.ir.provenance import provenance_of
 from autoconvert.ir.sizes import without_quotients
 from autoconvert.ir.types import type_of
 
@@ -22,7 +22,7 @@ Argument = Any
 def emit(graph: fx.Graph, target: Callable[..., Any], *args: Argument, like: fx.Node, **kwargs: Argument) -> fx.Node:
     """Inserts a call at the graph's insertion point; shape and dtype are inferred, the origin is that of `like`."""
     node = graph.call_function(target, args, kwargs)
-    node.meta = {key: like.meta[key] for key in PROVENANCE if key in like.meta}
+    node.meta = provenance_of(like)
     node.meta["val"] = infer(node)
     return node
 
@@ -109,7 +109,7 @@ def inline(graph: fx.Graph, body: fx.Graph, inputs: dict[str, Argument], like: f
         else:
             copy = graph.node_copy(node, lambda n: values[n])
             origin = like if like is not None else node
-            copy.meta = {key: origin.meta[key] for key in PROVENANCE if key in origin.meta}
+            copy.meta = provenance_of(origin)
             copy.meta["val"] = node.meta["val"]
             values[node] = copy
     raise AssertionError("a graph ends in its output")

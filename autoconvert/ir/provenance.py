@@ -1,14 +1,19 @@
 """Provenance: the module, the source line and the fused block that a node comes from."""
 
 import re
+from typing import Any
 
 from torch import fx
 
 # Where a node says which fused block it belongs to.
 BLOCK = "block"
 
-# What a new node takes over from the one that it stands for.
-PROVENANCE = ("stack_trace", "nn_module_stack", BLOCK)
+_PROVENANCE = ("stack_trace", "nn_module_stack", BLOCK)
+
+
+def provenance_of(node: fx.Node) -> dict[str, Any]:
+    """What a new node that stands for `node` begins its metadata with."""
+    return {key: node.meta[key] for key in _PROVENANCE if key in node.meta}
 
 
 def operation_name(node: fx.Node) -> str:

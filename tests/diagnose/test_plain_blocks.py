@@ -90,10 +90,8 @@ def _rotary(turn: Callable[[Tensor, Tensor], Tensor]) -> Change:
 
 
 def _by_index(x: Tensor, angles: Tensor) -> Tensor:
-    places, signs = (
-        torch.arange(_SIZE).unflatten(0, (-1, 2)).flip(1).flatten(),
-        torch.tensor([-1.0, 1.0]).repeat(_PAIRS),
-    )
+    places = torch.unflatten(torch.arange(_SIZE), 0, (-1, 2)).flip(1).flatten()
+    signs = torch.tensor([-1.0, 1.0]).repeat(_PAIRS)
     angles = angles.repeat_interleave(2, 1)
     return x * angles.cos() + x[..., places] * signs * angles.sin()
 

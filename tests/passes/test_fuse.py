@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from autoconvert import ops
 from autoconvert.errors import Refused
@@ -23,6 +23,31 @@ def fused(module: nn.Module, without: str = "") -> Program:
     program = models.traced(module)
     patterns = [pattern for pattern in PATTERNS if pattern.name != without]
     return fuse(program.with_graph(canonicalize(program.graph, program.weights)), patterns, lambda *_: None)
+
+
+def sigmoid_attention(decoder: Decoder, x: Tensor) -> Tensor:
+    """Its scores are those of an attention, and what follows is none: masked, and without a softmax."""
+    query, key, value = decoder.heads(x)
+    later = torch.full((x.shape[1], x.shape[1]), float("-inf")).triu(1)
+    return models.merged((query @ key.mT * 0.5 + later).sigmoid() @ value)
+
+
+def test_what_grew_in_part_is_what_it_was() -> None:
+    def described(graph: fx.Graph) -> list[tuple[object, ...]]:
+        return [
+            (n.name, n.target, n.args, n.meta.get("stack_trace"), n.meta.get("nn_module_stack")) for n in graph.nodes
+        ]
+
+    program = models.traced(Decoder(attend=sigmoid_attention))
+    program = program.with_graph(canonicalize(program.graph, program.weights))
+    before = described(program.graph.graph)
+    after = fuse(program, PATTERNS, lambda *_: None)
+    assert after.fusion.patterns.keys() == {
+        "attention_scores.product",
+        "attention_scores.scaled",
+        "attention_scores.masked",
+    }
+    assert [str(each) for each in described(after.graph.graph)] == [str(each) for each in before]
 
 
 # An attention in which each pattern of one is found.
