@@ -1,5 +1,6 @@
 """The page in a browser: what a person clicks and types, without a network."""
 
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -129,6 +130,14 @@ def test_a_chosen_node_is_followed_through_the_passes(page: Page) -> None:
     details.locator('[data-to="model_layers_0_norm_mean"]').first.click()
     page.keyboard.press("ArrowLeft")
     expect(heading).to_have_text("mean")
+
+
+def test_a_length_that_has_become_a_number_is_no_change(page: Page) -> None:
+    page.click('.step[data-pass="prefill_16"]')
+    expect(page.locator(".head h2")).to_have_text("prefill_16")
+    assert not re.search(r"\d (changed|removed|added)", page.locator(".head").first.inner_text())
+    page.click('.step[data-pass="fuse"]')
+    expect(page.locator(".head").first).to_contain_text("18 removed")
 
 
 def tried_at(page: Page, step: str, name: str) -> Locator:

@@ -2,12 +2,14 @@
 
 // Keys of attributes that are known about a node and do not decide what it computes.
 const ABOUT = new Set(["pattern", "block", "error", "multiply-adds", "bytes", "source", "shape", "dtype", "result", "origins"]);
+// A size that is computed from a symbol: `s`, `2*s`, `s + 1`.
+const SYMBOLIC = /^[\s\d+*-]*\bs\d*\b[\s\d+*-]*$/;
 const STATUSES = ["removed", "added", "changed", "rewired"];
 
 /** `kept`, `rewired` (the same on other inputs) or `changed`. */
 function statusOf(left, right) {
   if (left.number === right.number) return "kept";
-  const differs = (of) => JSON.stringify(of(left)) !== JSON.stringify(of(right));
+  const differs = (of) => !isSame(JSON.stringify(of(left)), JSON.stringify(of(right)));
   if (differs((n) => [n.operation, n.types, n.path])) return "changed";
   if (differs((n) => [n.inputs, n.attributes.arguments])) {
     const blank = (n) => (n.attributes.arguments ?? "").replace(/%\w+/g, "%");
@@ -15,6 +17,16 @@ function statusOf(left, right) {
   }
   const rest = (n) => Object.entries(n.attributes).filter(([key]) => !ABOUT.has(key));
   return differs(rest) ? "changed" : "kept";
+}
+
+/** Whether two texts say the same, where a size of the right may be a number for the symbol of the left. */
+function isSame(left, right) {
+  if (left === right) return true;
+  const [a, b] = [left, right].map((text) => text.split(/[[\](),]/));
+  return (
+    a.length === b.length &&
+    a.every((part, index) => part === b[index] || (SYMBOLIC.test(part) && /^\s*\d+\s*$/.test(b[index])))
+  );
 }
 
 /** The tree of modules for a comparison; without a graph before, all nodes are kept. */
