@@ -29,8 +29,6 @@ from autoconvert.source.source import Source
 
 # A near miss that is no part of anything that looks like a block is told from this share of its operations on.
 _SHARE = 0.5
-# So many operations in common with a block of another kind are chance.
-_CHANCE = 2
 _AROUND = 2
 
 
@@ -260,9 +258,7 @@ class _Search:
             return is_kind, is_here, miss.matched / miss.of, miss.node == block.output.name
 
         near = [
-            miss
-            for miss in self._near(block)
-            if miss.matched > _CHANCE or block.kind in self._patterns[miss.pattern].block
+            miss for miss in self._near(block) if not miss.is_chance or block.kind in self._patterns[miss.pattern].block
         ]
         best = sorted(near, key=nearness, reverse=True)[:1]
         parts = [miss for miss in near if miss.is_declined and miss.pattern not in {each.pattern for each in best}]
@@ -295,7 +291,7 @@ class _Search:
         told = []
         for miss in self._seen:
             covered = [self.nodes.get(name) for name in miss.covered]
-            near = miss.matched > _CHANCE and (miss.is_declined or miss.matched >= _SHARE * miss.of)
+            near = not miss.is_chance and (miss.is_declined or miss.matched >= _SHARE * miss.of)
             if near and inside.isdisjoint(miss.covered) and all(n is not None and _is_plain(n) for n in covered):
                 nodes = [n for n in covered if n is not None]
                 if times[self.nodes[miss.node]] is Time.TOKEN:

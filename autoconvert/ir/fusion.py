@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass, field
 
+# So many operations in common with a block of another kind are chance.
+_CHANCE = 2
+
 
 @dataclass(frozen=True)
 class NearMiss:
@@ -19,6 +22,11 @@ class NearMiss:
     place: str = ""
     differs: str = ""
     covered: tuple[str, ...] = ()
+
+    @property
+    def is_chance(self) -> bool:
+        """Whether so few operations matched as any two blocks have in common."""
+        return self.matched <= _CHANCE
 
     @property
     def is_declined(self) -> bool:

@@ -83,7 +83,7 @@ def run_passes(
             try:
                 program = step.run(program, options)
             except Refused as refusal:
-                raise _with_near_misses(refusal, program) from refusal
+                raise _with_near_misses(refusal, program, options.patterns) from refusal
             verifier.verify(program, name, changes_ports=step.changes_ports)
             for invariant in _kept(passes, index):
                 if wrong := invariant.holds(program):
@@ -103,13 +103,17 @@ def _kept(passes: Sequence[Pass], index: int) -> list[Invariant]:
     return list(held)
 
 
-def _with_near_misses(refusal: Refused, program: Program) -> Refused:
+def _with_near_misses(refusal: Refused, program: Program, patterns: Sequence[Pattern]) -> Refused:
+    blocks = {pattern.name: pattern.block for pattern in patterns}
     times = binding_times(program)
     pairs = {node.name for node, time in times.items() if time is Time.TOKEN and len(axes(node, program.followed)) > 1}
 
     def is_near(miss: NearMiss) -> bool:
-        """What stands around a value of tokens for every two positions has such values itself."""
-        return refusal.at not in pairs or not pairs.isdisjoint((miss.node, *miss.covered))
+        """What stands around a value of tokens for every two positions has such values itself, and is an attention."""
+        if refusal.at not in pairs:
+            return True
+        is_known = not miss.is_chance or "attention" in blocks.get(miss.pattern, "")
+        return is_known and not pairs.isdisjoint((miss.node, *miss.covered))
 
     misses = [miss for miss in program.fusion.nearest() if is_near(miss)]
     nearest = "\n".join(f"Nearest: {miss}" for miss in misses[:1])
