@@ -91,17 +91,18 @@ class _Given:
 
 def _decompose_parts(graph: fx.Graph, given: Mapping[str, _Given]) -> None:
     """What only patterns know becomes what it was; a part of a block is none, and nothing has happened to it."""
-    parts = [node.meta[BLOCK] for node in graph.find_nodes(op="call_function", target=ops.attention_scores)]
+    scores = graph.find_nodes(op="call_function", target=ops.attention_scores)
+    parts = {part for node in scores if (part := node.meta.get(BLOCK)) is not None}
     decompose_nodes(graph, {ops.attention_scores: attention_scores})
-    # What something else uses too is still there.
-    alive = {node.name for node in graph.nodes}
-    before = {part: [name for name in part.replaced if name not in alive] for part in parts}
+    # What something else uses too is still there, and two parts may have shared it.
+    taken = {node.name for node in graph.nodes}
     for node in graph.nodes:
-        if (part := node.meta.get(BLOCK)) not in before:
+        if (part := node.meta.get(BLOCK)) not in parts:
             continue
         del node.meta[BLOCK]
-        if (name := next((each for each in before[part] if given[each].target is node.target), None)) is not None:
-            before[part].remove(name)
+        names = (name for name in part.replaced if name not in taken and given[name].target is node.target)
+        if (name := next(names, None)) is not None:
+            taken.add(name)
             node.name = name
             node.meta |= given[name].provenance
 

@@ -24,6 +24,7 @@ from tests.modules_from_elsewhere.nano_gpt import NanoGPT
 from tests.modules_from_elsewhere.normalized import LengthAndDirection, Spherical
 from tests.modules_from_elsewhere.parallel_rotary import PairedRotary, PartialRotary
 from tests.modules_from_elsewhere.relative_bias import RelativeBuckets, RelativeKeys
+from tests.modules_from_elsewhere.rolled_rotary import RolledRotary
 from tests.modules_from_elsewhere.shared_keys import Borrowing, UpperHalf
 from tests.modules_from_elsewhere.short_convolution import AlternatingConvolutions, ConvolvedQueries
 from tests.modules_from_elsewhere.simple_recurrence import LogarithmicScan, LoopedAverages
@@ -45,6 +46,7 @@ _UNSCALED = {_PRODUCT, "attention.written_out"}
 PATTERNS_OF: dict[type[nn.Module], set[str]] = {
     NanoGPT: {"layer_norm.without_bias", "attention.native.causal"},
     EinsumDecoder: {"gelu_tanh", "layer_norm.written_out", _FILLED, *_SCORES},
+    RolledRotary: {"rotary.rolled", "rotary.rolled.signs", "attention.native.causal"},
     ComplexRotary: {"rms_norm", "rotary.interleaved.halves", _MASKED, "gated_feed_forward.silu", *_SCORES},
     AlibiDecoder: {"layer_norm", _MASKED, *_SCORES},
     MultiQuery: {"rms_norm", _FILLED, *_SCORES},

@@ -75,6 +75,7 @@ ROWS: dict[str, Rows] = {
     "weighted by the pair": lambda m, x, e, s, t, w: m.expert(x[t], e) * w[t, s, None],
     "modules": lambda m, x, e, s, t, w: m.layers[e](x[t]),
     "products written as such": lambda m, x, e, s, t, w: x[t] @ m.up[e].mT @ m.down[e].mT,
+    "a product from the left": lambda m, x, e, s, t, w: (m.down[e] @ (m.up[e] @ x[t].mT)).mT,
     "one bias for all": lambda m, x, e, s, t, w: F.linear(F.linear(x[t], m.up[e], m.bias[0]), m.down[e]),
     "one matrix for all": lambda m, x, e, s, t, w: F.linear(x[t], m.square) * w[t, s, None],
     "a vector beside": lambda m, x, e, s, t, w: F.linear(F.linear(x[t], m.up[e]) * m.bias[e], m.down[e]),
@@ -192,10 +193,6 @@ REASONS: dict[str, tuple[Rows, str]] = {
     "a number beside": (
         lambda m, x, e, s, t, w: m.expert(x[t], e) * m.bias[e, 0],
         "a parameter that is no vector is beside rows",
-    ),
-    "a parameter from the left": (
-        lambda m, x, e, s, t, w: (m.up[e, :WIDTH] @ x[t].mT).mT,
-        "parameters are used in an unknown way",
     ),
     "parameters as entries": (
         lambda m, x, e, s, t, w: torch.cat([x[t][:, :4], m.bias[e, :4].expand(t.shape[0], -1)], -1),
