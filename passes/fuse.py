@@ -171,8 +171,8 @@ def _replacement(match: Match, known: dict[str, fx.GraphModule]) -> fx.GraphModu
 
 
 def _keep_nearest(near_misses: dict[str, NearMiss], miss: NearMiss) -> None:
-    """Two operations in common are chance; the share that matched decides between patterns."""
-    if miss.matched < 2:
+    """The share that matched decides between patterns."""
+    if not miss.is_begun:
         return
     known = near_misses.get(miss.node)
     if known is None or miss.matched / miss.of > known.matched / known.of:

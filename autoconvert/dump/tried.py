@@ -8,9 +8,6 @@ from autoconvert.dump.snapshot import Snapshot
 from autoconvert.passes.fuse import tries
 from autoconvert.rewrite.pattern import Pattern
 
-# One operation in common is chance.
-_LEAST = 2
-
 
 def tried(stem: str | None, snapshot: Snapshot, patterns: Iterable[Pattern]) -> dict[str, Any]:
     """What is said of the graph of a `snapshot`, whose file is `stem`; nodes are called as its entries are.
@@ -24,7 +21,7 @@ def tried(stem: str | None, snapshot: Snapshot, patterns: Iterable[Pattern]) -> 
     further = []
     for miss in tries(snapshot.program.graph.graph, patterns):
         endings.setdefault(operations[miss.node], {})[miss.pattern] = None
-        if miss.matched >= _LEAST:
+        if miss.is_begun:
             further.append(
                 {
                     "pattern": miss.pattern,

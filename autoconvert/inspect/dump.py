@@ -8,6 +8,7 @@ from typing import Any
 
 from autoconvert.dump.manifest import FORMAT, MANIFEST, TRIED
 from autoconvert.errors import InputError
+from autoconvert.ir.fusion import NearMiss
 from autoconvert.report.check_result import CheckResult
 
 _AGAIN = "Write the dump again: autoconvert MODEL --dump DIR."
@@ -68,28 +69,12 @@ class Stored:
 
 
 @dataclass(frozen=True)
-class Try:
-    """How far a pattern got at `node`, its last operation: `covered` are the nodes that matched.
-
-    `differs` is the first that did not; "" where it is no node, or where all matched and the guard declined.
-    """
-
-    pattern: str
-    node: str
-    matched: int
-    of: int
-    reason: str
-    differs: str
-    covered: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class Tried:
     """Which patterns were tried on the `graph` of a stem: `endings` by the operation that is their last."""
 
     graph: str
     endings: dict[str, tuple[str, ...]]
-    tries: tuple[Try, ...]
+    tries: tuple[NearMiss, ...]
 
 
 @dataclass(frozen=True)
@@ -163,8 +148,8 @@ def _tried(path: Path) -> Tried | None:
         raise _damaged(path, error) from error
 
 
-def _try(each: Mapping[str, Any]) -> Try:
-    return Try(
+def _try(each: Mapping[str, Any]) -> NearMiss:
+    return NearMiss(
         pattern=str(each["pattern"]),
         node=str(each["node"]),
         matched=int(each["matched"]),

@@ -24,6 +24,11 @@ class NearMiss:
     covered: tuple[str, ...] = ()
 
     @property
+    def is_begun(self) -> bool:
+        """Whether more matched than the last operation, which it is tried for."""
+        return self.matched > 1
+
+    @property
     def is_chance(self) -> bool:
         """Whether so few operations matched as any two blocks have in common."""
         return self.matched <= _CHANCE

@@ -1,6 +1,7 @@
 """Reading a dump: what there is, and what is said where it is damaged."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -58,19 +59,17 @@ def test_damaged_json_is_said_to_be(tmp_path: Path, text: str) -> None:
         read_dump(folder)
 
 
-@pytest.mark.parametrize("content", ["{}", '{"graphs": []}', '{"graphs": [{"nodes": [{"id": "a"}]}]}', "{"])
-def test_a_damaged_graph_is_named(tmp_path: Path, content: str) -> None:
-    folder = write_dump(tmp_path, layers=1)
-    (folder / "01-fuse.json").write_text(content, encoding="utf-8")
-    with pytest.raises(InputError, match=r"01-fuse\.json is damaged"):
-        read_dump(folder)
+GRAPHS = ("{}", '{"graphs": []}', '{"graphs": [{"nodes": [{"id": "a"}]}]}', "{")
+TRIES = ("[]", '{"graph": "01-fuse"}', '{"graph": "", "endings": {}, "tries": [{}]}', "{")
 
 
-@pytest.mark.parametrize("content", ["[]", '{"graph": "01-fuse"}', '{"graph": "", "endings": {}, "tries": [{}]}', "{"])
-def test_a_damaged_list_of_tries_is_named(tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize(
+    ("file", "content"), [*(("01-fuse.json", each) for each in GRAPHS), *(("tried.json", each) for each in TRIES)]
+)
+def test_a_damaged_file_is_named(tmp_path: Path, file: str, content: str) -> None:
     folder = write_dump(tmp_path, layers=1)
-    (folder / "tried.json").write_text(content, encoding="utf-8")
-    with pytest.raises(InputError, match=r"tried\.json is damaged"):
+    (folder / file).write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match=rf"{re.escape(file)} is damaged"):
         read_dump(folder)
 
 

@@ -76,6 +76,7 @@ ROWS: dict[str, Rows] = {
     "modules": lambda m, x, e, s, t, w: m.layers[e](x[t]),
     "products written as such": lambda m, x, e, s, t, w: x[t] @ m.up[e].mT @ m.down[e].mT,
     "a product from the left": lambda m, x, e, s, t, w: (m.down[e] @ (m.up[e] @ x[t].mT)).mT,
+    "a part of a parameter from the left": lambda m, x, e, s, t, w: (m.up[e, :WIDTH] @ x[t].mT).mT,
     "one bias for all": lambda m, x, e, s, t, w: F.linear(F.linear(x[t], m.up[e], m.bias[0]), m.down[e]),
     "one matrix for all": lambda m, x, e, s, t, w: F.linear(x[t], m.square) * w[t, s, None],
     "a vector beside": lambda m, x, e, s, t, w: F.linear(F.linear(x[t], m.up[e]) * m.bias[e], m.down[e]),

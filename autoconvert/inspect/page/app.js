@@ -51,7 +51,7 @@ function start(data) {
   /** Shows a pass, and of the chosen node what it was there, or became. */
   function goTo(pass) {
     const { node, side, pass: from } = page.state;
-    const at = side === 0 ? (lineage(data, from).at(-2) ?? from) : from;
+    const at = passOfSide(data, from, side);
     go({ pass, node: node && followed(data, node, at, pass), side: 1, pattern: null, view: "graph" });
   }
 

@@ -61,6 +61,9 @@ function lineage(data, index) {
   return found;
 }
 
+/** The pass whose graph stands on a side of the comparison at a pass: on the left the one before. */
+const passOfSide = (data, pass, side) => (side === 0 ? (lineage(data, pass).at(-2) ?? pass) : pass);
+
 /** What the node `name` of the graph after a pass was made from, or made into, at another pass; null for nothing. */
 function followed(data, name, from, to) {
   const [old, now] = [lineage(data, from), lineage(data, to)];

@@ -98,7 +98,7 @@ function nodeDetails(node, context) {
       : "",
     madeFrom.length ? section("Comes from", nodeLinks(madeFrom, 0, context)) : "",
     madeOf.length ? section("Becomes", nodeLinks(madeOf, 1, context)) : "",
-    triedOn(page, node.name, side || !compared.before ? state.pass : (lineage(data, state.pass).at(-2) ?? state.pass)),
+    triedOn(page, node.name, passOfSide(data, state.pass, side)),
     known.source ? section("In the model’s code", sourceLines(page.data, known.source)) : "",
     section(
       "Around it",
