@@ -1,6 +1,6 @@
 """Editing graphs: every new node knows the type of its value and where it comes from."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -16,7 +16,20 @@ from autoconvert.ir.provenance import provenance_of
 from autoconvert.ir.sizes import without_quotients
 from autoconvert.ir.types import type_of
 
+aten = torch.ops.aten
+
 Argument = Any
+
+
+def _padded(x: Tensor, padding: Sequence[int], value: float = 0.0) -> Tensor:
+    sizes = list(x.shape)
+    for axis, (before, after) in enumerate(zip(padding[::2], padding[1::2], strict=True), 1):
+        sizes[-axis] = sizes[-axis] + before + after
+    return x.new_empty(sizes)
+
+
+# Operations of which PyTorch's own inference makes numbers of all symbols.
+_INFERRED_BY: dict[Any, Callable[..., Any]] = {aten.constant_pad_nd.default: _padded}
 
 
 def emit(graph: fx.Graph, target: Callable[..., Any], *args: Argument, like: fx.Node, **kwargs: Argument) -> fx.Node:
@@ -41,7 +54,7 @@ def infer(node: fx.Node) -> Any:
     args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
     assert callable(node.target)
     with fake_mode_of(node) or nullcontext(), torch.no_grad():
-        return without_quotients(node.target(*args, **kwargs))
+        return without_quotients(_INFERRED_BY.get(node.target, node.target)(*args, **kwargs))
 
 
 def renew(node: fx.Node) -> bool:

@@ -61,6 +61,15 @@ def _norm_of_groups(node: fx.Node) -> fx.Node | None:
     return normed if bias is None else emit(node.graph, aten.add.Tensor, normed, bias, like=node)
 
 
+@rule(aten.pad.default)
+def _constant_pad(node: fx.Node) -> fx.Node | None:
+    """Padding by a value is spelled out here, as PyTorch's own decomposition makes numbers of symbols on the way."""
+    x, padding, mode, value = named_arguments(node).values()
+    if mode != "constant" or any(is_symbolic(size) for size in _padded_sizes(node)):
+        return None
+    return emit(node.graph, aten.constant_pad_nd.default, x, padding, value or 0.0, like=node)
+
+
 @rule()
 def _decomposed(node: fx.Node) -> fx.Node | None:
     if not _is_composite(node.target):
@@ -118,4 +127,4 @@ def _definitions() -> dict[OpOverload, Callable[..., Any]]:
     return {operation: known[operation] for operation in _DEFINED}
 
 
-RULES = (_norm_of_groups, _decomposed)
+RULES = (_norm_of_groups, _constant_pad, _decomposed)

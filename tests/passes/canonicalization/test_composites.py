@@ -1,4 +1,4 @@
-"""A composite that takes no symbols stays as it is; a fault while one is decomposed is no reason to leave it."""
+"""A composite that takes no symbols stays as it is, one that takes them keeps them, and no fault is passed over."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +13,7 @@ from autoconvert.rewrite.rule import Rewriter
 from tests.models import WIDTH, Decoder, traced
 
 aten = torch.ops.aten
-*_, DECOMPOSED = RULES
+_, PADDED, DECOMPOSED = RULES
 REWRITER = Rewriter((), (), lambda *_: None)
 
 
@@ -37,6 +37,18 @@ def test_one_that_takes_them_is_decomposed() -> None:
     node = node_of(aten.cosine_similarity.default, cosine)
     with node.graph.inserting_before(node):
         assert DECOMPOSED.rewrite(node, REWRITER) is not None
+
+
+def test_symbols_stay_symbols_where_another_axis_is_padded() -> None:
+    """PyTorch's own inference makes 19 of the length (2.13), unless it remembers a result from tracing."""
+    program = traced(Decoder(lambda _, x: F.pad(x, (3, 0))[..., :WIDTH]))
+    (node,) = program.graph.graph.find_nodes(op="call_function", target=aten.pad.default)
+    length = str(node.meta["val"].shape[1])
+    with node.graph.inserting_before(node):
+        padded = PADDED.rewrite(node, REWRITER)
+    assert padded is not None
+    assert padded.target is aten.constant_pad_nd.default
+    assert [str(size) for size in padded.meta["val"].shape] == ["1", length, str(WIDTH + 3)]
 
 
 def test_operands_that_do_not_fit_are_no_reason_to_leave_it() -> None:
