@@ -46,6 +46,7 @@ class _Cpu:
             **ops.BODIES,
             ops.cached_attention: attention.cached_attention,
             ops.write_slots: attention.write_slots,
+            ops.numbers_of_slots: attention.numbers_of_slots,
             ops.rotary: rotary.rotary,
             ops.expert_linear: experts.expert_linear,
             torch.ops.aten.embedding.default: lookup.embedding,

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from ai_edge_litert import schema_py_generated as schema
 
+from autoconvert.lowering.axes_of_one import squeeze_and_expand
 from autoconvert.lowering.flatbuffer import NO_TENSOR, operator_code, read_model
 from autoconvert.lowering.subgraph import OPEN, Subgraph
 
@@ -58,6 +59,7 @@ def open_lengths(one: bytes, other: bytes, lengths: Lengths) -> OpenModel:
     axes: list[list[Axes]] = []
     for graph, its in zip(graphs, twins, strict=True):
         _require_same_operators(graph, its)
+        squeeze_and_expand(graph, its)
         sizes = [_opened(*shapes, lengths) for shapes in zip(graph.shapes, its.shapes, strict=True)]
         _slice_from_both_ends(graph, its)
         _open_constants(graph, its)

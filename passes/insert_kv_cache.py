@@ -56,6 +56,9 @@ def insert_kv_cache(program: Program, context: int, target: Target) -> Program:
         )
     input_pos = program.input(Role.INPUT_POS)
     mask = add_input(program, Role.MASK.value, (1, 1, shape(input_pos)[0], context), torch.float32)
+    for node in graph.find_nodes(op="call_function", target=ops.slot_numbers):
+        with graph.inserting_before(node):
+            replace(node, emit(graph, ops.numbers_of_slots, mask, like=node))
     results = named_results(graph)
     states: list[State] = []
     for index, attention in enumerate(attentions):

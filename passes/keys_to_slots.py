@@ -38,7 +38,8 @@ from autoconvert.ir.provenance import location
 from autoconvert.ir.types import type_of
 from autoconvert.ops.attention import CLOSED_BIAS
 from autoconvert.passes.columns_apart import columns_apart
-from autoconvert.passes.largest_columns import places_of_largest, written_at_largest
+from autoconvert.passes.largest_columns import padded, places_of_largest, written_at_largest
+from autoconvert.passes.pair_tables import pairs_at, slot_numbers
 from autoconvert.passes.position_tables import evaluate
 from autoconvert.rewrite.pass_manager import Pass
 
@@ -102,6 +103,8 @@ class _Rewriting:
                 self.pairs[node] = self._written(node)
             elif node.target in _TRIANGLES:
                 self.pairs[node] = self._triangle(node)
+            elif node.target is aten.slice.Tensor and self._begins_a_table(node):
+                self.pairs[node] = self._begun(node)
             else:
                 self._copy(node)
 
@@ -154,11 +157,8 @@ class _Rewriting:
         if node not in self.pairs:
             (table,) = evaluate(self.program, [node], self._times, self.context)
             self._later[node] = of_table(table)
-            constant = add_constant(self.program.graph, f"pairs_{node.name}", table, node)
-            rows = emit(node.graph, aten.reshape.default, self.program.input(Role.POSITIONS), [-1], like=node)
-            self.pairs[node] = emit(
-                node.graph, aten.index_select.default, constant, self._axes(node)[0], rows, like=node
-            )
+            graph, positions = self.program.graph, self.program.input(Role.POSITIONS)
+            self.pairs[node] = pairs_at(graph, f"pairs_{node.name}", table, self._axes(node), positions, node)
         return self.pairs[node]
 
     def _later_of(self, operand: Any) -> Later:
@@ -180,8 +180,6 @@ class _Rewriting:
         if target in _PRODUCTS and all(map(self._is_pair, given[:2])) and not self._sums_in_rows(node):
             raise self._refused(node, "it multiplies pairs with pairs")
         operands = [self._operand(node, each) for each in given]
-        if target is aten.slice.Tensor and self._begins_a_table(node):
-            return [*operands[:3], self.context]
         if target in SIZE_ARGUMENTS and self._is_pair(node):
             return self._with_columns(node, operands)
         if target in NEUTRAL:
@@ -220,6 +218,18 @@ class _Rewriting:
             raise self._refused(cut, f"it has {columns} columns for {self.context} positions")
         return True
 
+    def _begun(self, cut: fx.Node) -> fx.Node:
+        table, axis = arguments(cut)[:2]
+        self._later[cut] = of_result(cut, self._axes(cut)[-1], self._later_of)
+        return emit(cut.graph, aten.index_select.default, self._operand(cut, table), axis, self._numbers(cut), like=cut)
+
+    def _numbers(self, like: fx.Node) -> fx.Node:
+        return slot_numbers(self.program.graph, self.context, like)
+
+    def _slots(self, like: fx.Node) -> fx.Node:
+        """How many slots there are: the context, unless a file follows the history."""
+        return emit(like.graph, aten.sym_size.int, self._numbers(like), 0, like=like)
+
     def _triangle(self, node: fx.Node) -> fx.Node:
         """What is on one side of a diagonal, and 0 beside it."""
         if self._axes(node) != [-2, -1]:
@@ -227,9 +237,8 @@ class _Rewriting:
         pair, graph = self._pair(first_operand(node)), node.graph
         ones = torch.ones(self.context, self.context, dtype=torch.bool)
         table: torch.Tensor = node.target(ones, *arguments(node)[1:])  # type: ignore[operator]
-        constant = add_constant(self.program.graph, f"triangle_{node.name}", table, node)
-        rows = emit(graph, aten.reshape.default, self.program.input(Role.POSITIONS), [-1], like=node)
-        kept = emit(graph, aten.index_select.default, constant, 0, rows, like=node)
+        positions = self.program.input(Role.POSITIONS)
+        kept = pairs_at(self.program.graph, f"triangle_{node.name}", table, (-2, -1), positions, node)
         with pair.meta["val"].fake_mode:
             zero = emit(graph, aten.scalar_tensor.default, 0, dtype=pair.meta["val"].dtype, like=node)
         self._later[node] = chosen(of_table(table), self._later_of(first_operand(node)), 0.0)
@@ -260,6 +269,7 @@ class _Rewriting:
             raise self._refused(node, _SEES_LATER)
         if node.target is aten.topk.default and column in over:
             operands[1] = self._count(node)
+            operands[0] = padded(self.program.graph, operands[0], column, operands[1], node)
         return operands
 
     def _count(self, topk: fx.Node) -> int:
@@ -300,10 +310,10 @@ class _Rewriting:
         return at == self._axes(pair)[-1]
 
     def _with_columns(self, node: fx.Node, given: Sequence[Any]) -> list[Any]:
-        """The arguments with the context as the size of the last axis of the sequence."""
+        """The arguments with the slots as the size of the last axis of the sequence."""
         place = list(named_arguments(node)).index(SIZE_ARGUMENTS[node.target])  # type: ignore[index]
         operands, sizes = list(given), list(arguments(node)[place])
-        sizes[self._axes(node)[-1]] = self.context
+        sizes[self._axes(node)[-1]] = self._slots(node)
         operands[place] = sizes
         return operands
 
@@ -316,7 +326,8 @@ class _Rewriting:
         if self._times[node] is not Time.POSITION:
             return None
         (table,) = evaluate(self.program, [node], self._times, self.context)
-        return add_constant(self.program.graph, f"columns_{node.name}", table, node)
+        constant, (at,) = add_constant(self.program.graph, f"columns_{node.name}", table, node), self._axes(node)
+        return emit(node.graph, aten.index_select.default, constant, at, self._numbers(node), like=node)
 
     def _moved(self, node: fx.Node) -> fx.Node | None:
         """What only moves or repeats what is kept is done behind the slots."""
@@ -340,7 +351,7 @@ class _Rewriting:
         rows = emit(graph, aten.permute.default, node, first, like=node)
         rows = emit(graph, aten.reshape.default, rows, [1, 1, -1, prod(others)], like=node)
         kept = emit(graph, ops.slots, rows, self.context, like=node)
-        whole = emit(graph, aten.reshape.default, kept, [self.context, *others], like=node)
+        whole = emit(graph, aten.reshape.default, kept, [-1, *others], like=node)
         back = [first.index(axis) - rank for axis in range(-rank, 0)]
         return emit(graph, aten.permute.default, whole, back, like=node)
 
@@ -367,10 +378,11 @@ class _Rewriting:
         largest = places_of_largest(index)
         if largest is None or dim != -1 or not self._is_pair(base) or self._axes(base)[-1] != -1:
             raise self._refused(scatter, "it writes into columns")
-        values, count = arguments(largest)[:2]
+        # What is chosen from has as many more, for where there are fewer slots.
+        (values, _), count = arguments(first_operand(largest))[0], arguments(largest)[1]
         if list(map(str, shape(values))) != list(map(str, shape(self._pair(base)))):
             raise self._refused(scatter, "it writes into columns")
-        return written_at_largest(self._pair(base), values, count, number, like=scatter)
+        return written_at_largest(self.program.graph, self._pair(base), values, count, number, like=scatter)
 
 
 def _width(node: fx.Node) -> int:

@@ -1,11 +1,12 @@
 """Largest columns: a number written where the largest values of each row are, without their places."""
 
+import math
 import operator
 
 import torch
 from torch import fx
 
-from autoconvert.ir.editing import emit
+from autoconvert.ir.editing import add_constant, emit
 from autoconvert.ir.nodes import arguments, first_operand, named_arguments
 
 aten = torch.ops.aten
@@ -22,14 +23,26 @@ def places_of_largest(index: fx.Node) -> fx.Node | None:
     return found if is_largest and named_arguments(found)["dim"] == -1 else None
 
 
-def written_at_largest(base: fx.Node, values: fx.Node, count: int, number: float, like: fx.Node) -> fx.Node:
+def padded(owner: fx.GraphModule, values: fx.Node, axis: int, count: int, like: fx.Node) -> fx.Node:
+    """`values` with `count` more along an axis, counted from the end: as many as are chosen, and chosen last."""
+    graph, dtype = owner.graph, values.meta["val"].dtype
+    least = torch.full((count, *[1] * (-axis - 1)), -math.inf if dtype.is_floating_point else torch.iinfo(dtype).min)
+    constant = add_constant(owner, f"least_{like.name}", least.to(dtype), values)
+    first = emit(graph, aten.slice.Tensor, values, axis, 0, 1, like=like)
+    added = emit(graph, aten.minimum.default, first, constant, like=like)
+    return emit(graph, aten.cat.default, [values, added], axis, like=like)
+
+
+def written_at_largest(
+    owner: fx.GraphModule, base: fx.Node, values: fx.Node, count: int, number: float, like: fx.Node
+) -> fx.Node:
     """`base` with `number` where the `count` largest of each row of `values` are, at the graph's insertion point.
 
     Those are the values above the least of them, and of equal ones the first, as many as are left. PyTorch says
     nothing of equal ones.
     """
-    graph = like.graph
-    found = emit(graph, aten.topk.default, values, count, -1, like=like)
+    graph = owner.graph
+    found = emit(graph, aten.topk.default, padded(owner, values, -1, count, like), count, -1, like=like)
     largest = emit(graph, operator.getitem, found, 0, like=like)
     least = emit(graph, aten.slice.Tensor, largest, -1, count - 1, like=like)
     above = emit(graph, aten.gt.Tensor, values, least, like=like)

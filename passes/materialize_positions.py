@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, fx
 
 from autoconvert.analysis.binding_times import Time, binding_times, frontier
-from autoconvert.analysis.constants import same_constant
 from autoconvert.analysis.invariants import POSITIONS_MATERIALIZED, WHOLE_TEXT
-from autoconvert.analysis.masks import Mask, classify_mask, windows
+from autoconvert.analysis.masks import Mask, classify_mask
 from autoconvert.errors import Inseparable, Refused
 from autoconvert.ir.editing import add_constant, emit, finish, infer, set_arguments
 from autoconvert.ir.interface import Role, port_of
 from autoconvert.ir.nodes import is_symbolic, named_arguments, shape
 from autoconvert.ir.program import Program
 from autoconvert.ir.provenance import location
+from autoconvert.passes.pair_tables import looked_up, slot_numbers
 from autoconvert.passes.position_tables import LARGEST_TABLE, evaluate, is_mask_of, is_relative, later_users, rows_at
 from autoconvert.rewrite.pass_manager import Pass
 
@@ -138,10 +138,10 @@ def _materialize_rows(graph: fx.GraphModule, node: fx.Node, table: Tensor, axis:
     order = graph.graph
     sizes = [-1 if is_symbolic(size) else size for size in shape(node)]
     with order.inserting_before(_first_user(node)):
-        if same_constant(table.flatten(), torch.arange(table.numel())):
+        if not table.is_floating_point() and torch.equal(table.flatten(), torch.arange(table.numel())):
             rows = emit(order, aten.reshape.default, input_pos, sizes, like=node)
         else:
-            rows = _rows_of(graph, node, table.movedim(axis, 0), input_pos)
+            rows = rows_at(graph, f"table_{node.name}", table.movedim(axis, 0), input_pos, node)
             if any(size != 1 for size in sizes[:axis]):
                 rows = emit(order, aten.reshape.default, rows, [-1, *sizes[:axis], *sizes[axis:][1:]], like=node)
                 back = [index + 1 for index in range(len(sizes) - 1)]
@@ -150,41 +150,6 @@ def _materialize_rows(graph: fx.GraphModule, node: fx.Node, table: Tensor, axis:
             else:
                 rows = emit(order, aten.reshape.default, rows, sizes, like=node)
     _replace_users(node, rows)
-
-
-def _rows_of(graph: fx.GraphModule, node: fx.Node, table: Tensor, input_pos: fx.Node) -> fx.Node:
-    """The rows of a table [context, …] at `input_pos`: or a comparison, if that is all they say."""
-    length = table.shape[0]
-    if table.numel() == length**2 and table.shape[-1] == length:
-        compared = _compared(graph, node, table.reshape(length, length), input_pos)
-        if compared is not None:
-            return compared
-    return rows_at(graph, f"table_{node.name}", table, input_pos, node)
-
-
-def _compared(graph: fx.GraphModule, node: fx.Node, table: Tensor, input_pos: fx.Node) -> fx.Node | None:
-    """[s, context] of two numbers, one for columns that are seen in a causal mask, with a window or in chunks."""
-    is_seen = table == table[0, 0]
-    others = torch.unique(table[~is_seen])
-    near = windows(is_seen) if len(others) == 1 else None
-    if near is None or not (table.dtype == torch.bool or table.is_floating_point()):
-        return None
-    order, (window, chunk_size) = graph.graph, near
-    columns = add_constant(graph, f"columns_{node.name}", torch.arange(len(table), dtype=torch.int32), node)
-    rows = emit(order, aten.reshape.default, input_pos, [-1, 1], like=node)
-    seen = emit(order, aten.le.Tensor, columns, rows, like=node)
-    firsts = [emit(order, aten.sub.Tensor, rows, window - 1, like=node)] if window else []
-    if chunk_size:
-        within = emit(order, aten.remainder.Scalar, rows, chunk_size, like=node)
-        firsts.append(emit(order, aten.sub.Tensor, rows, within, like=node))
-    for first in firsts:
-        seen = emit(
-            order, aten.logical_and.default, seen, emit(order, aten.ge.Tensor, columns, first, like=node), like=node
-        )
-    if table.dtype == torch.bool:
-        return seen if bool(table[0, 0]) else emit(order, aten.logical_not.default, seen, like=node)
-    numbers = emit(order, aten.where.Scalar, seen, float(table[0, 0]), float(others[0]), like=node)
-    return emit(order, aten._to_copy.default, numbers, dtype=table.dtype, like=node)
 
 
 def _first_user(node: fx.Node) -> fx.Node:
@@ -217,28 +182,41 @@ def _materialize_mask(
 def _bias(
     graph: fx.GraphModule, name: str, mask: Mask, context: int, input_pos: fx.Node, like: fx.Node
 ) -> fx.Node | None:
-    """[1, heads or 1, s, context]: slopes times distances, or rows of a table."""
-    order = graph.graph
+    """[1, heads or 1, s, slots]: slopes times distances, a number for each distance, or rows of a table."""
+    order, numbers = graph.graph, (mask.slopes, mask.distances, mask.table)
+    if all(each is None for each in numbers):
+        return None
+    heads = next(each.shape[0] for each in numbers if each is not None)
+    slots = slot_numbers(graph, context, like)
+    if mask.table is not None:
+        _refuse_large(mask.table, like)
+        rows = rows_at(graph, f"table_{name}", mask.table.transpose(0, 1), input_pos, like)
+        rows = emit(order, aten.reshape.default, rows, [1, -1, heads, context], like=like)
+        rows = emit(order, aten.index_select.default, rows, -1, slots, like=like)
+        return emit(order, aten.transpose.int, rows, 1, 2, like=like)
+    rows = emit(order, aten.reshape.default, input_pos, [1, 1, -1, 1], like=like)
+    columns = emit(order, aten.reshape.default, slots, [1, 1, 1, -1], like=like)
     if mask.slopes is not None:
-        rows = emit(order, aten._to_copy.default, input_pos, dtype=torch.float32, like=like)
-        rows = emit(order, aten.reshape.default, rows, [1, 1, -1, 1], like=like)
-        slots = add_constant(graph, f"slots_{name}", torch.arange(context, dtype=torch.float32), like)
-        distance = emit(order, aten.sub.Tensor, slots, rows, like=like)
+        rows, columns = (
+            emit(order, aten._to_copy.default, each, dtype=torch.float32, like=like) for each in (rows, columns)
+        )
+        distance = emit(order, aten.sub.Tensor, columns, rows, like=like)
         slopes = add_constant(graph, f"slopes_{name}", mask.slopes.reshape(1, -1, 1, 1), like)
         return emit(order, aten.mul.Tensor, distance, slopes, like=like)
-    if mask.table is None:
-        return None
-    heads = mask.table.shape[0]
-    if mask.table.nbytes > LARGEST_TABLE:
+    assert mask.distances is not None
+    # What is later is hidden, whatever stands there.
+    distance = emit(order, aten.clamp_min.default, emit(order, aten.sub.Tensor, rows, columns, like=like), 0, like=like)
+    wide = [1] if heads > 1 else []
+    return looked_up(graph, f"distances_{name}", mask.distances.T.contiguous(), distance, wide, like)
+
+
+def _refuse_large(table: Tensor, like: fx.Node) -> None:
+    if table.nbytes > LARGEST_TABLE:
+        heads, context = table.shape[:2]
         raise Refused(
             f"The bias at {location(like)} is a table of {heads} · {context}² numbers that follow no known rule.",
             hint=f"Choose a context of at most {int((LARGEST_TABLE / 4 / heads) ** 0.5)} with --context.",
         )
-    rows = rows_at(graph, f"table_{name}", mask.table.transpose(0, 1), input_pos, like)
-    if heads == 1:
-        return emit(order, aten.reshape.default, rows, [1, 1, -1, context], like=like)
-    rows = emit(order, aten.reshape.default, rows, [1, -1, heads, context], like=like)
-    return emit(order, aten.transpose.int, rows, 1, 2, like=like)
 
 
 PASS = Pass(

@@ -121,10 +121,10 @@ def rows_at(graph: fx.GraphModule, name: str, table: Tensor, input_pos: fx.Node,
             f"The values at {location(like)} are a table of {table.nbytes >> 20} MB that follows no known rule.",
             hint="Choose a smaller --context.",
         )
-    matrix = add_constant(graph, name, _narrow(table).reshape(table.shape[0], -1), like)
+    matrix = add_constant(graph, name, narrow(table).reshape(table.shape[0], -1), like)
     return emit(graph.graph, aten.embedding.default, matrix, input_pos, like=like)
 
 
-def _narrow(table: Tensor) -> Tensor:
+def narrow(table: Tensor) -> Tensor:
     """Indices fit int32, which is what the device computes with."""
     return table.to(torch.int32) if table.dtype == torch.int64 else table

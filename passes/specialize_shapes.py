@@ -115,6 +115,9 @@ def _copy(
         return copies[node.args[0]][node.args[1]]  # type: ignore[index]
     if isinstance(value, torch.SymInt):
         return concrete(value, values)
+    if node.target is torch.ops.aten.sym_size.int:
+        # How many slots there are is the context in a program, and may be a history here.
+        return copies[node.args[0]].meta["val"].shape[node.args[1]]  # type: ignore[index]
     copy = graph.node_copy(node, lambda n: copies[n])
     copy.meta = dict(node.meta)
     if node.op == "call_function":

@@ -5,6 +5,7 @@ from enum import IntEnum
 import torch
 from torch import fx
 
+from autoconvert import ops
 from autoconvert.analysis.axis_rules import depends_on
 from autoconvert.analysis.op_traits import is_random
 from autoconvert.ir.interface import Role
@@ -35,8 +36,8 @@ def binding_times(program: Program) -> dict[fx.Node, Time]:
         elif node.target is torch.ops.aten.sym_size.int:
             # The length is a fact about positions, whichever tensor it is read from.
             times[node] = Time.POSITION if depends_on(node.meta["val"], program.followed) else Time.TOKEN
-        elif is_random(node.target):
-            # A random number is known when it is drawn.
+        elif is_random(node.target) or node.target is ops.slot_numbers:
+            # A random number is known when it is drawn, and how many slots there are when a file is run.
             times[node] = Time.TOKEN
         else:
             times[node] = _join([times[operand] for operand in node.all_input_nodes])

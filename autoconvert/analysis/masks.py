@@ -1,6 +1,6 @@
 """Masks: what a table of who sees whom, and of what is added to the scores, turns out to be."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,13 +16,14 @@ class Mask:
     """A causal mask with what else it does to the score of query i and key j.
 
     `window` and `chunk_size` hide as ops.attention has it, 0 where they do not. `slopes` [heads or 1] stands for
-    slope · (j − i) (ALiBi: Press et al., 2022); `table` [heads or 1, length, length] for any other numbers, and for
-    whom else it hides.
+    slope · (j − i) (ALiBi: Press et al., 2022), `distances` [heads or 1, length] for a number for each distance i − j
+    (T5: Raffel et al., 2020), and `table` [heads or 1, length, length] for any other numbers; the last two also hide.
     """
 
     window: int = 0
     chunk_size: int = 0
     slopes: Tensor | None = None
+    distances: Tensor | None = None
     table: Tensor | None = None
 
 
@@ -39,11 +40,13 @@ def classify_mask(table: Tensor, relative: bool = True) -> Mask | str:
     if not bool(visible.any(-1).all()):
         return "closed: a position sees none, not even itself"
     near_enough = windows(visible[0]) if bool((visible == visible[:1]).all()) else None
+    size = float(scores[visible].abs().max())
     if near_enough is None:
-        return Mask(table=torch.where(visible, bias, CLOSED_BIAS))
-    slopes = _slopes(bias, visible, float(scores[visible].abs().max()))
+        hidden = torch.where(visible, bias, CLOSED_BIAS)
+        return _numbers(Mask(), hidden, torch.ones_like(visible).tril(), size)
+    slopes = _slopes(bias, visible, size)
     if slopes is None:
-        return Mask(*near_enough, table=bias)
+        return _numbers(Mask(*near_enough), bias, visible, size)
     return Mask(*near_enough, slopes=slopes if bool(slopes.any()) else None)
 
 
@@ -91,6 +94,15 @@ def windows(visible: Tensor) -> tuple[int, int] | None:
             if torch.equal(visible, causal & near(_rows(visible), length, window, size)):
                 return window, size
     return None
+
+
+def _numbers(mask: Mask, bias: Tensor, counts: Tensor, size: float) -> Mask:
+    """The mask with a number for each distance, where `bias` is one for all that counts; with a table elsewhere."""
+    # The last row looks back on every distance.
+    distances = bias[:, -1].flip(-1)
+    distance = (_rows(bias) - _rows(bias).T).clamp(min=0)
+    is_one = ((distances[:, distance] - bias).abs() <= _ROUNDING * size) | ~counts
+    return replace(mask, distances=distances) if bool(is_one.all()) else replace(mask, table=bias)
 
 
 def _slopes(bias: Tensor, visible: Tensor, size: float) -> Tensor | None:

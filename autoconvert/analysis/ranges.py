@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from autoconvert import ops
 from autoconvert.analysis.constants import held_value
 from autoconvert.analysis.intervals import ANYTHING, TRUTH, Interval, at, whole
 from autoconvert.analysis.op_traits import is_lookup, is_movement
@@ -387,6 +388,7 @@ _RULES: dict[Any, _Rule] = {
     **dict.fromkeys((aten.arange.default, aten.arange.start, aten.arange.start_step), _counted),
     **dict.fromkeys((aten.sigmoid.default, aten.softmax.int, aten._softmax.default), _always(Interval(0, 1))),
     **dict.fromkeys((aten.tanh.default, aten.sin.default, aten.cos.default), _always(Interval(-1, 1))),
+    **dict.fromkeys((ops.slot_numbers, ops.numbers_of_slots), lambda of, node, given: whole(0, of.count(node) - 1)),
     aten.one_hot.default: _always(TRUTH),
     aten.eye.default: _always(TRUTH),
     **dict.fromkeys((aten.tril.default, aten.triu.default), _zeroed),

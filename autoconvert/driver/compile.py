@@ -127,14 +127,7 @@ def rewrite_within(
 
 def _with_lengths_for(program: Program, settings: Settings) -> Settings:
     """The settings with the lengths of chunks that suit a program, where nobody chose them."""
-    if unrolls(program):
-        return for_unrolled(settings)
-    attentions = program.graph.graph.find_nodes(op="call_function", target=ops.cached_attention)
-    if not settings.prefill and any(named_arguments(each).get("bias") is not None for each in attentions):
-        return with_fixed_lengths(settings, "attention adds a table of biases as wide as the context")
-    if not settings.prefill and program.graph.graph.find_nodes(op="call_function", target=ops.write_slots):
-        return with_fixed_lengths(settings, "values for each pair of positions are as wide as the context")
-    return settings
+    return for_unrolled(settings) if unrolls(program) else settings
 
 
 @dataclass

@@ -26,6 +26,8 @@ cached_attention = semantic(_attention.cached_attention)
 history = semantic(_history.history)
 slots = semantic(_slots.slots, _slots.slots_shape)
 write_slots = semantic(_slots.write_slots)
+slot_numbers = semantic(_slots.slot_numbers)
+numbers_of_slots = semantic(_slots.numbers_of_slots)
 gated_feed_forward = semantic(_feed_forward.gated_feed_forward)
 expert_linear = semantic(_experts.expert_linear, _experts.expert_linear_shape)
 visit = semantic(_loops.visit)
@@ -38,6 +40,7 @@ BODIES: dict[OpOverload, Body] = {
     attention: _attention.attention,
     cached_attention: _attention.cached_attention,
     write_slots: _slots.write_slots,
+    numbers_of_slots: _slots.numbers_of_slots,
     gated_feed_forward: _feed_forward.gated_feed_forward,
     expert_linear: _experts.expert_linear,
 }

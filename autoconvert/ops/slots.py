@@ -1,4 +1,4 @@
-"""Slots: what every position of a text gives, one place for each position up to the context."""
+"""Slots: what every position of a text gives, one place for each position up to the context, and their numbers."""
 
 import torch
 from torch import Tensor
@@ -28,3 +28,13 @@ def write_slots(new: Tensor, cache: Tensor, input_pos: Tensor, axis: int) -> Ten
     """
     places = input_pos[0] + torch.arange(new.shape[2], device=new.device)
     return cache.index_copy(axis, places, laid_out(new, axis))
+
+
+def slot_numbers(context: int) -> Tensor:
+    """The numbers of all slots, int32 [context]."""
+    return torch.arange(context, dtype=torch.int32)
+
+
+def numbers_of_slots(mask: Tensor) -> Tensor:
+    """The numbers of the slots that a `mask` [1, 1, chunk, context] is for, int32 [context]."""
+    return torch.arange(mask.shape[-1], dtype=torch.int32, device=mask.device)

@@ -50,6 +50,11 @@ def write_slots(new: Tensor, cache: Tensor, input_pos: Tensor, axis: int) -> Ten
     return written
 
 
+def numbers_of_slots(mask: Tensor) -> Tensor:
+    """As ops.numbers_of_slots."""
+    return _counted(mask).reshape(-1)
+
+
 def _counted(mask: Tensor) -> Tensor:
     """The numbers of the slots int32 [1, 1, 1, context], counted when run: how many there are may be open."""
     row = mask[:, :, :1]

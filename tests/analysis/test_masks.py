@@ -98,9 +98,25 @@ def test_one_number_that_differs_is_no_slope() -> None:
     assert mask.table is not None
 
 
+def test_numbers_that_follow_the_distance_are_told_once_for_each() -> None:
+    numbers = torch.randn(2, LENGTH, generator=torch.Generator().manual_seed(0))
+    bias = numbers[:, (ROWS - COLUMNS).clamp(min=0)]
+    mask = classify_mask(hidden(CAUSAL, bias))
+    assert isinstance(mask, Mask)
+    assert mask.distances is not None
+    torch.testing.assert_close(mask.distances, numbers - numbers[:, :1])
+
+
+def test_hidden_distances_are_told_once_for_each() -> None:
+    mask = classify_mask(CAUSAL & ((ROWS - COLUMNS) % 2 == 0))
+    assert isinstance(mask, Mask)
+    assert mask.distances is not None
+    assert mask.distances.eq(CLOSED_BIAS).tolist() == [[distance % 2 == 1 for distance in range(LENGTH)]]
+
+
 HOLES = {
-    "every second": CAUSAL & ((ROWS - COLUMNS) % 2 == 0),
-    "another for each head": torch.stack([CAUSAL, CAUSAL & (ROWS - COLUMNS < 4)]),
+    "every third row": CAUSAL & ((ROWS % 3 == 0) | (ROWS == COLUMNS)),
+    "another for each head": torch.stack([CAUSAL, CAUSAL & ((COLUMNS % 4 == 0) | (ROWS == COLUMNS))]),
     "one hole": CAUSAL & ~((ROWS == 7) & (COLUMNS == 2)),
 }
 

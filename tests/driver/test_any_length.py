@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import BloomConfig, GraniteSWAConfig, MambaConfig, PreTrainedConfig, PreTrainedModel
+from torch import Tensor, nn
+from transformers import BloomConfig, GraniteSWAConfig, MambaConfig
 
 import autoconvert
 from autoconvert.check.parity import distance, random_tokens
@@ -12,12 +13,14 @@ from autoconvert.check.verdict import NUMBER_LAYERS
 from autoconvert.runtime.runner import open_file
 from tests.driver.test_convert import noisy
 from tests.lowering.on_device import postponed, shared_concatenations
+from tests.models import VOCABULARY, Decoder
+from tests.passes.test_keys_to_slots import COMPARISONS
 from tests.source.tiny import CONFIGS, build
 
 CONTEXT = 48
 
 
-def files(module: PreTrainedModel | Path, folder: Path) -> autoconvert.Bundle:
+def files(module: nn.Module | Path, folder: Path) -> autoconvert.Bundle:
     return autoconvert.convert(module, folder, quantize="none", context=CONTEXT, formats=("tflite",), cache=False)
 
 
@@ -34,21 +37,34 @@ SINKS = GraniteSWAConfig(
     layer_rope_theta=[1e4, 5e5],
     max_position_embeddings=96,
 )
-MODELS = {**{name: CONFIGS[name] for name in ("llama", "gemma3", "gpt2")}, "sinks": SINKS}
+# Slopes for the distances of pairs, which no softmax need sum up.
+BLOOM = BloomConfig(vocab_size=97, hidden_size=32, n_layer=2, n_head=4)
+MODELS = {**{name: CONFIGS[name] for name in ("llama", "gemma3", "gpt2")}, "sinks": SINKS, "slopes": BLOOM}
 
 
-@pytest.mark.parametrize("name", MODELS)
+def numbers(module: nn.Module, tokens: list[int]) -> Tensor:
+    """Logits [text, vocabulary]."""
+    with torch.no_grad():
+        given = module(torch.tensor([tokens]))
+    logits: Tensor = (given if isinstance(given, Tensor) else given.logits)[0]
+    return logits
+
+
+# What compares positions otherwise than softmax attention does, or chooses among them.
+OTHERS = ("talking heads", "largest scores", "linear", "memory before", "biased by distance", "chosen by an indexer")
+
+
+@pytest.mark.parametrize("name", [*MODELS, *OTHERS])
 def test_a_text_is_read_in_pieces_of_any_length(name: str, tmp_path: Path) -> None:
-    module = noisy(build(MODELS[name]))
+    module = noisy(build(MODELS[name])) if name in MODELS else Decoder(attend=COMPARISONS[name])
     bundle = files(module, tmp_path)
     assert [signature["name"] for signature in bundle.report.signatures] == ["prefill", "decode"]
     # A shape that only a run shows moves memory that later calls of other lengths still read (ai-edge-litert 2.3.0).
     content = bundle.files["tflite"].read_bytes()
     assert not postponed(content)
     assert not shared_concatenations(content)
-    tokens = random_tokens(CONTEXT, module.config.vocab_size)
-    with torch.no_grad():
-        expected = module(torch.tensor([tokens])).logits[0]
+    tokens = random_tokens(CONTEXT, VOCABULARY)
+    expected = numbers(module, tokens)
     with open_file(bundle.files["tflite"]) as runner:
         for pieces in ((0, 0, 0), (1, 0, 2), (17, 16), (3, 29, 1), (CONTEXT - 1,)):
             runner.reset()
@@ -68,20 +84,11 @@ def test_a_shorter_history_after_a_longer_one_knows_nothing_of_it(tmp_path: Path
         assert torch.equal(first, runner.logits_at(tokens, 5))
 
 
-@pytest.mark.parametrize(
-    ("config", "lengths", "why"),
-    [
-        (BloomConfig(vocab_size=97, hidden_size=32, n_layer=2, n_head=4), (CONTEXT, 16), "table of biases"),
-        (MambaConfig(vocab_size=97, hidden_size=32, num_hidden_layers=2), (16,), "one after the other"),
-    ],
-    ids=["biases", "a recurrence"],
-)
-def test_what_needs_fixed_lengths_gets_them_and_says_why(
-    config: PreTrainedConfig, lengths: tuple[int, ...], why: str, tmp_path: Path
-) -> None:
+def test_a_recurrence_gets_fixed_lengths_and_says_why(tmp_path: Path) -> None:
+    config = MambaConfig(vocab_size=97, hidden_size=32, num_hidden_layers=2)
     chosen = files(build(config), tmp_path).report.settings
-    assert max(chosen["prefill"]) <= max(lengths)
-    assert why in chosen["why_fixed"]
+    assert max(chosen["prefill"]) <= 16
+    assert "one after the other" in chosen["why_fixed"]
 
 
 def test_such_a_file_passes_beside_its_model(tmp_path: Path) -> None:

@@ -211,6 +211,15 @@ def test_chunks_give_what_the_model_gives(comparison: str) -> None:
     assert_all_chunks_give_what_the_model_gives(Decoder(attend=COMPARISONS[comparison]))
 
 
+@pytest.mark.parametrize(
+    "comparison", ["largest scores", "biased by distance", "biased by query", "values by distance"]
+)
+def test_what_positions_decide_takes_no_table_of_all_pairs(comparison: str) -> None:
+    program = models.rewrite(Decoder(attend=COMPARISONS[comparison]))
+    constants = [program.graph.get_buffer(str(node.target)) for node in program.graph.graph.find_nodes(op="get_attr")]
+    assert max(constant.numel() for constant in constants) < CONTEXT**2
+
+
 @pytest.mark.parametrize("mixed", [by_a_triangle, by_a_sum_over_rows])
 def test_a_table_of_pairs_may_be_learned(mixed: Change) -> None:
     assert_all_chunks_give_what_the_model_gives(Tabled(mixed))
