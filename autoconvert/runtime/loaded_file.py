@@ -38,6 +38,10 @@ class LoadedFile:
 
     What a signature takes and gives under one name is a state: zero at first, then what the last call left. Weights
     are packed into the file `packed`, which is mapped.
+
+    Buffers are kept from call to call, as an app keeps them. When one signature needs more room, the runtime moves the
+    memory that all share; a new buffer where that lay is not written by the next call of another signature, unless its
+    sizes change (ai-edge-litert 2.3.0).
     """
 
     def __init__(self, path: str, packed: str) -> None:
@@ -50,7 +54,11 @@ class LoadedFile:
         self._types = {name: self._types_of(name, *opened[name]) for name in self._model.get_signature_list()}
         # Of the inputs of each signature, in its last call.
         self._sizes: dict[str, Mapping[str, tuple[int, ...]]] = {}
+        # Of what is no state, for the sizes of the last call.
+        self._buffers: dict[str, _Buffers] = {}
         self._states: dict[str, _State] = {}
+        # Of all shapes that a state has had.
+        self._pairs: dict[tuple[str, tuple[int, ...]], _State] = {}
 
     def types(self) -> dict[str, SignatureTypes]:
         return self._types
@@ -75,22 +83,20 @@ class LoadedFile:
         is_shorter = any(sizes[name] < last[name] for name in names)
         self._resize(signature, sizes)
         states = {name: self._state(signature, name, sizes[name]) for name in names}
-        taken = {name: state.taken for name, state in states.items()}
-        given = {name: state.given for name, state in states.items()}
+        buffers = self._buffers_of(signature)
+        taken = {**buffers.taken, **{name: state.taken for name, state in states.items()}}
+        given = {**buffers.given, **{name: state.given for name, state in states.items()}}
         if is_shorter:
-            given = {name: self._model.create_output_buffer_by_name(signature, name) for name in names}
-        for name in types.inputs.keys() - names:
-            taken[name] = self._model.create_input_buffer_by_name(signature, name)
-            taken[name].write(np.ascontiguousarray(inputs[name], types.inputs[name].dtype))
-        for name in types.outputs.keys() - names:
-            given[name] = self._model.create_output_buffer_by_name(signature, name)
+            given |= {name: self._model.create_output_buffer_by_name(signature, name) for name in names}
+        for name, buffer in buffers.taken.items():
+            buffer.write(np.ascontiguousarray(inputs[name], types.inputs[name].dtype))
         self._model.run_by_name(signature, taken, given)
         for name, state in states.items():
             if is_shorter:
                 state.taken.write(_read(given[name], state.type))
             else:
                 state.taken, state.given = state.given, state.taken
-        return {name: _read(given[name], types.outputs[name]) for name in types.outputs.keys() - names}
+        return {name: _read(buffer, types.outputs[name]) for name, buffer in buffers.given.items()}
 
     def _resize(self, signature: str, sizes: Mapping[str, tuple[int, ...]]) -> None:
         """Tells the runtime the lengths of what is open, where they are others than at the last call."""
@@ -98,19 +104,39 @@ class LoadedFile:
         for name, type_ in self._types[signature].inputs.items():
             if OPEN in type_.shape and last.get(name) != sizes[name]:
                 self._model.resize_input_tensor_by_name(signature, name, sizes[name])
+                self._buffers.pop(signature, None)
         self._sizes[signature] = sizes
+
+    def _buffers_of(self, signature: str) -> "_Buffers":
+        """Buffers of what is no state, made anew only where the runtime was told other sizes."""
+        if signature not in self._buffers:
+            types = self._types[signature]
+            names = types.inputs.keys() & types.outputs.keys()
+            take, give = self._model.create_input_buffer_by_name, self._model.create_output_buffer_by_name
+            self._buffers[signature] = _Buffers(
+                {name: take(signature, name) for name in types.inputs.keys() - names},
+                {name: give(signature, name) for name in types.outputs.keys() - names},
+            )
+        return self._buffers[signature]
 
     def _state(self, signature: str, name: str, shape: tuple[int, ...]) -> "_State":
         """A state in this shape, lengthened where it was shorter."""
         state = self._states.get(name)
         if state is None or state.type.shape != shape:
-            type_ = TensorType(shape, self._types[signature].inputs[name].dtype)
+            last, state = state, self._pair(signature, name, shape)
+            zeros = np.zeros(shape, state.type.dtype)
+            state.taken.write(zeros if last is None else lengthened(_read(last.taken, last.type), shape))
+            self._states[name] = state
+        return state
+
+    def _pair(self, signature: str, name: str, shape: tuple[int, ...]) -> "_State":
+        """The buffers of a state in this shape."""
+        if (name, shape) not in self._pairs:
             # Of an output whose length is open the runtime does not know yet how much room it needs.
             taken, given = (self._model.create_input_buffer_by_name(signature, name) for _ in range(2))
-            zeros = np.zeros(shape, type_.dtype)
-            taken.write(zeros if state is None else lengthened(_read(state.taken, state.type), shape))
-            state = self._states[name] = _State(type_, taken, given)
-        return state
+            type_ = TensorType(shape, self._types[signature].inputs[name].dtype)
+            self._pairs[name, shape] = _State(type_, taken, given)
+        return self._pairs[name, shape]
 
     def _types_of(self, signature: str, inputs: Shapes, outputs: Shapes) -> SignatureTypes:
         model = self._model
@@ -118,6 +144,14 @@ class LoadedFile:
             tensor_types(model.get_input_tensor_details(signature), inputs),
             tensor_types(model.get_output_tensor_details(signature), outputs),
         )
+
+
+@dataclass(frozen=True)
+class _Buffers:
+    """Inputs and outputs of a signature that are no states, by name."""
+
+    taken: Mapping[str, Any]
+    given: Mapping[str, Any]
 
 
 @dataclass
