@@ -1,6 +1,6 @@
 """Attentions and biases that no built-in pattern covers: a few lines of an outside pattern make a right file of each.
 
-Three of them have no softmax: their patterns bring an operation that reads the history, whose caches and masks are the
+Four of them have no softmax: their patterns bring an operation that reads the history, whose caches and masks are the
 compiler's.
 """
 
@@ -14,12 +14,12 @@ import torch
 from torch import nn
 
 import autoconvert
-from autoconvert.check.parity import distance, random_tokens
+from autoconvert.check.parity import random_tokens
 from autoconvert.passes.fuse import fuse
 from autoconvert.patterns import PATTERNS
-from autoconvert.runtime.runner import open_file
 from tests import models
 from tests.attentions_of_ones_own import kernel_smoother, relu_of_keys, retention, slopes_of_keys, stick_breaking
+from tests.driver.test_any_length import assert_right_in_pieces
 
 CONTEXT = 48
 MOST_LINES = 12
@@ -66,11 +66,5 @@ def test_with_it_the_file_is_right_however_a_text_is_read(file: ModuleType, tmp_
     )
     assert bundle.report.blocks["attention"] and not bundle.report.settings["why_fixed"]
     expected = models.logits_of_source(module, tokens)
-    with open_file(bundle.files["tflite"]) as runner:
-        assert runner.capacity is None
-        for pieces in ((0,) * CONTEXT, (17, 16), (3, 29, 1), (CONTEXT - 1,)):
-            runner.reset()
-            for count in pieces:
-                runner.prefill(tokens[runner.position : runner.position + count])
-                here = runner.position
-                assert distance(runner.decode(tokens[here])[None], expected[here][None]).max() < 1e-4
+    texts = ((0,) * CONTEXT, (17, 16), (3, 29, 1), (CONTEXT - 1,))
+    assert_right_in_pieces(bundle.files["tflite"], tokens, expected, *texts)

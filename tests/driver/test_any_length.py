@@ -13,7 +13,7 @@ from autoconvert.check.verdict import NUMBER_LAYERS
 from autoconvert.runtime.runner import open_file
 from tests.driver.test_convert import noisy
 from tests.lowering.on_device import postponed, shared_concatenations
-from tests.models import VOCABULARY, Decoder
+from tests.models import VOCABULARY, Decoder, logits_of_source
 from tests.passes.test_keys_to_slots import COMPARISONS
 from tests.source.tiny import CONFIGS, build
 
@@ -42,12 +42,16 @@ BLOOM = BloomConfig(vocab_size=97, hidden_size=32, n_layer=2, n_head=4)
 MODELS = {**{name: CONFIGS[name] for name in ("llama", "gemma3", "gpt2")}, "sinks": SINKS, "slopes": BLOOM}
 
 
-def numbers(module: nn.Module, tokens: list[int]) -> Tensor:
-    """Logits [text, vocabulary]."""
-    with torch.no_grad():
-        given = module(torch.tensor([tokens]))
-    logits: Tensor = (given if isinstance(given, Tensor) else given.logits)[0]
-    return logits
+def assert_right_in_pieces(path: Path, tokens: list[int], expected: Tensor, *texts: tuple[int, ...]) -> None:
+    """Each text is read in pieces of so many tokens, a token decoded after each; `expected` is [text, vocabulary]."""
+    with open_file(path) as runner:
+        assert runner.capacity is None
+        for pieces in texts:
+            runner.reset()
+            for count in pieces:
+                runner.prefill(tokens[runner.position : runner.position + count])
+                here = runner.position
+                assert distance(runner.decode(tokens[here])[None], expected[here][None]).max() < 1e-4
 
 
 # What compares positions otherwise than softmax attention does, or chooses among them.
@@ -64,14 +68,9 @@ def test_a_text_is_read_in_pieces_of_any_length(name: str, tmp_path: Path) -> No
     assert not postponed(content)
     assert not shared_concatenations(content)
     tokens = random_tokens(CONTEXT, VOCABULARY)
-    expected = numbers(module, tokens)
-    with open_file(bundle.files["tflite"]) as runner:
-        for pieces in ((0, 0, 0), (1, 0, 2), (17, 16), (3, 29, 1), (CONTEXT - 1,)):
-            runner.reset()
-            for count in pieces:
-                runner.prefill(tokens[runner.position : runner.position + count])
-                here = runner.position
-                assert distance(runner.decode(tokens[here])[None], expected[here][None]).max() < 1e-4
+    expected = logits_of_source(module, tokens)
+    texts = ((0, 0, 0), (1, 0, 2), (17, 16), (3, 29, 1), (CONTEXT - 1,))
+    assert_right_in_pieces(bundle.files["tflite"], tokens, expected, *texts)
 
 
 def test_a_shorter_history_after_a_longer_one_knows_nothing_of_it(tmp_path: Path) -> None:
