@@ -1,7 +1,11 @@
 """What can go wrong, by whose fault it is: each kind of failure has its own exit code."""
 
+import struct
 from pathlib import Path
 from typing import ClassVar
+
+# What readers of binary formats raise where damaged bytes lead them anywhere.
+BROKEN = (struct.error, LookupError, AttributeError, TypeError, ValueError, OverflowError, MemoryError)
 
 
 class AutoconvertError(Exception):

@@ -5,7 +5,6 @@ The format is `tflite/converter/schema/schema.fbs` of LiteRT; the objects are th
 """
 
 import mmap
-import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
 from pathlib import Path
@@ -16,11 +15,9 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
-from autoconvert.errors import AutoconvertError, InputError
+from autoconvert.errors import BROKEN, AutoconvertError, InputError
 
 FILE_IDENTIFIER = b"TFL3"
-# What reading raises where bytes lead it anywhere.
-BROKEN = (struct.error, LookupError, AttributeError, TypeError, ValueError, OverflowError, MemoryError)
 NO_TENSOR = -1
 _BUFFER_ALIGNMENT = 16
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from ai_edge_litert import schema_py_generated as schema
 
-from autoconvert.errors import CheckFailed
-from autoconvert.lowering.flatbuffer import BROKEN, FILE_IDENTIFIER, root_of
+from autoconvert.errors import BROKEN, CheckFailed
+from autoconvert.lowering.flatbuffer import FILE_IDENTIFIER, root_of
 from autoconvert.quantization.recipe import Recipe
 from autoconvert.quantization.recipes import RECIPES
 

@@ -13,8 +13,8 @@ import numpy.typing as npt
 import torch
 from ai_edge_litert import schema_py_generated as schema
 
-from autoconvert.errors import CheckFailed, InputError
-from autoconvert.lowering.flatbuffer import BROKEN, FILE_IDENTIFIER, root_of
+from autoconvert.errors import BROKEN, CheckFailed, InputError
+from autoconvert.lowering.flatbuffer import FILE_IDENTIFIER, root_of
 from autoconvert.quantization.encoding import Encoding, Numbers
 from autoconvert.quantization.recipes import ENCODINGS
 

@@ -212,11 +212,11 @@ class _Check:
                 return None
             with self.timeline.stage("open file"):
                 types, run, reset = self.stack.enter_context(open_signatures(path))
+            self.rows = rows_by_position(path, CPU.port_names[Role.INPUT_POS])
         except (CheckFailed, RuntimeFailed) as error:
             self._give_up(NUMBER_LAYERS, "the file cannot be opened")
             self._add(failed(CONTRACT, error.message))
             return None
-        self.rows = rows_by_position(path, CPU.port_names[Role.INPUT_POS])
         verdict = verdict_of(types)
         self._add(verdict)
         if verdict.outcome != "passed":

@@ -8,9 +8,9 @@ from typing import Any
 from autoconvert.dump.entry import count_operations
 from autoconvert.dump.flatbuffer import FileGraph, graphs_of
 from autoconvert.dump.model_explorer import node_data
-from autoconvert.errors import InputError
+from autoconvert.errors import BROKEN, InputError
 from autoconvert.inspect.dump import Dump, Node, Step, Stored, node_of
-from autoconvert.lowering.flatbuffer import BROKEN, mapped_model
+from autoconvert.lowering.flatbuffer import mapped_model
 from autoconvert.packaging.litertlm import MAGIC, read_sections
 
 

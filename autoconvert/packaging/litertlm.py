@@ -29,7 +29,7 @@ from litert_lm_builder.litertlm_peek import kvp_to_dict, read_litertlm_header
 from litert_lm_builder.runtime.proto.executor_metadata_pb2 import ExecutorMetadata
 from litert_lm_builder.runtime.proto.llm_metadata_pb2 import LlmMetadata
 
-from autoconvert.errors import InputError, MachineError
+from autoconvert.errors import BROKEN, InputError, MachineError
 from autoconvert.packaging.tokenizer_section import TokenizerSection
 from autoconvert.system.hashing import digest_of, file_pieces
 from autoconvert.system.insert_range import insert_at_front
@@ -295,16 +295,7 @@ def _readable(bundle: Path) -> Iterator[None]:
             f"cannot read {bundle}: {error.strerror}", hint="Give the path of a .litertlm file."
         ) from error
     # Offsets that lead anywhere, text that is none, sizes beyond any file; messages that are none.
-    except (
-        struct.error,
-        LookupError,
-        AttributeError,
-        TypeError,
-        ValueError,
-        OverflowError,
-        MemoryError,
-        DecodeError,
-    ) as error:
+    except (*BROKEN, DecodeError) as error:
         raise InputError(f"{bundle} is broken: {error}", hint="Convert or fetch the file again.") from error
 
 

@@ -8,13 +8,19 @@ from typing import Any
 
 from ai_edge_litert import schema_py_generated as schema
 
+from autoconvert.errors import BROKEN
+from autoconvert.runtime.failed import RuntimeFailed
+
 # The size of an axis that each call decides.
 OPEN = -1
 Shapes = Mapping[str, tuple[int, ...]]
 
 
 def open_shapes(path: Path) -> dict[str, tuple[Shapes, Shapes]]:
-    """By signature, the shapes of those inputs and of those outputs that have an open axis, by name."""
+    """By signature, the shapes of those inputs and of those outputs that have an open axis, by name.
+
+    Raises RuntimeFailed where the file is damaged: the runtime loads some of what cannot be read.
+    """
     with _signatures(path) as (model, signatures):
         return {name: _ports(each, model.Subgraphs(each.SubgraphIndex())) for name, each in signatures.items()}
 
@@ -22,10 +28,13 @@ def open_shapes(path: Path) -> dict[str, tuple[Shapes, Shapes]]:
 @contextmanager
 def _signatures(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
     """The model and its signatures by name, as long as the file is mapped."""
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        model = schema.Model.GetRootAs(data, 0)
-        signatures = map(model.SignatureDefs, range(model.SignatureDefsLength()))
-        yield model, {each.SignatureKey().decode(): each for each in signatures}
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            model = schema.Model.GetRootAs(data, 0)
+            signatures = map(model.SignatureDefs, range(model.SignatureDefsLength()))
+            yield model, {each.SignatureKey().decode(): each for each in signatures}
+    except BROKEN as error:
+        raise RuntimeFailed(f"the flatbuffer of {path} is broken: {error}", hint="Convert the model again.") from error
 
 
 def _inputs(signature: Any) -> Iterator[Any]:
@@ -46,7 +55,10 @@ def _opened(ports: Iterator[Any], subgraph: Any) -> Iterator[tuple[str, tuple[in
 
 
 def rows_by_position(path: Path, positions: str) -> int | None:
-    """How many rows the shortest table has that the input named `positions` looks up; None where there is none."""
+    """How many rows the shortest table has that the input named `positions` looks up; None where there is none.
+
+    Raises RuntimeFailed where the file is damaged.
+    """
     with _signatures(path) as (model, signatures):
         return min((rows for each in signatures.values() for rows in _rows(model, each, positions)), default=None)
 
