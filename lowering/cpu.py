@@ -57,6 +57,11 @@ class _Cpu:
             torch.ops.aten.argsort.default: sorting.argsort,
         }
 
+    @property
+    def why_fixed(self) -> Mapping[OpOverload, str]:
+        """Operations whose bodies are others at another number of rows, and how: an open length cannot be lowered."""
+        return {ops.expert_linear: "the experts of a chunk are looked up in blocks that suit its length"}
+
     def capacity(self, context: int) -> int:
         """Never a prime number: the engine takes a mask as long as one for a placeholder and corrupts its heap."""
         return next(count for count in itertools.count(context) if not _is_prime(count))

@@ -127,7 +127,18 @@ def rewrite_within(
 
 def _with_lengths_for(program: Program, settings: Settings) -> Settings:
     """The settings with the lengths of chunks that suit a program, where nobody chose them."""
-    return for_unrolled(settings) if unrolls(program) else settings
+    if unrolls(program):
+        return for_unrolled(settings)
+    why = _why_fixed(program)
+    return with_fixed_lengths(settings, why) if why else settings
+
+
+def _why_fixed(program: Program) -> str:
+    """Why the device cannot take an open length, as far as an operation tells before it is lowered."""
+    for node in program.graph.graph.nodes:
+        if (why := CPU.why_fixed.get(node.target)) and not isinstance(node.meta["val"].shape[0], int):
+            return why
+    return ""
 
 
 @dataclass

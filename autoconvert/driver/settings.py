@@ -115,6 +115,8 @@ def for_unrolled(settings: Settings) -> Settings:
 
 def with_fixed_lengths(settings: Settings, why: str) -> Settings:
     """The same for a model that cannot read chunks of any length, which `why` says."""
+    if settings.chose_prefill:
+        return settings
     return dataclasses.replace(settings, prefill=_fitting(FIXED_PREFILL, settings.context), why_fixed=why)
 
 

@@ -135,12 +135,10 @@ def _examined(model_type: str, stage: Stage, watcher: _Watcher) -> Outcome:
         except _Enough:
             watcher.finished("check graph", 0.0, "")
             return Outcome(model_type, "right")
-        fixed = _fixed(folder, CONTEXT, PREFILL_LENGTH, Stages(rewritten=watcher.program))
-        why_fixed = str(bundle.report.settings["why_fixed"])
-        found = max(
-            (compare(FileRunner(file), tokens, reference) for file in (bundle.files["tflite"], fixed)),
-            key=lambda parity: parity.worst,
-        )
+        file, why_fixed = bundle.files["tflite"], str(bundle.report.settings["why_fixed"])
+        fixed = _fixed(folder, CONTEXT, PREFILL_LENGTH, Stages(rewritten=watcher.program)) if not why_fixed else file
+        files = dict.fromkeys((file, fixed))
+        found = max((compare(FileRunner(each), tokens, reference) for each in files), key=lambda parity: parity.worst)
         if not found.is_right:
             return Outcome(model_type, "wrong", str(found), ("run",), distance=found.worst)
         counted = _growth(fixed, _decode_alone(folder, LARGER_CONTEXT))

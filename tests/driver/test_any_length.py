@@ -10,12 +10,13 @@ from transformers import BloomConfig, GraniteSWAConfig, MambaConfig
 import autoconvert
 from autoconvert.check.parity import distance, random_tokens
 from autoconvert.check.verdict import NUMBER_LAYERS
+from autoconvert.report.progress import Silent
 from autoconvert.runtime.runner import open_file
 from tests.driver.test_convert import noisy
 from tests.lowering.on_device import postponed, shared_concatenations
 from tests.models import VOCABULARY, Decoder, logits_of_source
 from tests.passes.test_keys_to_slots import COMPARISONS
-from tests.source.tiny import CONFIGS, build
+from tests.source.tiny import CONFIGS, build, mixtral
 
 CONTEXT = 48
 
@@ -88,6 +89,32 @@ def test_a_recurrence_gets_fixed_lengths_and_says_why(tmp_path: Path) -> None:
     chosen = files(build(config), tmp_path).report.settings
     assert max(chosen["prefill"]) <= 16
     assert "one after the other" in chosen["why_fixed"]
+
+
+class Started(Silent):
+    """The stages that began."""
+
+    def __init__(self) -> None:
+        self.stages: list[str] = []
+
+    def started(self, stage: str) -> None:
+        self.stages.append(stage)
+
+
+def test_a_mixture_gets_fixed_lengths_and_is_lowered_once(tmp_path: Path) -> None:
+    """Each operation is lowered once a signature: that its experts take no open length is known before."""
+    display = Started()
+    bundle = autoconvert.convert(
+        build(mixtral()),
+        tmp_path,
+        quantize="none",
+        context=CONTEXT,
+        formats=("tflite",),
+        display=display,
+        cache=False,
+    )
+    assert "experts" in bundle.report.settings["why_fixed"]
+    assert display.stages.count("lower") == 1
 
 
 def test_such_a_file_passes_beside_its_model(tmp_path: Path) -> None:
