@@ -15,6 +15,7 @@ from autoconvert.ir.editing import finish
 from autoconvert.ir.program import Program
 from autoconvert.ops.semantic import Body, Operation
 from autoconvert.rewrite.decomposition import decompose_nodes
+from autoconvert.rewrite.own_lines import with_own_lines
 from autoconvert.rewrite.pass_manager import Pass
 from autoconvert.rewrite.pattern import line_within, operations_of, place_of, shapes
 
@@ -45,7 +46,7 @@ def _device(operation: Operation) -> Body:
 
     def body(**arguments: Any) -> Any:
         try:
-            result = operation.device(**arguments)
+            result = with_own_lines(operation.device)(**arguments)
         except (Exception, SystemExit) as error:
             line = line_within(operation.device, error)
             raise fault(f"cannot be run: {first_line(error)}", line, arguments) from error

@@ -39,7 +39,7 @@ from autoconvert.ir.types import type_of
 from autoconvert.ops.attention import CLOSED_BIAS
 from autoconvert.passes.columns_apart import columns_apart
 from autoconvert.passes.largest_columns import padded, places_of_largest, written_at_largest
-from autoconvert.passes.pair_tables import pairs_at, slot_numbers
+from autoconvert.passes.pair_tables import hint_outside_attention, pairs_at, slot_numbers
 from autoconvert.passes.position_tables import evaluate
 from autoconvert.rewrite.pass_manager import Pass
 
@@ -124,7 +124,7 @@ class _Rewriting:
         pair = next(filter(self._is_pair, (node, *node.all_input_nodes)), node)
         return Inseparable(
             f"{location(node)} uses a value for each pair of positions outside a fused attention, and {why}.",
-            hint="No pattern matched the attention around it.",
+            hint=hint_outside_attention(node),
             at=pair.name,
         )
 

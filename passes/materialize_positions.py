@@ -19,7 +19,7 @@ from autoconvert.ir.interface import Role, port_of
 from autoconvert.ir.nodes import is_symbolic, named_arguments, shape
 from autoconvert.ir.program import Program
 from autoconvert.ir.provenance import location
-from autoconvert.passes.pair_tables import looked_up, slot_numbers
+from autoconvert.passes.pair_tables import hint_outside_attention, looked_up, slot_numbers
 from autoconvert.passes.position_tables import LARGEST_TABLE, evaluate, is_mask_of, is_relative, later_users, rows_at
 from autoconvert.rewrite.pass_manager import Pass
 
@@ -64,7 +64,7 @@ def materialize_positions(program: Program, context: int) -> Program:
         elif users and axes:
             raise Inseparable(
                 f"{location(users[0])} uses a mask over the whole sequence outside a fused attention.",
-                hint="No pattern matched the attention around it.",
+                hint=hint_outside_attention(users[0]),
                 at=users[0].name,
             )
         elif users:

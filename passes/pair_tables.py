@@ -13,6 +13,7 @@ from autoconvert import ops
 from autoconvert.analysis.masks import windows
 from autoconvert.ir.editing import add_constant, emit
 from autoconvert.ir.nodes import shape
+from autoconvert.ir.provenance import WRITTEN
 from autoconvert.passes.position_tables import narrow
 
 aten = torch.ops.aten
@@ -43,6 +44,13 @@ def pairs_at(
     flat = emit(order, aten.reshape.default, positions, [-1], like=like)
     chosen = emit(order, aten.index_select.default, constant, row, flat, like=like)
     return emit(order, aten.index_select.default, chosen, column, slot_numbers(graph, context, like), like=like)
+
+
+def hint_outside_attention(node: fx.Node) -> str:
+    """What to do about a value for each pair of positions where it cannot follow the history."""
+    if WRITTEN in node.meta:
+        return 'docs/patterns.md says in "An attention of its own" what an operation over the history may compute.'
+    return "No pattern matched the attention around it."
 
 
 def slot_numbers(graph: fx.GraphModule, context: int, like: fx.Node) -> fx.Node:

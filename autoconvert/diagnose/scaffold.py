@@ -41,7 +41,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from autoconvert import ops
-from autoconvert.rewrite.pattern import {imported}
+from autoconvert.pattern import {imported}
 
 
 {constants}def matches({parameters}) -> Tensor:
@@ -66,6 +66,7 @@ PATTERNS = (
 )
 '''
 _TO_FINISH = """    # TODO: must give the same numbers. autoconvert/ops says what each operation computes.
+    # Where none of them is this block, ops.operation(function) brings one: docs/patterns.md.
     raise NotImplementedError("call the operation that this block is")"""
 _COMPLETE = """    # It gives the same numbers on the example; whether it always does is for you to judge.
     return {code}"""

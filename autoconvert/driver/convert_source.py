@@ -23,6 +23,7 @@ from autoconvert.errors import CheckFailed
 from autoconvert.lowering.compiled import Compiled
 from autoconvert.report.progress import Display, Timeline
 from autoconvert.report.report import Report
+from autoconvert.report.summary import summary
 from autoconvert.source.file_state import identity_of, require_unchanged
 from autoconvert.source.source import Source
 from autoconvert.system.hashing import hashing
@@ -35,11 +36,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Bundle:
-    """What a conversion wrote: `files` by format, and the report."""
+    """What a conversion wrote: `files` by format, and the report. As text it is what the command says at its end."""
 
     folder: Path
     files: dict[str, Path]
     report: Report
+
+    def __str__(self) -> str:
+        return "\n".join(line.plain for line in summary(self.report, self.files)).strip()
 
 
 def converted(

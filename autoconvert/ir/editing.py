@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from autoconvert.ir.nodes import named_arguments
-from autoconvert.ir.provenance import provenance_of
+from autoconvert.ir.provenance import inlined_provenance, provenance_of
 from autoconvert.ir.sizes import without_quotients
 from autoconvert.ir.types import type_of
 
@@ -121,8 +121,7 @@ def inline(graph: fx.Graph, body: fx.Graph, inputs: dict[str, Argument], like: f
             return fx.map_arg(node.args[0], lambda n: values[n])
         else:
             copy = graph.node_copy(node, lambda n: values[n])
-            origin = like if like is not None else node
-            copy.meta = provenance_of(origin)
+            copy.meta = provenance_of(node) if like is None else inlined_provenance(node, like)
             copy.meta["val"] = node.meta["val"]
             values[node] = copy
     raise AssertionError("a graph ends in its output")

@@ -7,13 +7,21 @@ from torch import fx
 
 # Where a node says which fused block it belongs to.
 BLOCK = "block"
+# The line of a pattern from outside that it was made by, as `file:line: code`.
+WRITTEN = "written"
 
-_PROVENANCE = ("stack_trace", "nn_module_stack", BLOCK)
+_PROVENANCE = ("stack_trace", "nn_module_stack", BLOCK, WRITTEN)
 
 
 def provenance_of(node: fx.Node) -> dict[str, Any]:
     """What a new node that stands for `node` begins its metadata with."""
     return {key: node.meta[key] for key in _PROVENANCE if key in node.meta}
+
+
+def inlined_provenance(node: fx.Node, like: fx.Node) -> dict[str, Any]:
+    """What the copy of `node`, of a body, begins its metadata with where it stands for a part of `like`."""
+    written = (node.meta.get("custom") or {}).get(WRITTEN) or node.meta.get(WRITTEN)
+    return provenance_of(like) | ({WRITTEN: written} if written else {})
 
 
 def operation_name(node: fx.Node) -> str:
@@ -37,8 +45,13 @@ def operation_in_module(node: fx.Node) -> str:
 
 
 def location(node: fx.Node) -> str:
-    """The place in the model a node came from: operation, module path and source line, for messages."""
-    place, line = operation_in_module(node), source_line(node)
+    """The place a node came from: operation, module path and source line, for messages.
+
+    What a pattern from outside has made comes from its line, in the place of the model's.
+    """
+    place, line, written = operation_in_module(node), source_line(node), node.meta.get(WRITTEN)
+    if written:
+        line = f"{written}, in the place of {line.partition(': ')[0]}" if line else written
     return f"{place} ({line})" if line else place
 
 

@@ -14,6 +14,7 @@ from autoconvert.analysis.constants import same_constant
 from autoconvert.errors import InputError, first_line
 from autoconvert.ir.editing import traced
 from autoconvert.ops.semantic import Operation
+from autoconvert.rewrite.own_lines import with_own_lines
 
 # Sizes of random numbers, or numbers as they are, by parameter.
 Example = Mapping[str, tuple[int, ...] | Tensor | float]
@@ -88,7 +89,8 @@ class Pattern:
             InputError: `becomes` cannot be run there, or gives no tensor.
         """
         try:
-            graph = traced(lambda **bound: self.becomes(**bound, **numbers), dict(tensors))
+            becomes = with_own_lines(self.becomes)
+            graph = traced(lambda **bound: becomes(**bound, **numbers), dict(tensors))
         except (Exception, SystemExit) as error:
             raise self.not_run(error, tensors) from error
         if not isinstance(graph.graph.output_node().args[0], fx.Node):

@@ -112,7 +112,7 @@ def _output(words: list[str]) -> str:
         environment["HF_MODULES_CACHE"] = "modules"
         done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
         assert done.returncode == 0, done.stdout + done.stderr
-        return "" if words[0] == "python" else _verdict(done.stdout)
+        return done.stdout if words[0] == "python" else _verdict(done.stdout)
     written = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True)
     with contextlib.redirect_stdout(written), contextlib.redirect_stderr(written), contextlib.suppress(SystemExit):
         main(words[1:])

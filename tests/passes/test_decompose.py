@@ -1,5 +1,9 @@
 """An operation that a pattern brings: one node while blocks are fused, then what the device computes."""
 
+import re
+from collections.abc import Callable
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -62,6 +66,22 @@ def test_one_that_mixes_positions_is_refused_as_its_body_is() -> None:
         rewrite(
             Decoder(lambda _, x: reversed_in_time(x, 0.5)), patterns=(bringing(operation, reversed_in_time), *PATTERNS)
         )
+
+
+def reversed_by_way_of_width(x: Tensor, k: float) -> Tensor:
+    return k * x.flip(-1).flip(-2).flip(-1)
+
+
+REVERSED = ops.operation(reversed_in_time, reversed_by_way_of_width)
+
+
+@pytest.mark.parametrize("becomes", [reversed_by_way_of_width, REVERSED], ids=["becomes", "device body"])
+def test_what_is_refused_of_a_pattern_names_its_line_before_the_models(becomes: Callable[..., Tensor]) -> None:
+    pattern = replace(bringing(REVERSED, reversed_in_time), becomes=becomes)
+    with pytest.raises(Refused) as refused:
+        rewrite(Decoder(lambda _, x: reversed_in_time(x, 0.5)), patterns=(pattern, *PATTERNS))
+    line = r"/test_decompose\.py:\d+: return k \* x\.flip\(-1\)\.flip\(-2\)\.flip\(-1\)"
+    assert re.match(rf"flip in .*{line}, in the place of .*/\w+\.py:\d+\) ", refused.value.message)
 
 
 def test_two_of_one_name_are_two_operations() -> None:
