@@ -107,17 +107,14 @@ def at_context(settings: Settings, context: int) -> Settings:
 
 def for_unrolled(settings: Settings) -> Settings:
     """The same, with a chunk length that suits a model whose positions are computed one after the other."""
-    if settings.chose_prefill:
-        return settings
-    why = "positions are computed one after the other"
-    return dataclasses.replace(settings, prefill=_fitting(UNROLLED_PREFILL, settings.context), why_fixed=why)
+    return with_fixed_lengths(settings, "positions are computed one after the other", UNROLLED_PREFILL)
 
 
-def with_fixed_lengths(settings: Settings, why: str) -> Settings:
-    """The same for a model that cannot read chunks of any length, which `why` says."""
+def with_fixed_lengths(settings: Settings, why: str, lengths: tuple[int, ...] = FIXED_PREFILL) -> Settings:
+    """The same for a model that cannot read chunks of any length, which `why` says, where nobody chose lengths."""
     if settings.chose_prefill:
         return settings
-    return dataclasses.replace(settings, prefill=_fitting(FIXED_PREFILL, settings.context), why_fixed=why)
+    return dataclasses.replace(settings, prefill=_fitting(lengths, settings.context), why_fixed=why)
 
 
 def default_context(config: "PreTrainedConfig | None") -> int:

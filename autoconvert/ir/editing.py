@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from autoconvert.ir.nodes import named_arguments
-from autoconvert.ir.provenance import inlined_provenance, provenance_of
+from autoconvert.ir.provenance import WRITTEN, inlined_provenance, provenance_of
 from autoconvert.ir.sizes import without_quotients
 from autoconvert.ir.types import type_of
 
@@ -149,4 +149,8 @@ def traced(
         graph = make_fx(call, definitions, pre_dispatch=definitions is None)(*distinct)
     for node, name in zip(graph.graph.find_nodes(op="placeholder"), names, strict=True):
         node.target = name
+    for node in graph.graph.nodes:
+        # Where fx.traceback.annotate puts what a function tells of its operations.
+        if WRITTEN in (told := node.meta.get("custom") or {}):
+            node.meta[WRITTEN] = told[WRITTEN]
     return graph

@@ -20,7 +20,7 @@ def provenance_of(node: fx.Node) -> dict[str, Any]:
 
 def inlined_provenance(node: fx.Node, like: fx.Node) -> dict[str, Any]:
     """What the copy of `node`, of a body, begins its metadata with where it stands for a part of `like`."""
-    written = (node.meta.get("custom") or {}).get(WRITTEN) or node.meta.get(WRITTEN)
+    written = node.meta.get(WRITTEN)
     return provenance_of(like) | ({WRITTEN: written} if written else {})
 
 
