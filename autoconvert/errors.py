@@ -11,7 +11,7 @@ BROKEN = (struct.error, LookupError, AttributeError, TypeError, ValueError, Over
 class AutoconvertError(Exception):
     """A failure that a person can act on: what happened, where, and what to do about it.
 
-    `hint` is the sentence that says what to do; the command line prints it below the message.
+    `hint` is the sentence that says what to do; it is printed below the message.
     """
 
     exit_code: ClassVar[int] = 1
@@ -20,6 +20,9 @@ class AutoconvertError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\nhint: {self.hint}" if self.hint else self.message
 
 
 class BrokenPass(AutoconvertError):

@@ -90,8 +90,14 @@ def _check_block(module: nn.Module, inputs: Sequence[Tensor], patterns: Sequence
     program = decompose(program, operations_of(patterns))
     with torch.no_grad():
         expected = module(*inputs)
-    if not same_numbers(_in_the_runtime(program, values), expected):
-        raise CheckFailed(f"The runtime gives other numbers than {type(module).__name__}.")
+    if not same_numbers(made := _in_the_runtime(program, values), expected):
+        apart = (made - expected).abs().max()
+        fused = ", ".join(program.fusion.patterns)
+        raise CheckFailed(
+            f"With {fused or 'no pattern'}, the runtime gives other numbers than {type(module).__name__}, up to "
+            f"{apart:.1e} apart.",
+            hint="`becomes` may hold for other numbers than these; check the pattern alone, and at their size.",
+        )
     return program.fusion
 
 

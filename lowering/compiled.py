@@ -16,7 +16,8 @@ class Compiled:
 
     `interfaces` are those of the model's programs by name; `capacity` is how many positions the caches hold,
     `prefill` the lengths of chunks, the longest first, and none where a chunk may have any; `windows` are how many
-    positions attention looks back at most; `why_fixed` says why lengths are fixed where nobody chose them.
+    positions attention looks back at most; `why_fixed` says why lengths are fixed where nobody chose them; `notes` say
+    what costs more than it must.
     """
 
     graphs: Mapping[str, bytes]
@@ -29,6 +30,7 @@ class Compiled:
     windows: tuple[int, ...]
     fusion: Fusion
     why_fixed: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def sources(self) -> list[str]:

@@ -162,11 +162,14 @@ def _is_weight(node: fx.Node, weights: Container[str]) -> bool:
 
 
 def _replacement(match: Match, known: dict[str, fx.GraphModule]) -> fx.GraphModule:
-    """What the pattern becomes at these shapes, traced once for all matches that look the same."""
+    """What the pattern becomes at these shapes, made once for all matches that look the same.
+
+    It is canonical, as the graph is, so that other patterns find in it what they are for.
+    """
     values = {name: node.meta["val"] for name, node in match.bound.items()}
     key = f"{match.pattern.name} {match.scalars} {[type_key(value) for value in values.values()]}"
     if key not in known:
-        known[key] = match.pattern.replacement(values, match.scalars)
+        known[key] = canonicalize(match.pattern.replacement(values, match.scalars))
     return known[key]
 
 

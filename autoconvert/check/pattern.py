@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from autoconvert.check.region import same_numbers
+from autoconvert.check.region import MAGNITUDES, same_numbers
 from autoconvert.errors import first_line
 from autoconvert.ir.editing import replace, traced
 from autoconvert.ir.fusion import NearMiss
@@ -42,7 +42,9 @@ def check_pattern(pattern: Pattern) -> None:
     values = pattern.inputs()
     if declined := pattern.reason(_ran(pattern, "guard", values, _OWN)):
         raise pattern.fault(f"`guard` declines the pattern's own example: {declined}.", of="guard")
-    _check_numbers(pattern, values, _OWN)
+    for magnitude in MAGNITUDES:
+        on = _OWN if magnitude == 1 else f"numbers {magnitude:g} times those of the example"
+        _check_numbers(pattern, pattern.inputs(magnitude=magnitude), on)
     _check_finds_itself(pattern, values)
     _check_operations(pattern, values)
 

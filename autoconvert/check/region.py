@@ -15,6 +15,8 @@ from autoconvert.ops.attention import HIDES
 from autoconvert.rewrite.matching import Match
 
 LENGTH = 7
+# Random inputs are of the size of one, and so small that what is added before a division or a root shows.
+MAGNITUDES = (1.0, 1e-3)
 # Both sides sum in float32 in different orders; widths of 10⁴ stay well below this.
 _TOLERANCE = 2e-5
 
@@ -40,17 +42,18 @@ class RegionCheck:
         region = match.region
         key = f"{match.pattern.name} {match.scalars} {_constants(match)} {_structure(region, match)}"
         if key not in self._seen:
-            self._seen[key] = self._execute(graph_module(graph, _extract(region, match)), replacement, match)
+            extracted = graph_module(graph, _extract(region, match))
+            self._seen[key] = max(self._execute(extracted, replacement, match, each) for each in MAGNITUDES)
             self.executed += 1
         self.errors[match.output.name] = self._seen[key]
 
-    def _execute(self, region: fx.GraphModule, replacement: fx.GraphModule, match: Match) -> float:
+    def _execute(self, region: fx.GraphModule, replacement: fx.GraphModule, match: Match, magnitude: float) -> float:
         generator = torch.Generator().manual_seed(0)
         # A number may pick an entry of any other value.
         sizes = [concrete(size, LENGTH) for node in match.bound.values() for size in node.meta["val"].shape]
         below = min((size for size in sizes if size > 1), default=LENGTH)
         values = {
-            node: match.constants.get(name, random_value(node.meta["val"], generator, below))
+            node: match.constants.get(name, scaled(random_value(node.meta["val"], generator, below), magnitude))
             for name, node in match.bound.items()
         }
         inputs = {name: values[node] for name, node in match.bound.items()}
@@ -131,6 +134,11 @@ def random_value(value: Tensor, generator: torch.Generator, below: int) -> Tenso
     if value.is_floating_point() or value.is_complex():
         return torch.randn(sizes, generator=generator, dtype=value.dtype)
     return torch.randint(0, below, sizes, generator=generator, dtype=value.dtype)
+
+
+def scaled(value: Tensor, magnitude: float) -> Tensor:
+    """Numbers so many times as large; what counts or chooses stays as it is."""
+    return value * magnitude if value.is_floating_point() or value.is_complex() else value
 
 
 def _last_two(sizes: list[int]) -> tuple[int, int]:

@@ -77,15 +77,9 @@ def explain(
         if scaffold is not None:
             with quiet_libraries():
                 written = write_scaffold(explanation, scaffold)
-            console.print(Text(f"wrote {scaffold}: {_what_is_left(written.is_complete)}"), soft_wrap=True)
+            console.print(Text(f"wrote {scaffold}: {written.what_is_left}"), soft_wrap=True)
         if explanation.refusal is not None:
             raise typer.Exit(explanation.refusal.exit_code)
-
-
-def _what_is_left(is_complete: bool) -> str:
-    if is_complete:
-        return "an operation gives the same numbers; read it before you use it"
-    return "what the block becomes is for you to finish"
 
 
 def _unused_name() -> str:

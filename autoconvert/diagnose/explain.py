@@ -1,6 +1,7 @@
 """`autoconvert.explain`: which blocks of a model were fused, which were not, and why, of whatever can be converted."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
@@ -16,11 +17,21 @@ from autoconvert.source.source import plan_source
 from autoconvert.system.output import expanded
 
 
+@dataclass(frozen=True)
 class Explained(Explanation):
-    """An explanation that prints as `autoconvert explain` does."""
+    """An explanation that prints as `autoconvert explain` does.
+
+    `given` are the files of patterns that were asked for, `scaffold` is the one that was written, with `what_is_left`.
+    """
+
+    given: tuple[str, ...] = ()
+    scaffold: str = ""
+    what_is_left: str = ""
 
     def __str__(self) -> str:
-        return "\n".join(line.plain for line in explained_model(self))
+        file = self.scaffold or "blocks.py"
+        lines = [line.plain for line in explained_model(self, file=file, given=self.given)]
+        return "\n".join([*lines, f"wrote {file}: {self.what_is_left}"] if self.scaffold else lines)
 
 
 def explain(
@@ -48,7 +59,9 @@ def explain(
     settings = choose(
         source.config, context=context, prefill=None, quantize=DEFAULT, formats=("litertlm",), verify="quick"
     )
-    explanation = Explained(**vars(explanation_of(source, settings, known)))
-    if scaffold is not None:
-        write_scaffold(explanation, expanded(scaffold))
-    return explanation
+    given = tuple(str(each) for each in patterns if not isinstance(each, Pattern))
+    explanation = Explained(**vars(explanation_of(source, settings, known)), given=given)
+    if scaffold is None:
+        return explanation
+    written = write_scaffold(explanation, expanded(scaffold))
+    return replace(explanation, scaffold=str(scaffold), what_is_left=written.what_is_left)

@@ -11,11 +11,13 @@ _KINDS = {"unknown": "unknown block"}
 _NONE = "no pattern came near"
 
 
-def explained_model(explanation: Explanation, model: str | None = None, file: str = "blocks.py") -> Iterator[Text]:
+def explained_model(
+    explanation: Explanation, model: str | None = None, file: str = "blocks.py", given: Sequence[str] = ()
+) -> Iterator[Text]:
     """The lines about a model, each one line however wide the terminal is.
 
-    `model` is as a command line names it, with the patterns that were looked for, or None where Python asks; `file`
-    could hold the next one.
+    `model` is as a command line names it, with the patterns that were looked for, or None where Python asks, with those
+    of the files `given`; `file` could hold the next one.
     """
     verdict = "covered" if explanation.missing is None else "refused"
     style = "green" if explanation.missing is None else "bold red"
@@ -35,6 +37,10 @@ def explained_model(explanation: Explanation, model: str | None = None, file: st
         for declined in explanation.declined:
             yield Text()
             yield from _declined(declined)
+    if explanation.costs:
+        yield from _section("Costs more than it must")
+        for cost in explanation.costs:
+            yield Text(f"  {cost}")
     if explanation.missing is not None:
         yield from _section("Missing")
         yield from _missing(explanation.missing)
@@ -45,7 +51,12 @@ def explained_model(explanation: Explanation, model: str | None = None, file: st
             f"autoconvert explain {model} --patterns {file}",
         )
         if model is None:
-            call = f'autoconvert.explain(model, scaffold="{file}")', f'autoconvert.explain(model, patterns=["{file}"])'
+            before, both = (", ".join(f'"{name}"' for name in names) for names in (given, (*given, file)))
+            known = f"patterns=[{before}], " if given else ""
+            call = (
+                f'autoconvert.explain(model, {known}scaffold="{file}")',
+                f"autoconvert.explain(model, patterns=[{both}])",
+            )
         yield Text(f"  {call[0]}   writes the beginning of a pattern for it")
         yield Text(f"  {call[1]}   says what became of it, once it is finished")
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import fx
 
 from autoconvert.analysis.binding_times import Time, binding_times
+from autoconvert.check.repeated_entries import repeated_entries
 from autoconvert.check.rewrites import RewriteChecks
 from autoconvert.diagnose.plain_blocks import PlainBlock, block_at, plain_blocks
 from autoconvert.driver.compile import rewrite_within
@@ -23,6 +24,7 @@ from autoconvert.passes.fuse import matchers_of
 from autoconvert.passes.pipeline import PASSES
 from autoconvert.patterns import PATTERNS
 from autoconvert.report.folding import folded
+from autoconvert.report.readable import readable_repetition
 from autoconvert.rewrite.pass_manager import Options, Pass
 from autoconvert.rewrite.pattern import Pattern
 from autoconvert.source.source import Source
@@ -106,7 +108,10 @@ class Missing:
 
 @dataclass(frozen=True)
 class Explanation:
-    """`missing` is None where the model is covered. `region` is where a pattern would begin, in `program`."""
+    """`missing` is None where the model is covered. `region` is where a pattern would begin, in `program`.
+
+    `costs` are sentences: what is right, and more than it must be.
+    """
 
     model: str
     context: int
@@ -114,6 +119,7 @@ class Explanation:
     found: tuple[Found, ...] = ()
     declined: tuple[Declined, ...] = ()
     unmatched: tuple[Unmatched, ...] = ()
+    costs: tuple[str, ...] = ()
     missing: Missing | None = None
     refusal: Refused | None = None
     program: Program | None = None
@@ -144,16 +150,16 @@ def explanation_of(source: Source, settings: Settings, patterns: Sequence[Patter
         return dataclasses.replace(step, run=run) if step.name in ("fuse", "decompose") else step
 
     refusal = None
+    costs: tuple[str, ...] = ()
     try:
-        rewrite_within(source, settings, RewriteChecks(), tuple(map(watched, PASSES)), patterns=patterns)
+        program, _ = rewrite_within(source, settings, RewriteChecks(), tuple(map(watched, PASSES)), patterns=patterns)
+        costs = tuple(without_paths(readable_repetition(each)) for each in repeated_entries(program))
     except Refused as refused:
         refusal = refused
     programs = _the_one(fused, refusal is not None)
     if programs is None:
-        return Explanation(
-            source.name, settings.context, "", (), (), (), _missing_nowhere(refusal), refusal, None, None
-        )
-    return _explained(source.name, settings.context, programs, refusal, patterns)
+        return Explanation(source.name, settings.context, missing=_missing_nowhere(refusal), refusal=refusal)
+    return dataclasses.replace(_explained(source.name, settings.context, programs, refusal, patterns), costs=costs)
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,12 @@ class Scaffold:
     code: str
     is_complete: bool
 
+    @property
+    def what_is_left(self) -> str:
+        if self.is_complete:
+            return "an operation gives the same numbers; read it before you use it"
+        return "what the block becomes is for you to finish"
+
 
 def write_scaffold(explanation: Explanation, path: Path) -> Scaffold:
     """Writes the beginning of a pattern for the `region` of `explanation` to `path`, which must not exist yet.

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autoconvert import ops
+from autoconvert.check.repeated_entries import repeated_entries
 from autoconvert.check.rewrites import RewriteChecks
 from autoconvert.driver.compilation import Compilation
 from autoconvert.driver.settings import Settings, at_context, for_unrolled, with_fixed_lengths
@@ -28,6 +29,7 @@ from autoconvert.passes.specialize_shapes import signature_programs
 from autoconvert.patterns import PATTERNS
 from autoconvert.report.check_result import REWRITES, CheckResult
 from autoconvert.report.progress import Timeline
+from autoconvert.report.readable import readable_repetition
 from autoconvert.rewrite.pass_manager import Options, Pass
 from autoconvert.rewrite.pattern import Pattern
 from autoconvert.scan.scan import unrolls
@@ -215,6 +217,7 @@ class _Compilation:
             windows=windows_of(program),
             fusion=program.fusion,
             why_fixed=self.settings.why_fixed,
+            notes=tuple(map(readable_repetition, repeated_entries(program))),
         )
 
     @property

@@ -106,7 +106,12 @@ class LinkAndCheck:
 
     def _notes(self, compiled: Compiled) -> tuple[str, ...]:
         of_tokenizer = self.tokenizer.notes if self.tokenizer else ()
-        return (*self.source.notes, *of_tokenizer, *unmatched(self.outside, compiled.fusion.patterns))
+        return (
+            *self.source.notes,
+            *of_tokenizer,
+            *compiled.notes,
+            *unmatched(self.outside, compiled.fusion.patterns),
+        )
 
     def _checked_files(self, compilation: Compilation, linked: Linked, rows: Sequence[Row]) -> dict[str, Path]:
         """The file, checked, and the bundle where there is a tokenizer, checked too."""

@@ -1,6 +1,7 @@
 """How a semantic operation is made: one body in plain PyTorch, from which everything else follows."""
 
 import functools
+import inspect
 import itertools
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
@@ -21,9 +22,12 @@ OUTSIDE = "outside"
 def semantic(body: Body, fake: Body | None = None) -> OpOverload:
     """Registers `body` as the operation `autoconvert::<its name>`, traced as one node and executable as it is.
 
-    `fake` gives a value of the same shape where the body itself needs real numbers.
+    `fake` gives a value of the same shape where the body itself needs real numbers. The operation's `__doc__` is the
+    body's, after its signature.
     """
-    return _registered(NAMESPACE, body.__name__, body, fake or body)
+    overload = _registered(NAMESPACE, body.__name__, body, fake or body)
+    overload.__doc__ = f"{body.__name__}{inspect.signature(body)}\n\n{inspect.getdoc(body)}"
+    return overload
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class Operation:
     """
 
     overload: OpOverload
+    body: Body
     device: Body
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -48,7 +53,7 @@ def operation(body: Body, device: Body | None = None) -> Operation:
     # A name may be taken by another file, or by what this one was before it was changed.
     names = (f"{body.__name__}{suffix}" for suffix in itertools.chain([""], (f"_{n}" for n in itertools.count(2))))
     name = next(name for name in names if not hasattr(getattr(torch.ops, OUTSIDE), name))
-    return Operation(_registered(OUTSIDE, name, body, body), device or body)
+    return Operation(_registered(OUTSIDE, name, body, body), body, device or body)
 
 
 def _registered(namespace: str, name: str, body: Body, fake: Body) -> OpOverload:

@@ -121,7 +121,8 @@ class Matcher:
         return NearMiss(
             pattern=self.pattern.name,
             node=node.name,
-            matched=miss.matched,
+            # An operation that differs in a number has been counted.
+            matched=miss.matched if miss.found is None else min(miss.matched, self._operations - 1),
             of=self._operations,
             reason=miss.reason,
             place=place,

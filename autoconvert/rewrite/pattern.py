@@ -115,13 +115,17 @@ class Pattern:
             of="becomes",
         )
 
-    def inputs(self, times: int = 1) -> dict[str, Tensor | float]:
-        """The same random arguments each time, for both functions; every size but 1 is `times` that of the example."""
+    def inputs(self, times: int = 1, magnitude: float = 1.0) -> dict[str, Tensor | float]:
+        """The same random arguments each time, for both functions; every size but 1 is `times` that of the example.
+
+        Random numbers are about as large as `magnitude`; those that the example gives are as they are.
+        """
         generator = torch.Generator().manual_seed(0)
 
         def value(given: tuple[int, ...] | Tensor | float) -> Tensor | float:
             if isinstance(given, tuple):
-                return torch.randn([size if size == 1 else size * times for size in given], generator=generator)
+                sizes = [size if size == 1 else size * times for size in given]
+                return torch.randn(sizes, generator=generator) * magnitude
             if isinstance(given, Tensor):
                 return given.repeat([1 if size == 1 else times for size in given.shape])
             return given
@@ -190,8 +194,8 @@ def line_within(function: Callable[..., Any], error: BaseException) -> int | Non
 
 
 def place_of(function: Callable[..., Any]) -> str:
-    """Where a function is written, as file:line; "" for what is no function."""
-    code = getattr(function, "__code__", None)
+    """Where a function, or the body of an operation, is written, as file:line; "" for what is neither."""
+    code = getattr(getattr(function, "body", function), "__code__", None)
     return f"{code.co_filename}:{code.co_firstlineno}" if code is not None else ""
 
 

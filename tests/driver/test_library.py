@@ -30,6 +30,8 @@ PATTERNS = (
 )
 """
 SQUARE = "def square(x: Tensor, y: Tensor) -> Tensor:\n    return torch.relu(x * y)\n"
+OTHER = "def other(x: Tensor, y: Tensor) -> Tensor:\n    return torch.relu(x + y)\nOTHER = ops.operation(other)\n"
+UNIT = "def unit(x: Tensor, eps: float) -> Tensor:\n    return x / (x.norm(dim=-1, keepdim=True) + eps)\n"
 
 
 def listed(tmp_path: Path, text: str) -> Result:
@@ -123,6 +125,16 @@ WRONG: dict[str, tuple[str, int, str]] = {
         SQUARE + pattern(becomes="lambda x, y: (x * y).relu() * 1.001"),
         7,
         "`becomes` gives other numbers than `matches` on the example",
+    ),
+    "other numbers of an operation": (
+        SQUARE + OTHER + pattern(becomes="OTHER", more=", operations=(OTHER,)"),
+        7,
+        "`becomes` gives other numbers than `matches` on the example",
+    ),
+    "an epsilon that is left out": (
+        UNIT + pattern("unit", "lambda x, eps: x / x.norm(dim=-1, keepdim=True)", '{"x": (1, 5, 14), "eps": 1e-5}'),
+        7,
+        "`becomes` gives other numbers than `matches` on numbers 0.001 times those of the example",
     ),
     "its own block again": (SQUARE + pattern(), 5, "`becomes` gives the block of `matches` again"),
     "an end of the program in becomes": (
