@@ -33,6 +33,15 @@ class TokenFlow:
         return [user for user in node.users if user.op == "call_function" and self.is_token(user)]
 
     @cached_property
+    def of_tokens(self) -> set[fx.Node]:
+        """The nodes that depend on tokens, which a weight looked up by positions does not."""
+        found = {node for node in self.graph.nodes if node.op == "placeholder" and self.is_token(node)}
+        for node in self.nodes:
+            if not found.isdisjoint(node.all_input_nodes):
+                found.add(node)
+        return found
+
+    @cached_property
     def histories(self) -> set[fx.Node]:
         """What a single step knows of those before it: histories, and what is computed from them alone."""
         found: set[fx.Node] = set()

@@ -270,12 +270,12 @@ def _is_placed(flow: TokenFlow, node: fx.Node) -> bool:
 def _attentions(flow: TokenFlow) -> Iterator[PlainBlock]:
     """What has a value for every two positions, up to where each position has one of its own again.
 
-    In a single step, one of the two is a slot of the history.
+    In a single step, one of the two is a slot of the history. A bias that depends on no token is an input, which layers
+    may share.
     """
     slots = _slots(flow.graph)
-    pairs = {
-        node for node in flow.nodes if len(axes(node, flow.symbol)) > 1 or _is_each_slot(node, slots)
-    } - flow.histories
+    wide = {node for node in flow.nodes if len(axes(node, flow.symbol)) > 1 or _is_each_slot(node, slots)}
+    pairs = (wide & flow.of_tokens) - flow.histories
     links: nx.Graph[fx.Node] = nx.Graph()
     links.add_nodes_from(pairs)
     links.add_edges_from((n, node) for node in pairs for n in flow.operands(node) if n in pairs)

@@ -302,6 +302,22 @@ def test_is_no_block(name: str) -> None:
     assert kinds(Decoder(NOTHING[name])) == []
 
 
+def test_layers_that_share_a_learned_bias_are_two_blocks() -> None:
+    """No token decides it, so it belongs to neither, though it has a number for each pair."""
+
+    def twice(d: Decoder, x: Tensor) -> Tensor:
+        at = torch.arange(x.shape[1])
+        bias = F.embedding(at[:, None] - at + CONTEXT, d.rows)[..., 0]
+
+        def attend(x: Tensor) -> Tensor:
+            query, key, value = d.heads(x)
+            return merged(torch.exp2(query @ key.mT + bias).tril() @ value)
+
+        return attend(x + attend(x))
+
+    assert kinds(Decoder(attend=twice)) == ["attention", "attention"]
+
+
 def test_a_single_step_has_the_blocks_of_a_whole_text() -> None:
     module = tiny_llama(attn_implementation="eager")
     step = trace_one_step(module, past_of(module, CONTEXT), CONTEXT)
