@@ -56,7 +56,15 @@ def assert_right_in_pieces(path: Path, tokens: list[int], expected: Tensor, *tex
 
 
 # What compares positions otherwise than softmax attention does, or chooses among them.
-OTHERS = ("talking heads", "largest scores", "linear", "memory before", "biased by distance", "chosen by an indexer")
+OTHERS = (
+    "talking heads",
+    "largest scores",
+    "linear",
+    "memory before",
+    "biased by distance",
+    "looked up by distance",
+    "chosen by an indexer",
+)
 
 
 @pytest.mark.parametrize("name", [*MODELS, *OTHERS])

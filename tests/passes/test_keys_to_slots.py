@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autoconvert.errors import Refused
@@ -107,11 +108,23 @@ def from_the_left(decoder: Decoder, scores: Tensor, is_later: Tensor) -> Tensor:
 
 def biased_by_distance(decoder: Decoder, x: Tensor) -> Tensor:
     """A learned number for each head and distance, as T5 has it."""
+    return _biased(decoder, x, decoder.rows[:, :HEADS][_distance(x)])
+
+
+def looked_up_by_distance(decoder: Decoder, x: Tensor) -> Tensor:
+    """The same from an embedding."""
+    return _biased(decoder, x, F.embedding(_distance(x), decoder.rows[: COUNT + 1, :HEADS]))
+
+
+def _distance(x: Tensor) -> Tensor:
     slots = torch.arange(x.shape[1])
-    distance = (slots[:, None] - slots[None]).clamp(0, COUNT)
-    bias = decoder.rows[:, :HEADS][distance].permute(2, 0, 1)[None]
+    return (slots[:, None] - slots[None]).clamp(0, COUNT)
+
+
+def _biased(decoder: Decoder, x: Tensor, bias: Tensor) -> Tensor:
+    """Attention with `bias` [s, s, heads]."""
     scores, value = _scores(decoder, x)
-    return merged((scores + bias).masked_fill(_is_later(x), -1e9).softmax(-1) @ value)
+    return merged((scores + bias.permute(2, 0, 1)).masked_fill(_is_later(x), -1e9).softmax(-1) @ value)
 
 
 def biased_by_query(decoder: Decoder, x: Tensor) -> Tensor:
@@ -190,6 +203,7 @@ COMPARISONS: dict[str, Change] = {
     "memory and a softmax by hand": memory_with_a_softmax_by_hand,
     "from the left": attention(from_the_left),
     "biased by distance": biased_by_distance,
+    "looked up by distance": looked_up_by_distance,
     "biased by query": biased_by_query,
     "chosen by an indexer": chosen_by_an_indexer,
     "values by distance": values_by_distance,

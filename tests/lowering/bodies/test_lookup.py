@@ -17,13 +17,22 @@ TABLES: dict[str, Tensor] = {
 }
 
 
+PAIRS = (torch.arange(4)[:, None] - torch.arange(3)).clamp(0, 3)[None]
+
+
+@pytest.mark.parametrize("indices", [INDICES, PAIRS], ids=["tokens", "pairs"])
 @pytest.mark.parametrize("name", TABLES)
-def test_the_device_gives_what_pytorch_gives(name: str) -> None:
+def test_the_device_gives_what_pytorch_gives(name: str, indices: Tensor) -> None:
     def look_up(indices: Tensor) -> Tensor:
         return F.embedding(indices, TABLES[name])
 
-    for actual, expected in zip(run(lowered(look_up, INDICES), INDICES), results(look_up, INDICES), strict=True):
+    for actual, expected in zip(run(lowered(look_up, indices), indices), results(look_up, indices), strict=True):
         assert torch.equal(actual, expected)
+
+
+def test_a_small_table_is_gathered_for_pairs() -> None:
+    found = operations(lowered(lambda indices: F.embedding(indices, TABLES["numbers"]), PAIRS))
+    assert found["GATHER_ND"] + found["GATHER"] == 1 and not found["EMBEDDING_LOOKUP"]
 
 
 def test_a_table_of_numbers_is_looked_up_by_the_operation_that_widens_quantized_rows() -> None:
