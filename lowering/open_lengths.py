@@ -5,6 +5,7 @@ The runtime computes the sizes of all that an operation makes. A length that an 
 "what is left", or the graph takes no other length.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,10 +16,14 @@ from ai_edge_litert import schema_py_generated as schema
 
 from autoconvert.lowering.axes_of_one import squeeze_and_expand
 from autoconvert.lowering.flatbuffer import NO_TENSOR, operator_code, read_model
+from autoconvert.lowering.operation_names import NODE
 from autoconvert.lowering.subgraph import OPEN, Subgraph
 
 # Which operand of RESHAPE says the shape that it makes.
 _SHAPE = 1
+
+# What the converter is told of a node's module, in the name of its result.
+_MODULE = re.compile(rb'([^"#;\[]*)' + NODE.encode())
 
 Lengths = Mapping[str, tuple[int, int]]
 
@@ -60,7 +65,7 @@ def open_lengths(one: bytes, other: bytes, lengths: Lengths) -> OpenModel:
     for graph, its in zip(graphs, twins, strict=True):
         _require_same_operators(graph, its)
         squeeze_and_expand(graph, its)
-        sizes = [_opened(*shapes, lengths) for shapes in zip(graph.shapes, its.shapes, strict=True)]
+        sizes = _sizes(graph, its, lengths)
         _slice_from_both_ends(graph, its)
         _open_constants(graph, its)
         for tensor, opened in zip(graph.tensors, sizes, strict=False):
@@ -105,6 +110,24 @@ class _Size:
     least: int
     is_open: bool
     axis: int | Length
+
+
+def _sizes(graph: Subgraph, twin: Subgraph, lengths: Lengths) -> list[list[_Size]]:
+    """The sizes of each tensor. Where they follow from no length, what is raised names its operation and module."""
+    found = []
+    for tensor, shapes in enumerate(zip(graph.shapes, twin.shapes, strict=True)):
+        try:
+            found.append(_opened(*shapes, lengths))
+        except FixedLengths as fixed:
+            raise FixedLengths(f"{fixed}{_made_in(graph, tensor)}") from fixed
+    return found
+
+
+def _made_in(graph: Subgraph, tensor: int) -> str:
+    maker, told = graph.makers.get(tensor), _MODULE.search(graph.tensors[tensor].name or b"")
+    module = told.group(1).decode(errors="replace").replace("/", ".").strip(".") if told else ""
+    made = f", in the result of {graph.kind(maker)}" if maker is not None else ""
+    return f"{made} in {module}" if module else made
 
 
 def _opened(one: Sequence[int], other: Sequence[int], lengths: Lengths) -> list[_Size]:

@@ -97,5 +97,5 @@ def test_an_axis_that_grows_by_no_whole_number_for_each_of_a_length_is_refused()
 
 
 def test_an_axis_that_is_empty_at_a_length_of_one_is_refused() -> None:
-    with pytest.raises(FixedLengths, match="follows from no length"):
+    with pytest.raises(FixedLengths, match="follows from no length, in the result of SLICE"):
         opened(lambda x: x[1:] * 2)
