@@ -20,8 +20,9 @@ from autoconvert.ir.program import Program
 from autoconvert.ir.provenance import source_line
 from autoconvert.ir.state import State, Write
 
-# How many operations back from a cache a repetition is looked for.
-_MOST = 128
+# How many operations back from a cache a repetition is looked for, and how large an input of one may be.
+_MOST, _LARGEST = 128, 1 << 16
+_NOT_RUN = (RuntimeError, IndexError, ValueError, TypeError)
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def _found(program: Program) -> Iterator[tuple[State, int, str]]:
             continue
         region = _region(written[state.name])
         repetition = next((node for node in region if node.target in REPETITIONS), None)
-        if repetition is not None and (times := _times(region)) > 1:
+        if repetition is not None and (times := _times_or_once(region)) > 1:
             yield state, times, source_line(repetition)
 
 
@@ -69,15 +70,32 @@ def _written(program: Program) -> dict[str, fx.Node]:
 
 
 def _region(value: fx.Node) -> list[fx.Node]:
-    """What computes `value` from products with weights, in order."""
+    """What computes `value` from products with weights, and from what large tables hold, in order."""
     region: set[fx.Node] = set()
     pending = [value]
     while pending and len(region) < _MOST:
         node = pending.pop()
-        if node not in region and node.op == "call_function" and node.target not in CONTRACTIONS:
+        if node not in region and _is_run(node):
             region.add(node)
             pending.extend(node.all_input_nodes)
     return sorted(region)
+
+
+def _is_run(node: fx.Node) -> bool:
+    if node.op != "call_function" or node.target in CONTRACTIONS:
+        return False
+    held = (n.meta["val"] for n in node.all_input_nodes if n.op in ("placeholder", "get_attr"))
+    sizes = (prod(concrete(size, LENGTH) for size in value.shape) for value in held if isinstance(value, Tensor))
+    return max(sizes, default=0) <= _LARGEST
+
+
+def _times_or_once(region: list[fx.Node]) -> int:
+    """As `_times`; 1 where an operation does not take random operands."""
+    try:
+        with torch.no_grad():
+            return _times(region)
+    except _NOT_RUN:
+        return 1
 
 
 def _times(region: list[fx.Node]) -> int:
@@ -88,25 +106,22 @@ def _times(region: list[fx.Node]) -> int:
     for node in region:
         for operand in node.all_input_nodes:
             if operand not in inside and operand not in values:
-                values[operand] = _given(operand, generator)
+                values[operand] = _given(operand.meta["val"], generator)
         if isinstance(node.meta["val"], torch.SymInt):
             values[node] = concrete(node.meta["val"], LENGTH)
             continue
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: values[n])
-        with torch.no_grad():
-            try:
-                values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
-            except (RuntimeError, IndexError):
-                return 1
+        values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
     # Some numbers are equal by themselves, as the zeros of a ReLU.
     _, counts = values[region[-1]].unique(return_counts=True)
     return gcd(*counts.tolist())
 
 
-def _given(node: fx.Node, generator: torch.Generator) -> Any:
-    value = node.meta["val"]
+def _given(value: Any, generator: torch.Generator) -> Any:
     if isinstance(value, Tensor):
         return random_value(value, generator, LENGTH)
+    if isinstance(value, list | tuple):
+        return [_given(part, generator) for part in value]
     return concrete(value, LENGTH) if isinstance(value, torch.SymInt) else value
 
 
