@@ -37,6 +37,7 @@ def fuse(program: Program, patterns: Sequence[Pattern], on_match: OnMatch) -> Pr
     blocks: dict[fx.Node, FusedBlock] = {}
     near_misses: dict[str, NearMiss] = {}
     replacements: dict[str, fx.GraphModule] = {}
+    canonical: set[fx.GraphModule] = set()
     makers: dict[fx.Node, frozenset[str]] = {}
     matchers = matchers_of(patterns)
     before = -1
@@ -52,6 +53,9 @@ def fuse(program: Program, patterns: Sequence[Pattern], on_match: OnMatch) -> Pr
                 made_by = _makers(result, makers)
                 replacement = _replacement(result, replacements)
                 on_match(graph, result, replacement)
+                if replacement not in canonical:
+                    # As the graph is, so that other patterns find in it what they are for.
+                    canonical.add(canonicalize(replacement))
                 # What stands for the block comes from the block, in this pass and after it.
                 node.meta["nn_module_stack"] = _stack_of(result, program.weights)
                 node.meta[BLOCK] = _fused(result, given)
@@ -162,14 +166,11 @@ def _is_weight(node: fx.Node, weights: Container[str]) -> bool:
 
 
 def _replacement(match: Match, known: dict[str, fx.GraphModule]) -> fx.GraphModule:
-    """What the pattern becomes at these shapes, made once for all matches that look the same.
-
-    It is canonical, as the graph is, so that other patterns find in it what they are for.
-    """
+    """What the pattern becomes at these shapes, traced once for all matches that look the same."""
     values = {name: node.meta["val"] for name, node in match.bound.items()}
     key = f"{match.pattern.name} {match.scalars} {[type_key(value) for value in values.values()]}"
     if key not in known:
-        known[key] = canonicalize(match.pattern.replacement(values, match.scalars))
+        known[key] = match.pattern.replacement(values, match.scalars)
     return known[key]
 
 

@@ -44,7 +44,7 @@ def check_pattern(pattern: Pattern) -> None:
         raise pattern.fault(f"`guard` declines the pattern's own example: {declined}.", of="guard")
     for magnitude in MAGNITUDES:
         on = _OWN if magnitude == 1 else f"numbers {magnitude:g} times those of the example"
-        _check_numbers(pattern, pattern.inputs(magnitude=magnitude), on)
+        _check_numbers(pattern, pattern.inputs(magnitude=magnitude), on, magnitude)
     _check_finds_itself(pattern, values)
     _check_operations(pattern, values)
 
@@ -165,7 +165,7 @@ def _ran(pattern: Pattern, role: str, values: Values, on: str) -> Any:
         ) from error
 
 
-def _check_numbers(pattern: Pattern, values: Values, on: str) -> None:
+def _check_numbers(pattern: Pattern, values: Values, on: str, magnitude: float = 1.0) -> None:
     expected, actual = (_ran(pattern, role, values, on) for role in ("matches", "becomes"))
     for role, value in (("matches", expected), ("becomes", actual)):
         if not isinstance(value, Tensor):
@@ -173,7 +173,7 @@ def _check_numbers(pattern: Pattern, values: Values, on: str) -> None:
     if actual.shape != expected.shape:
         sizes = f"{list(actual.shape)} where `matches` gives {list(expected.shape)}"
         raise pattern.fault(f"`becomes` gives the shape {sizes}, on {on}.", of="becomes")
-    if not same_numbers(actual, expected):
+    if not same_numbers(actual, expected, magnitude):
         apart = (actual - expected).abs().max()
         raise pattern.fault(
             f"`becomes` gives other numbers than `matches` on {on}, up to {apart:.1e} apart.", of="becomes"

@@ -19,6 +19,8 @@ LENGTH = 7
 MAGNITUDES = (1.0, 1e-3)
 # Both sides sum in float32 in different orders; widths of 10⁴ stay well below this.
 _TOLERANCE = 2e-5
+# How far apart two ways of rounding a number near one come.
+_NEAR_ONE = 8 * torch.finfo(torch.float32).eps
 
 
 class RegionCheck:
@@ -63,7 +65,7 @@ class RegionCheck:
                 actual = replacement(*inputs.values())
             except (Exception, SystemExit) as error:
                 raise match.pattern.not_run(error, inputs) from error
-        if actual.shape != expected.shape or not same_numbers(actual, expected):
+        if actual.shape != expected.shape or not same_numbers(actual, expected, magnitude):
             raise CheckFailed(
                 f"Pattern {match.pattern.name} ({match.pattern.source}) gives other numbers than what it "
                 f"replaces, at {source_line(match.output)}.",
@@ -75,10 +77,14 @@ class RegionCheck:
         return _difference(actual, expected)
 
 
-def same_numbers(actual: Tensor, expected: Tensor) -> bool:
-    """Whether both sides of a rewrite, of one shape, are as near as float32 comes."""
+def same_numbers(actual: Tensor, expected: Tensor, magnitude: float = 1.0) -> bool:
+    """Whether both sides of a rewrite, of one shape, are as near as float32 comes, of inputs so large.
+
+    Of small ones, either side may come to its result by way of numbers near one, as tanh by a sigmoid.
+    """
     expected, actual = (_with_hidden_alike(value) for value in (expected, actual))
-    return torch.allclose(actual, expected, rtol=_TOLERANCE, atol=_TOLERANCE * _scale(expected), equal_nan=True)
+    near = _TOLERANCE * _scale(expected) + (_NEAR_ONE if magnitude < 1 else 0.0)
+    return torch.allclose(actual, expected, rtol=_TOLERANCE, atol=near, equal_nan=True)
 
 
 def _difference(actual: Tensor, expected: Tensor) -> float:

@@ -75,7 +75,7 @@ WRONG: dict[str, tuple[str, int, str]] = {
         + "OWN = ops.operation(own)\n"
         + "def mine(x: Tensor) -> Tensor:\n    return OWN(x)\n"
         + patterns(pattern("OWN", ", operations=(OWN,)"), pattern("tanh", "", "other", "mine")),
-        6,
+        8,
         "`becomes` gives the block of `matches` again, by way of other: no end.",
     ),
 }
