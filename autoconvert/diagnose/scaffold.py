@@ -19,7 +19,7 @@ from autoconvert.diagnose.proposals import proposal
 from autoconvert.dump.entry import identifier
 from autoconvert.dump.places import place_of
 from autoconvert.errors import InputError
-from autoconvert.ir.nodes import concrete, overload, shape
+from autoconvert.ir.nodes import concrete, named_arguments, overload, shape
 from autoconvert.ir.program import Program
 from autoconvert.ir.provenance import operation_name
 from autoconvert.passes.canonicalize import canonicalize
@@ -33,6 +33,8 @@ _INFIX = {aten.add.Tensor: "+", aten.sub.Tensor: "-", aten.mul.Tensor: "*", aten
 _END = 2**63 - 1
 _READABLE = 256
 _OF_THE_LAST_AXIS = {"norm", "rotary"}
+# What goes over all keys of a query.
+_REDUCTIONS = {aten.softmax.int, aten.logsumexp.default, aten.amax.default, aten.sum.dim_IntList, aten.mean.dim}
 _NO_PARAMETERS = {0.0, 1.0, -1.0, 2.0, 0.5}
 _FILE = '''"""The {block} at {place}, as the model computes it, and the operation that it is."""
 
@@ -328,10 +330,23 @@ def _role(node: fx.Node, block: PlainBlock, program: Program) -> str:
             return "mask"
         if node not in products[0].all_input_nodes:
             return "value"
-        return "query" if products[0].args[0] is node else "key"
+        return "query" if (products[0].args[0] is node) is not _keys_first(block) else "key"
     made = [n.target for n in _chain(node)]
     names = {aten.cos.default: "cos", aten.sin.default: "sin"}
     return next((name for operation, name in names.items() if operation in made), "x")
+
+
+def _keys_first(block: PlainBlock) -> bool:
+    """Whether scores have a row for each key: what is summed or compared is a column of them."""
+    axes = {axis for node in block.nodes if node.target in _REDUCTIONS for axis in _reduced_axes(node)}
+    return axes == {-2}
+
+
+def _reduced_axes(node: fx.Node) -> set[int]:
+    """Counted from the last, which is -1."""
+    (x,), dim = node.all_input_nodes, named_arguments(node)["dim"]
+    rank = len(shape(x))
+    return {axis % rank - rank for axis in (dim if isinstance(dim, list) else [dim])}
 
 
 def _is_number(node: fx.Node) -> bool:

@@ -15,7 +15,7 @@ from autoconvert.rewrite.pass_manager import Options, Pass, run_passes
 from autoconvert.system.memory import collecting_later
 from autoconvert.tracing.one_step import trace_one_step
 from autoconvert.tracing.past import Past, past_of
-from autoconvert.tracing.trace import trace
+from autoconvert.tracing.trace import takes_use_cache, trace
 
 # How the note of a trace ends that is of the model's own path for one token.
 SINGLE_STEP = " of a single step"
@@ -70,6 +70,8 @@ def rewrite(
     try:
         return rewritten("", lambda: trace(decoder, options.context))
     except Inseparable as whole:
+        if not takes_use_cache(decoder):
+            raise
         step = step or by_steps(past)
         if isinstance(step, Program):
             return step

@@ -180,7 +180,7 @@ class Dump:
         self._write(f"{stem}.json", graph_json(stem, entries))
         for figure, graphs in self._figures.items():
             graphs[stem] = figure_of(entries, figure)
-        self._places.update(entry.place for entry in entries if entry.place)
+        self._places.update(place for entry in entries for place in (entry.place, entry.written) if place)
 
     def _add(
         self,

@@ -33,6 +33,7 @@ class Entry:
     `module` is a path such as `model.layers.0.mlp`; `results` are the outputs of the program that it is. `detail`
     says what an input, a constant or a scan is. `error` is relative to the largest number, `size` the bytes
     of the model's weights that it reads; `node_name` is what the graph calls it; `role` is what an input is for.
+    `place` is a line of the model's code, `written` that of the pattern from outside that made the node in its place.
     `origins` are the entries of the graph before that it was made from, where no name says so.
     """
 
@@ -45,6 +46,7 @@ class Entry:
     results: tuple[str, ...] = ()
     detail: str = ""
     place: "Place | None" = None
+    written: "Place | None" = None
     pattern: str = ""
     block: str = ""
     error: float | None = None

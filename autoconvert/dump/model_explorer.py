@@ -43,6 +43,7 @@ def attributes(entry: Entry) -> dict[str, str]:
         "result": ", ".join(entry.results),
         "detail": entry.detail,
         "source": str(entry.place) if entry.place else "",
+        "written": str(entry.written) if entry.written else "",
         "pattern": entry.pattern,
         "block": entry.block,
         "multiply-adds": str(entry.multiply_adds) if entry.multiply_adds else "",

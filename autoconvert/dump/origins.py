@@ -34,7 +34,13 @@ def lowered_from(entry: Entry, nodes: Mapping[str, Entry]) -> Entry:
     if node is None:
         return entry
     return replace(
-        entry, module=node.module, place=node.place, pattern=node.pattern, block=node.block, origins=(node.name,)
+        entry,
+        module=node.module,
+        place=node.place,
+        written=node.written,
+        pattern=node.pattern,
+        block=node.block,
+        origins=(node.name,),
     )
 
 

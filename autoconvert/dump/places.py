@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import fx
 
-from autoconvert.ir.provenance import module_path
+from autoconvert.ir.provenance import WRITTEN, module_path
 from autoconvert.report.folding import runs
 
 _FRAME = re.compile(r'File "(.+?)", line (\d+)')
@@ -41,6 +41,12 @@ def place_of(node: fx.Node) -> Place | None:
     frames = [Place(file, int(line)) for file, line in _FRAME.findall(node.meta.get("stack_trace") or "")]
     own = [frame for frame in frames if not frame.file.startswith(_NOT_THE_MODEL) and _is_file(frame.file)]
     return own[-1] if own else None
+
+
+def written_at(node: fx.Node) -> Place | None:
+    """The line of the pattern from outside that made the node."""
+    file, _, rest = str(node.meta.get(WRITTEN, "")).partition(".py:")
+    return Place(f"{file}.py", int(rest.partition(":")[0])) if rest else None
 
 
 @cache

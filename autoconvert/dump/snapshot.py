@@ -14,7 +14,7 @@ from autoconvert.analysis.constants import digest
 from autoconvert.analysis.multiply_adds import MultiplyAdds
 from autoconvert.dump.entry import Entry, Type, short_dtype
 from autoconvert.dump.naming import Namer, operation_of
-from autoconvert.dump.places import module_of, place_of
+from autoconvert.dump.places import module_of, place_of, written_at
 from autoconvert.ir.nodes import named_results
 from autoconvert.ir.program import Program
 from autoconvert.ir.provenance import BLOCK
@@ -69,6 +69,7 @@ class Photographer:
                     results=results.get(node, ()),
                     detail=_detail(node, weight, program),
                     place=place_of(node),
+                    written=written_at(node),
                     pattern=block.pattern if block else "",
                     block=block.block if block else "",
                     error=self._errors.get(block.output) if block else None,

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from autoconvert.dump.entry import Entry
 from autoconvert.dump.folding import Alike, Item, Layer, fold, numbers
+from autoconvert.dump.places import Place
 
 
 def text(name: str, entries: Sequence[Entry]) -> str:
@@ -30,7 +31,8 @@ def line(entry: Entry) -> str:
     parts += [f" → {', '.join(entry.results)}"] if entry.results else []
     origin = [
         _path(entry.module),
-        str(entry.place or "").split("/")[-1],
+        _file(entry.place),
+        f"by {_file(entry.written)}" if entry.written else "",
         entry.detail,
         f"[{entry.pattern}]" if entry.pattern else "",
         f"of {', '.join(f'%{name}' for name in entry.origins)}" if entry.origins else "",
@@ -44,6 +46,10 @@ def _alike(alike: Alike) -> Iterator[str]:
     yield f"{_path(alike.layer.path)}: layer{several} {numbers(alike.indices)} like layer {alike.layer.index}"
     for theirs, ours in alike.reads:
         yield f"  %{ours} where that reads %{theirs}"
+
+
+def _file(place: Place | None) -> str:
+    return str(place or "").split("/")[-1]
 
 
 def _path(module: str) -> str:

@@ -31,6 +31,15 @@ def _softmax_by_hand(decoder: Decoder, x: Tensor) -> Tensor:
     return merged((shares / shares.sum(-1, keepdim=True)) @ value)
 
 
+def _softmax_of_columns(decoder: Decoder, x: Tensor) -> Tensor:
+    """Keys come first: scores have a row for each of them."""
+    query, key, value = decoder.heads(x)
+    slots = torch.arange(x.shape[1])
+    mask = torch.where(slots[:, None] <= slots[None], 0.0, -1e9)
+    shares = torch.exp(key @ query.transpose(2, 3) * 0.7 + mask)
+    return merged((shares / shares.sum(2, keepdim=True)).transpose(2, 3) @ value)
+
+
 def written(explanation: Explanation, path: Path) -> Path:
     write_scaffold(explanation, path)
     return path
@@ -51,6 +60,13 @@ def test_a_part_is_written_as_people_write_it_with_the_sizes_of_parameters(tmp_p
     path = written(explanation_of(Decoder(attend=_turned_backwards)), tmp_path / "blocks.py")
     assert re.search(r"= x\[\.\.\., :(cos|sin)\.shape\[-1\]\]", path.read_text())
     assert "torch.ops" not in path.read_text()
+
+
+@pytest.mark.parametrize(("attend", "order"), [(_softmax_by_hand, "query, key"), (_softmax_of_columns, "key, query")])
+def test_what_a_softmax_is_for_is_called_a_query(attend: Change, order: str, tmp_path: Path) -> None:
+    path = written(explanation_of(Decoder(attend=attend)), tmp_path / "blocks.py")
+    names = order.replace(", ", ": Tensor, ")
+    assert f"matches({names}: Tensor" in path.read_text()
 
 
 def _turned_by_tables(decoder: Decoder, x: Tensor) -> Tensor:
@@ -94,6 +110,7 @@ COMPLETE: dict[str, Decoder] = {
     "a rotary embedding by index": Decoder(attend=ROTARIES["an index"]),
     "a feed-forward with a gate written out": Decoder(FEED_FORWARDS["a gate written out"]),
     "attention with the mask added": Decoder(attend=_softmax_by_hand),
+    "attention whose keys come first": Decoder(attend=_softmax_of_columns),
     "attention by logsumexp": Decoder(attend=ATTENTIONS["logsumexp"]),
     "attention by log softmax": Decoder(attend=ATTENTIONS["log softmax"]),
     "attention that divides at the end": Decoder(attend=ATTENTIONS["divided after"]),

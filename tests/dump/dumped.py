@@ -1,6 +1,7 @@
 """Dumps of small modules, and how to read them."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from autoconvert.dump.dump import dump_to
 from autoconvert.lowering.cpu import CPU
 from autoconvert.patterns import PATTERNS
 from autoconvert.rewrite.pass_manager import Options
+from autoconvert.rewrite.pattern import Pattern
 from tests.models import CONTEXT, signatures
 
 
@@ -41,15 +43,15 @@ class Read:
         return {attr["key"]: attr["value"] for attr in self.nodes(name)[node]["attrs"]}
 
 
-def dump_of(module: nn.Module, folder: Path) -> Read:
+def dump_of(module: nn.Module, folder: Path, patterns: Sequence[Pattern] = PATTERNS) -> Read:
     """As a conversion dumps: each pass, then the signatures."""
     sizes = {name: tensor.nbytes for name, tensor in module.state_dict().items()}
-    with dump_to(folder, "tiny", sizes, {pattern.name: pattern for pattern in PATTERNS}) as dump:
+    with dump_to(folder, "tiny", sizes, {pattern.name: pattern for pattern in patterns}) as dump:
         regions = RegionCheck()
         dump.errors = regions.errors
         program = rewrite(
             module,
-            Options(CONTEXT, PATTERNS, regions, CPU),
+            Options(CONTEXT, patterns, regions, CPU),
             after=lambda step, program: dump.after(step.name, program, step.summary),
             on_trace=dump.traced,
         )

@@ -15,7 +15,9 @@ from autoconvert.driver.compile import dump_signature
 from autoconvert.dump.dump import dump_to
 from autoconvert.errors import InputError, Refused
 from autoconvert.passes.pipeline import PASSES
+from autoconvert.patterns import PATTERNS
 from autoconvert.rewrite.pass_manager import run_names
+from autoconvert.rewrite.pattern import Pattern
 from tests.dump.dumped import Read, dump_of
 from tests.models import CONTEXT, Decoder, merged, rewrite, signatures, tiny_llama
 
@@ -74,6 +76,24 @@ def test_nodes_say_what_they_cost_and_come_from(llama: Read) -> None:
     assert (attention["block"], attention["pattern"]) == ("attention", "attention.shared")
     assert int(attention["multiply-adds"]) == 2 * 4 * 8 * CONTEXT
     assert float(attention["error"]) < 1e-6
+
+
+def _falling(x: Tensor) -> Tensor:
+    return torch.tanh(x) * torch.exp(-x)
+
+
+def _divided(x: Tensor) -> Tensor:
+    return torch.tanh(x) / torch.exp(x)
+
+
+def test_what_a_pattern_from_outside_made_names_its_line(tmp_path: Path) -> None:
+    pattern = Pattern("falling", "activation", _falling, _divided, {"x": (3, 5)})
+    read = dump_of(Decoder(mix=lambda _, x: _falling(x)), tmp_path, (*PATTERNS, pattern))
+    (made,) = [name for name, node in read.nodes("fuse").items() if node["label"] == "div"]
+    line = f"tests/dump/test_dump.py:{_divided.__code__.co_firstlineno + 1}"
+    assert read.attributes("fuse", made)["written"] == line
+    assert f"by {line.rpartition('/')[2]}  [falling]" in (tmp_path / f"{read.the_pass('fuse')['file']}.txt").read_text()
+    assert "torch.tanh(x) / torch.exp(x)" in json.dumps(read.manifest["sources"])
 
 
 def test_sizes_are_symbols_until_the_signatures(llama: Read) -> None:

@@ -99,6 +99,7 @@ function nodeDetails(node, context) {
     madeFrom.length ? section("Comes from", nodeLinks(madeFrom, 0, context)) : "",
     madeOf.length ? section("Becomes", nodeLinks(madeOf, 1, context)) : "",
     triedOn(page, node.name, passOfSide(data, state.pass, side)),
+    known.written ? section("In the pattern’s code", sourceLines(page.data, known.written)) : "",
     known.source ? section("In the model’s code", sourceLines(page.data, known.source)) : "",
     section(
       "Around it",

@@ -92,6 +92,7 @@ const searched = (node) =>
     node.attributes.pattern,
     node.attributes.block,
     node.attributes.source,
+    node.attributes.written,
   ]
     .filter(Boolean)
     .join(" ")
