@@ -21,12 +21,16 @@ from autoconvert.rewrite.decomposition import decompose_nodes
 from autoconvert.rewrite.matching import Match, Matcher, OnMatch
 from autoconvert.rewrite.pass_manager import Pass
 from autoconvert.rewrite.pattern import Pattern
+from autoconvert.rewrite.rule import OnRewrite
 
 
-def fuse(program: Program, patterns: Sequence[Pattern], on_match: OnMatch) -> Program:
+def fuse(
+    program: Program, patterns: Sequence[Pattern], on_match: OnMatch, on_rewrite: OnRewrite = lambda *_: None
+) -> Program:
     """Replaces every match of `patterns`, in their order and again until no more is found.
 
-    `on_match` sees each match before it is replaced. What has grown only in part is decomposed again.
+    `on_match` sees each match before it is replaced, `on_rewrite` each rule that applies in a replacement. What has
+    grown only in part is decomposed again.
 
     Raises:
         InputError: a pattern's own function fails where it matched, or gives its own block again.
@@ -55,7 +59,7 @@ def fuse(program: Program, patterns: Sequence[Pattern], on_match: OnMatch) -> Pr
                 on_match(graph, result, replacement)
                 if replacement not in canonical:
                     # As the graph is, so that other patterns find in it what they are for.
-                    canonical.add(canonicalize(replacement))
+                    canonical.add(canonicalize(replacement, on_rewrite=on_rewrite))
                 # What stands for the block comes from the block, in this pass and after it.
                 node.meta["nn_module_stack"] = _stack_of(result, program.weights)
                 node.meta[BLOCK] = _fused(result, given)
@@ -186,7 +190,7 @@ def _keep_nearest(near_misses: dict[str, NearMiss], miss: NearMiss) -> None:
 PASS = Pass(
     "fuse",
     "Building blocks become semantic operations, wherever a pattern matches.",
-    lambda program, options: fuse(program, options.patterns, options.on_match),
+    lambda program, options: fuse(program, options.patterns, options.on_match, options.on_rewrite),
     requires=(NO_ASSERTIONS, NO_LOOPS, NO_TOKEN_SIZES),
     ensures=(NO_SCORES,),
 )

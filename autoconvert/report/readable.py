@@ -1,9 +1,10 @@
 """Sizes, lengths and costs as people write them."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from autoconvert.check.repeated_entries import Repeated
+if TYPE_CHECKING:
+    from autoconvert.check.repeated_entries import Repeated
 
 
 def readable_size(size: float) -> str:
@@ -23,7 +24,7 @@ def readable_context(settings: Mapping[str, Any]) -> str:
     return f"{chunks}, since {settings['why_fixed']}" if settings["why_fixed"] else chunks
 
 
-def readable_repetition(repeated: Repeated) -> str:
+def readable_repetition(repeated: "Repeated") -> str:
     """What caches cost that hold each number several times, and how a pattern saves it."""
     caches = "1 cache holds" if len(repeated.caches) == 1 else f"{len(repeated.caches)} caches hold"
     return (

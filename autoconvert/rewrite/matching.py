@@ -1,6 +1,8 @@
 """Matching: where in a graph does a pattern stand, and if it nearly does, what is different."""
 
+import math
 import re
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -28,6 +30,8 @@ _COMMUTATIVE = {
     aten.maximum.default,
     aten.minimum.default,
 }
+# How a number may differ where one side of a division has been made a product with its reciprocal.
+_ROUNDED = 2 * sys.float_info.epsilon
 
 
 @dataclass(frozen=True)
@@ -190,15 +194,17 @@ class Matcher:
             yield from self._sizes((expected,), (_size(value, m),), p, m, binding)
         elif isinstance(expected, float) and expected in self.pattern.scalars:
             yield from self._scalar(self.pattern.scalars[expected], value, p, m, binding)
+        elif isinstance(expected, float) and expected in self.pattern.reciprocals and _is_number(value) and value:
+            yield from self._scalar(self.pattern.reciprocals[expected], 1.0 / value, p, m, binding)
         elif not isinstance(value, fx.Node) and expected == value:
             yield binding
         else:
             self._miss(binding, p, m, f"has the argument {value}, the pattern expects {expected}")
 
     def _scalar(self, name: str, value: Any, p: fx.Node, m: fx.Node, binding: _Binding) -> Iterator[_Binding]:
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if not _is_number(value):
             self._miss(binding, p, m, f"{name} is not a number")
-        elif binding.scalars.get(name, float(value)) != float(value):
+        elif not math.isclose(binding.scalars.get(name, value), value, rel_tol=_ROUNDED):
             self._miss(binding, p, m, f"{name} is {value} here and {binding.scalars[name]} elsewhere")
         else:
             binding = binding.copy()
@@ -224,6 +230,10 @@ class Matcher:
         covered = _covered(binding)
         if len(covered) > self._deepest.matched:
             self._deepest = _Miss(len(covered), m, reason, covered)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _covered(binding: _Binding) -> tuple[fx.Node, ...]:

@@ -139,6 +139,11 @@ class Pattern:
         return {0.7390851332151607 + index: name for index, name in enumerate(names)}
 
     @cached_property
+    def reciprocals(self) -> dict[float, str]:
+        """What stands for those that the pattern divides by: canonical is the product with the reciprocal."""
+        return {1.0 / number: name for number, name in self.scalars.items()}
+
+    @cached_property
     def graph(self) -> fx.GraphModule:
         """The pattern, traced as a model is; its placeholders are the tensor parameters.
 

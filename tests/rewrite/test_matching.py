@@ -62,6 +62,25 @@ def test_a_number_used_twice_must_be_the_same() -> None:
     assert "3.0" in found.reason and "4.0" in found.reason
 
 
+@pytest.mark.parametrize("written", [lambda x: (x / 8.0).relu(), lambda x: (x * 0.125).relu()])
+def test_a_number_that_is_divided_by_is_captured_as_it_is_written(written: Function) -> None:
+    def over(x: Tensor, k: float) -> Tensor:
+        return torch.relu(x / k)
+
+    found = match(over, {"x": X, "k": 2.0}, written, x=X)
+    assert isinstance(found, Match)
+    assert found.scalars == {"k": 8.0}
+
+
+def test_a_number_that_is_added_and_divided_by_must_be_the_same() -> None:
+    def both(x: Tensor, k: float) -> Tensor:
+        return (x + k) / k
+
+    # 49 is no reciprocal of its reciprocal in float64.
+    assert isinstance(match(both, {"x": X, "k": 2.0}, lambda x: (x + 49.0) / 49.0, x=X), Match)
+    assert isinstance(match(both, {"x": X, "k": 2.0}, lambda x: (x + 49.0) / 48.0, x=X), NearMiss)
+
+
 def test_a_value_used_twice_must_be_the_same() -> None:
     def gated(x: Tensor) -> Tensor:
         return x.sigmoid() * x
