@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from autoconvert.driver.estimate import Plan
     from autoconvert.driver.plan import plan
     from autoconvert.driver.reproduce import Reproduction, reproduce
+    from autoconvert.report.table import display_on
 
 __all__ = [
     "AutoconvertError",
@@ -31,6 +32,7 @@ __all__ = [
     "check_file",
     "convert",
     "convert_until",
+    "display_on",
     "explain",
     "plan",
     "reproduce",
@@ -45,6 +47,7 @@ _LATER = {
     "check_file": "autoconvert.driver.check_file",
     "convert": "autoconvert.driver.convert",
     "convert_until": "autoconvert.driver.convert_until",
+    "display_on": "autoconvert.report.table",
     "explain": "autoconvert.diagnose.explain",
     "plan": "autoconvert.driver.plan",
     "reproduce": "autoconvert.driver.reproduce",

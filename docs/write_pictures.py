@@ -1,6 +1,6 @@
 """Writes the pictures of the page that `inspect` makes: `python docs/write_pictures.py`; needs Chromium."""
 
-import shutil
+import sys
 import tempfile
 from pathlib import Path
 from urllib.parse import urlencode
@@ -13,6 +13,9 @@ from autoconvert.inspect.page import page
 from autoconvert.inspect.times import read_times
 
 FOLDER = Path(__file__).parent
+sys.path.insert(0, str(FOLDER.parent / "benchmarks"))
+from browser import chromium  # noqa: E402
+
 _SIZE = {"width": 1400, "height": 860}
 # What each picture shows: a pass, and a node of it.
 _SHOWN = {
@@ -28,7 +31,7 @@ def main() -> None:
         made = autoconvert.convert("demo", folder / "demo", dump=folder / "dump")
         shown = folder / "page.html"
         shown.write_text(page(read_dump(folder / "dump"), read_times(made.files["report"])), encoding="utf-8")
-        browser = playwright.chromium.launch(executable_path=_chromium(), args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
         for name, state in _SHOWN.items():
             # Another address of the same file would only change what a page that is open shows.
             tab = browser.new_page(viewport=_SIZE)  # type: ignore[arg-type]
@@ -37,14 +40,6 @@ def main() -> None:
             tab.screenshot(path=FOLDER / name)
             print(f"wrote {FOLDER / name}")
         browser.close()
-
-
-def _chromium() -> str:
-    names = ("chromium", "chromium-browser", "google-chrome")
-    found = next(filter(None, map(shutil.which, names)), None)
-    if found is None:
-        raise SystemExit("no Chromium is installed (Debian: apt-get install chromium)")
-    return found
 
 
 if __name__ == "__main__":

@@ -21,8 +21,9 @@ _BAR_WIDTH = 24
 
 
 @contextmanager
-def display_on(console: Console) -> Iterator[Display]:
-    """The display that fits `console`, for the time of a conversion."""
+def display_on(console: Console | None = None) -> Iterator[Display]:
+    """The display that fits `console`, standard error where none is given, for the time of a conversion."""
+    console = console or Console(stderr=True, highlight=False)
     if not console.is_terminal or console.is_dumb_terminal:
         yield Lines(console)
         return

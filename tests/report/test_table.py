@@ -5,6 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
+import autoconvert
 from autoconvert.report.progress import Timeline
 from autoconvert.report.table import Lines, LiveTable, display_on
 
@@ -68,3 +69,10 @@ def test_a_terminal_gets_the_live_table() -> None:
     with display_on(terminal) as display, Timeline(display).stage("trace"):
         assert isinstance(display, LiveTable)
     assert "✓" in terminal.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_python_shows_stages_on_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with autoconvert.display_on() as display, Timeline(display).stage("link") as stage:
+        stage.note = "5 MB, int8"
+    said = capsys.readouterr()
+    assert (said.out, said.err.split()) == ("", ["link", "0.0", "s", "5", "MB,", "int8"])
