@@ -96,6 +96,9 @@ def _decomposed(node: fx.Node) -> fx.Node | None:
         # fails for numbers too, the fault is another.
         traced(call, {name: _with_numbers(value) for name, value in values.items()}, _definitions())
         return None
+    if any(part.op == "call_function" and part.meta.get("val") is None for part in spelled_out.nodes):
+        # A check of numbers gives none; what makes one stays composed, and is refused by its name.
+        return None
     result = inline(node.graph, spelled_out, operands, like=node)
     return result if isinstance(result, fx.Node) else None
 

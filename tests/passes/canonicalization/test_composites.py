@@ -33,6 +33,12 @@ def test_one_that_takes_no_symbols_stays() -> None:
         assert DECOMPOSED.rewrite(node, REWRITER) is None
 
 
+def test_one_that_checks_numbers_stays() -> None:
+    node = node_of(aten.linalg_cholesky.default, lambda _, x: x @ torch.linalg.cholesky(x.mT @ x + torch.eye(WIDTH)))
+    with node.graph.inserting_before(node):
+        assert DECOMPOSED.rewrite(node, REWRITER) is None
+
+
 def test_one_that_takes_them_is_decomposed() -> None:
     node = node_of(aten.cosine_similarity.default, cosine)
     with node.graph.inserting_before(node):
