@@ -22,7 +22,7 @@ from autoconvert.driver.settings import Settings, as_data
 from autoconvert.errors import CheckFailed
 from autoconvert.lowering.compiled import Compiled
 from autoconvert.lowering.cpu import CPU
-from autoconvert.lowering.flatbuffer import mapped_model
+from autoconvert.lowering.flatbuffer import mapped_model, signatures_by_subgraph
 from autoconvert.lowering.link import Linked, link
 from autoconvert.packaging.litertlm import write_bundle
 from autoconvert.packaging.metadata import build_executor_metadata, build_llm_metadata
@@ -34,6 +34,7 @@ from autoconvert.report.readable import readable_size
 from autoconvert.report.report import Report, make_report, write_report
 from autoconvert.runtime.failed import RuntimeFailed
 from autoconvert.runtime.packed_weights import hand_over, packed_weights
+from autoconvert.runtime.partitions import in_words, partitions_of
 from autoconvert.runtime.runner import Runner, start_file
 from autoconvert.source.accounting import Row, account
 from autoconvert.source.source import Source
@@ -160,7 +161,11 @@ class LinkAndCheck:
         self.stages.after_link(linked.path)
         if self.dump is not None:
             self.dump.linked(linked.tensors)
-            self.dump.written(mapped_model(linked.path))
+            model = mapped_model(linked.path)
+            with self.timeline.stage("partitions") as stage:
+                partitions = partitions_of(linked.path, list(signatures_by_subgraph(model)))
+                stage.note = in_words(partitions.values()) if partitions else "not told by the runtime"
+            self.dump.written(model, partitions)
         return linked
 
     def _check_constants(self, linked: Linked, compiled: Compiled) -> None:

@@ -34,6 +34,7 @@ from autoconvert.ops.semantic import Body
 from autoconvert.report.check_result import CheckResult
 from autoconvert.rewrite.pass_manager import run_name
 from autoconvert.rewrite.pattern import Pattern, operations_of
+from autoconvert.runtime.partitions import Partitions
 from autoconvert.system.output import output_folder
 
 TRACE = "trace"
@@ -149,9 +150,9 @@ class Dump:
                 graphs.pop(step["file"], None)
         self._signatures.clear()
 
-    def written(self, model: Any) -> None:
-        """What a file runs, a `ModelT`: each operation with the node that it was made from."""
-        for graph in graphs_of(model):
+    def written(self, model: Any, partitions: Mapping[int, Partitions]) -> None:
+        """What a file runs, a `ModelT`: each operation with the node that it was made from, and what computes it."""
+        for graph in graphs_of(model, partitions):
             lowered = self._signatures.get(graph.name, _Step(None, {}))
             entries = [lowered_from(entry, lowered.nodes) for entry in graph.entries]
             step = self._run(f"{graph.name} in the file")

@@ -34,6 +34,7 @@ class Entry:
     says what an input, a constant or a scan is. `error` is relative to the largest number, `size` the bytes
     of the model's weights that it reads; `node_name` is what the graph calls it; `role` is what an input is for.
     `place` is a line of the model's code, `written` that of the pattern from outside that made the node in its place.
+    `kernel` is what computes an operation of a file, as far as the runtime tells.
     `origins` are the entries of the graph before that it was made from, where no name says so.
     """
 
@@ -54,6 +55,7 @@ class Entry:
     size: int = 0
     node_name: str = ""
     role: "Role | None" = None
+    kernel: str = ""
     origins: tuple[str, ...] = ()
 
 

@@ -7,6 +7,7 @@ files of other converters such a name is a path, with or without `;` after the m
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from autoconvert.dump.entry import Entry, Type, identifier, short_dtype
 from autoconvert.lowering.flatbuffer import NO_TENSOR, names_by_code
 from autoconvert.lowering.operation_names import END, FRAME, NODE, ROOT, origin
 from autoconvert.lowering.subgraph import Subgraph
+from autoconvert.runtime.partitions import Partitions
 
 _TYPES = names_by_code(schema.TensorType)
 _ACTIVATIONS = names_by_code(schema.ActivationFunctionType)
@@ -44,19 +46,20 @@ class FileGraph:
     held: tuple[Held, ...]
 
 
-def graphs_of(model: Any) -> Iterator[FileGraph]:
-    """Every subgraph of a `ModelT`, those of signatures first."""
+def graphs_of(model: Any, partitions: Mapping[int, Partitions] = MappingProxyType({})) -> Iterator[FileGraph]:
+    """Every subgraph of a `ModelT`, those of signatures first; `partitions` by the number of the subgraph."""
     signatures = {int(each.subgraphIndex): each for each in model.signatureDefs or ()}
     order = [*signatures, *(index for index in range(len(model.subgraphs)) if index not in signatures)]
     for index in order:
-        yield _Reader(model, index, signatures.get(index)).graph()
+        yield _Reader(model, index, signatures.get(index), partitions.get(index)).graph()
 
 
 class _Reader:
     """Reads one subgraph; `signature` names its ends."""
 
-    def __init__(self, model: Any, index: int, signature: Any | None) -> None:
+    def __init__(self, model: Any, index: int, signature: Any | None, partitions: Partitions | None) -> None:
         self._model, self._index, self._signature = model, index, signature
+        self._partitions = partitions
         self._subgraph = model.subgraphs[index]
         self._described = Subgraph(model, self._subgraph)
         self._names: dict[str, int] = {}
@@ -74,8 +77,8 @@ class _Reader:
         self._inputs({int(port.tensorIndex): _text(port.name) for port in (ends.inputs if ends is not None else ())})
         modules = [self._module(operator) for operator in self._subgraph.operators or ()]
         self._constants(modules)
-        for operator, module in zip(self._subgraph.operators or (), modules, strict=True):
-            self._operation(operator, module)
+        for index, (operator, module) in enumerate(zip(self._subgraph.operators or (), modules, strict=True)):
+            self._operation(operator, module, self._kernel(index))
         name = _text(self._subgraph.name) or f"subgraph {self._index}"
         if ends is not None:
             name = _text(ends.signatureKey) or name
@@ -119,7 +122,13 @@ class _Reader:
                 )
             )
 
-    def _operation(self, operator: Any, module: str) -> None:
+    def _kernel(self, index: int) -> str:
+        if self._partitions is None:
+            return ""
+        number = self._partitions[index]
+        return "kernel of its own" if number is None else f"XNNPACK {number}"
+
+    def _operation(self, operator: Any, module: str, kernel: str) -> None:
         operation = self._described.kind(operator)
         name = self._unique(identifier(f"{module}_{operation}" if module else operation))
         inputs, outputs = _indices(operator.inputs), _indices(operator.outputs)
@@ -135,6 +144,7 @@ class _Reader:
                 results=tuple(result for index in outputs for result in self._results.get(index, ())),
                 size=sum(self._bytes(index) for index in inputs if index != NO_TENSOR),
                 node_name=node,
+                kernel=kernel,
             )
         )
         self._made.update((index, (name, number)) for number, index in enumerate(outputs))

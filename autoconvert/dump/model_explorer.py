@@ -49,6 +49,7 @@ def attributes(entry: Entry) -> dict[str, str]:
         "multiply-adds": str(entry.multiply_adds) if entry.multiply_adds else "",
         "bytes": str(entry.size) if entry.size else "",
         "error": f"{entry.error:.1e}" if entry.error is not None else "",
+        "computed by": entry.kernel,
         "origins": " ".join(entry.origins),
     }
     return {key: value for key, value in known.items() if value}

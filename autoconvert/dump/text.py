@@ -35,6 +35,7 @@ def line(entry: Entry) -> str:
         f"by {_file(entry.written)}" if entry.written else "",
         entry.detail,
         f"[{entry.pattern}]" if entry.pattern else "",
+        entry.kernel,
         f"of {', '.join(f'%{name}' for name in entry.origins)}" if entry.origins else "",
     ]
     told = "  ".join(filter(None, origin))

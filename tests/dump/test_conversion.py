@@ -20,7 +20,8 @@ from tests.models import tiny_llama
 def test_a_dump_says_how_weights_are_stored_and_what_was_checked(tmp_path: Path) -> None:
     folder = tmp_path / "dump"
     bundle = convert(tiny_llama(), tmp_path, context=32, prefill=(4,), formats=("tflite",), dump=folder)
-    manifest = Read(folder).manifest
+    read = Read(folder)
+    manifest = read.manifest
     assert manifest["context"] == 32 and manifest["way"] == "whole text"
     assert [check["name"] for check in manifest["checks"]] == [check.name for check in bundle.report.checks]
     assert all(check["passed"] for check in manifest["checks"])
@@ -28,6 +29,12 @@ def test_a_dump_says_how_weights_are_stored_and_what_was_checked(tmp_path: Path)
     assert stored["model.layers.0.self_attn.k_proj", "int8"] == 32 * 16
     assert sum(stored.values()) == sum(bundle.report.bytes_by_dtype.values())
     assert {each["name"] for each in manifest["passes"]} >= {"trace", "fuse", "prefill_4", "decode"}
+    nodes = read.nodes("decode in the file")
+    computed = {
+        node["label"]: read.attributes("decode in the file", name).get("computed by") for name, node in nodes.items()
+    }
+    assert str(computed["FULLY_CONNECTED"]).startswith("XNNPACK ")
+    assert computed["EMBEDDING_LOOKUP"] == "kernel of its own"
 
 
 def test_a_dump_is_there_where_a_check_fails(tmp_path: Path) -> None:

@@ -82,6 +82,7 @@ function nodeDetails(node, context) {
         ],
       ],
       ["multiply-adds", known["multiply-adds"] && grouped(known["multiply-adds"]) + assumed(node, graph)],
+      ["computed by", known["computed by"]],
       ["weights read", known.bytes && bytesText(Number(known.bytes))],
       ["error", known.error && `${known.error} of the largest number`],
     ]),

@@ -1,7 +1,10 @@
 // The difference of two graphs as one tree of modules, whose rows hold a node of the left, of the right, or of both.
 
 // Keys of attributes that are known about a node and do not decide what it computes.
-const ABOUT = new Set(["pattern", "block", "error", "multiply-adds", "bytes", "source", "written", "shape", "dtype", "result", "origins"]);
+const ABOUT = new Set([
+  ...["pattern", "block", "error", "multiply-adds", "bytes", "source", "written", "computed by"],
+  ...["shape", "dtype", "result", "origins"],
+]);
 // A size that is computed from a symbol: `s`, `2*s`, `s + 1`.
 const SYMBOLIC = /^[\s\d+*-]*\bs\d*\b[\s\d+*-]*$/;
 const STATUSES = ["removed", "added", "changed", "rewired"];
