@@ -14,6 +14,7 @@ from autoconvert.analysis.constants import digest
 from autoconvert.dump.entry import Entry, identifier
 from autoconvert.dump.naming import operation_of
 from autoconvert.dump.snapshot import Snapshot, arguments_of, size_text, symbols_of
+from autoconvert.dump.wrapping import wrapped
 from autoconvert.ir.interface import Role
 from autoconvert.ir.nodes import overload, shape
 from autoconvert.ops.semantic import Body
@@ -28,6 +29,12 @@ _SHORT = 8
 _INDENT = " " * 8
 # What counts up, and what says which of some things.
 _COUNTS, _CHOICES = (Role.POSITIONS, Role.INPUT_POS), (Role.TOKENS,)
+
+# What registers operations of these namespaces, which the target's words are in.
+_REGISTERED_BY = {
+    "tfl": "litert_torch.backend.experimental.torch_tfl",
+    "litert_torch": "litert_torch.generative.custom_ops.dynamic_update_slice",
+}
 
 _HEAD = '''"""{title}
 
@@ -44,7 +51,7 @@ from torch import Tensor, fx, nn
 from autoconvert import ops
 from autoconvert.scan.scan import Scan, StatefulScan
 from autoconvert.scan.running_sum import RunningSum
-
+{imports}
 aten = torch.ops.aten
 _file = Path(__file__).with_name("{constants}")
 constants = load_file(_file) if _file.exists() else {{}}
@@ -72,7 +79,9 @@ def code(
     writer = _Writer(constants, bodies or {})
     expression = writer.module(program.graph, names, lambda node: _comment(by_node.get(node.name)), "Graph")
     assert expression == "Graph()"
-    head = _HEAD.format(title=f"The graph after pass {name}.", name=name, constants=CONSTANTS)
+    used = {node.target.namespace for node in program.graph.graph.nodes if isinstance(node.target, OpOverload)}
+    imports = "".join(f"import {module}\n" for namespace, module in _REGISTERED_BY.items() if namespace in used)
+    head = _HEAD.format(title=f"The graph after pass {name}.", name=name, constants=CONSTANTS, imports=imports)
     return "\n".join([head, *writer.classes, *_inputs(snapshot), _TAIL])
 
 
@@ -109,18 +118,18 @@ class _Writer:
         parts, statements = [], []
         for node in nodes:
             if node.op in ("get_attr", "call_module") or node.target in self.bodies:
-                parts.append(f"{_INDENT}self.{names[node]} = {self._part(module, node)}")
+                parts.append(wrapped(f"self.{names[node]} = {self._part(module, node)}", indent=_INDENT))
             if node.op not in ("placeholder", "output"):
-                statements.append(f"{_INDENT}{self._statement(node, names, symbols)}{comment(node)}")
+                statements.append(wrapped(self._statement(node, names, symbols), comment(node), _INDENT))
         parameters = "".join(f", {names[node]}: Tensor" for node in nodes if node.op == "placeholder")
         called = called or f"Step{len(self.classes)}"
         lines = [
             f"\nclass {called}(nn.Module):",
             *(["    def __init__(self) -> None:", f"{_INDENT}super().__init__()", *parts, ""] if parts else []),
-            f"    def forward(self{parameters}):",
+            wrapped(f"def forward(self{parameters}):", indent=_INDENT[:4]),
             *_sizes(module.graph, names, symbols),
             *statements,
-            f"{_INDENT}return {arguments_of(module.graph.output_node(), names, {}, sign='')}",
+            wrapped(f"return {arguments_of(module.graph.output_node(), names, {}, sign='')}", indent=_INDENT),
             "",
         ]
         self.classes.append("\n".join(lines))
@@ -228,4 +237,4 @@ def _comment(entry: Entry | None) -> str:
     if entry is None:
         return ""
     told = [", ".join(map(str, entry.types)), entry.module.replace(".", "/"), str(entry.place or "").split("/")[-1]]
-    return f"  # {'  '.join(filter(None, told))}"
+    return f"# {'  '.join(filter(None, told))}"

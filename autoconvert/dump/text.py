@@ -5,17 +5,22 @@ from collections.abc import Iterator, Sequence
 from autoconvert.dump.entry import Entry
 from autoconvert.dump.folding import Alike, Item, Layer, fold, numbers
 from autoconvert.dump.places import Place
+from autoconvert.dump.wrapping import wrapped
 
 
 def text(name: str, entries: Sequence[Entry]) -> str:
-    """`%name = operation(arguments) : type → result   # module  file:line  pattern` for every node."""
+    """`%name = operation(arguments) : type → result  # file:line  pattern` for each node, its module before."""
     return "".join(f"{line}\n" for line in [f"# {name}", "", *_lines(fold(entries))])
 
 
 def _lines(items: Sequence[Item], indent: str = "") -> Iterator[str]:
+    module = ""
     for item in items:
         if isinstance(item, Entry):
-            yield indent + line(item)
+            if item.module != module:
+                module = item.module
+                yield f"{indent}# {_path(module) or 'of no module'}"
+            yield line(item, indent)
         elif isinstance(item, Layer):
             yield f"{indent}{_path(item.module)}:"
             yield from _lines(fold(item.entries, item.module), f"{indent}  ")
@@ -23,14 +28,13 @@ def _lines(items: Sequence[Item], indent: str = "") -> Iterator[str]:
             yield from (indent + each for each in _alike(item))
 
 
-def line(entry: Entry) -> str:
-    """One node, its provenance after the sign of a comment."""
+def line(entry: Entry, indent: str = "") -> str:
+    """One node, its provenance after the sign of a comment; several lines where it is long."""
     types = ", ".join(map(str, entry.types))
     parts = [f"%{entry.name} = {entry.operation}({entry.arguments})"]
     parts += [f" : {types}"] if types else []
     parts += [f" → {', '.join(entry.results)}"] if entry.results else []
     origin = [
-        _path(entry.module),
         _file(entry.place),
         f"by {_file(entry.written)}" if entry.written else "",
         entry.detail,
@@ -39,7 +43,7 @@ def line(entry: Entry) -> str:
         f"of {', '.join(f'%{name}' for name in entry.origins)}" if entry.origins else "",
     ]
     told = "  ".join(filter(None, origin))
-    return "".join(parts) + (f"   # {told}" if told else "")
+    return wrapped("".join(parts), f"# {told}" if told else "", indent)
 
 
 def _alike(alike: Alike) -> Iterator[str]:

@@ -98,7 +98,9 @@ def test_operations_that_patterns_bring_are_written_out(tmp_path: Path) -> None:
 
 
 def test_a_file_of_a_dump_runs_by_itself(tmp_path: Path) -> None:
+    """In our words and in the target's."""
     dump_of(tiny_llama(num_hidden_layers=1), tmp_path)
-    run = [sys.executable, str(next(tmp_path.glob("*-insert-kv-cache.py")))]
-    said = subprocess.run(run, capture_output=True, text=True, check=True).stdout
-    assert "logits (1, 7, 97) torch.float32" in said
+    for step, length in (("insert-kv-cache", 7), ("decode-legalized", 1)):
+        run = [sys.executable, str(next(tmp_path.glob(f"*-{step}.py")))]
+        said = subprocess.run(run, capture_output=True, text=True, check=True).stdout
+        assert f"logits (1, {length}, 97) torch.float32" in said

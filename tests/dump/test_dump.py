@@ -13,6 +13,7 @@ from torch import Tensor
 
 from autoconvert.driver.compile import dump_signature
 from autoconvert.dump.dump import dump_to
+from autoconvert.dump.wrapping import WIDTH
 from autoconvert.errors import InputError, Refused
 from autoconvert.passes.pipeline import PASSES
 from autoconvert.patterns import PATTERNS
@@ -41,6 +42,12 @@ def test_every_pass_is_listed_in_order_and_only_what_changed_has_files(llama: Re
     overlays = {f"overlay-{figure}.json" for figure in ("bytes", "error", "multiply-adds")}
     others = {"dump.json", "tried.json", "constants.safetensors"}
     assert {path.name for path in llama.folder.iterdir()} == {*others, *files, *overlays}
+
+
+def test_no_line_is_wider_than_a_screen(llama: Read) -> None:
+    files = [*llama.folder.glob("*.txt"), *llama.folder.glob("*.py")]
+    assert len(files) > 10
+    assert [line for file in files for line in file.read_text().splitlines() if len(line) > WIDTH] == []
 
 
 def test_what_a_pass_leaves_alone_keeps_its_name(llama: Read) -> None:

@@ -45,12 +45,12 @@ def text_of(module: nn.Module) -> str:
 
 
 def test_a_line_says_what_a_node_is_and_where_it_comes_from() -> None:
-    (line,) = [
-        line.strip() for line in text_of(Stacked(1, lambda _: Scaled())).splitlines() if "%layers_0_tanh =" in line
-    ]
-    what, origin = line.split("   # ")
+    lines = [line.strip() for line in text_of(Stacked(1, lambda _: Scaled())).splitlines()]
+    (at,) = [index for index, line in enumerate(lines) if line.startswith("%layers_0_tanh =")]
+    what, origin = lines[at].split("  # ")
     assert what == "%layers_0_tanh = tanh(%layers_0_up_linear) : f32[1, s, 8]"
-    assert origin.split("  ")[0] == "layers/0" and origin.split("  ")[1].startswith("test_text.py:")
+    assert origin.startswith("test_text.py:")
+    assert next(line for line in reversed(lines[:at]) if line.startswith("# ")) == "# layers/0"
 
 
 class Averaged(nn.Module):
