@@ -143,6 +143,11 @@ def _why_fixed(program: Program) -> str:
     return ""
 
 
+def _notes(program: Program) -> tuple[str, ...]:
+    """What is right about a program, and costs more than it must."""
+    return tuple(map(readable_repetition, repeated_entries(program)))
+
+
 @dataclass
 class _Compilation:
     source: Source
@@ -163,8 +168,9 @@ class _Compilation:
             if rewrites is not None:
                 checks.append(CheckResult(REWRITES, True, str(rewrites)))
             model, lowered = self._begin_lowering(program, lower_later)
+            notes = _notes(program)
             if self._is_large:
-                self.meanwhile(self._compiled(model, {}))
+                self.meanwhile(self._compiled(model, {}, notes))
             try:
                 graphs = self._lowered(lowered)
             except FixedLengths as fixed:
@@ -174,7 +180,7 @@ class _Compilation:
                 model, lowered = self._begin_lowering(program, lower_later)
                 graphs = self._lowered(lowered)
             graphs = self.stages.after_lower(graphs)
-        return Compilation(self._compiled(model, graphs), tuple(checks))
+        return Compilation(self._compiled(model, graphs, notes), tuple(checks))
 
     def _rewritten(self, checks: RewriteChecks | None) -> tuple[Program, Settings]:
         if self.stages.rewritten is not None:
@@ -204,7 +210,7 @@ class _Compilation:
         trim()
         return model, lowered
 
-    def _compiled(self, model: Model, graphs: dict[str, bytes]) -> Compiled:
+    def _compiled(self, model: Model, graphs: dict[str, bytes], notes: tuple[str, ...]) -> Compiled:
         (program,) = model.programs.values()
         return Compiled(
             graphs=graphs,
@@ -217,7 +223,7 @@ class _Compilation:
             windows=windows_of(program),
             fusion=program.fusion,
             why_fixed=self.settings.why_fixed,
-            notes=tuple(map(readable_repetition, repeated_entries(program))),
+            notes=notes,
         )
 
     @property

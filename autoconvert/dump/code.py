@@ -236,5 +236,5 @@ def _input(entry: Entry, sizes: str, dtype: torch.dtype) -> str:
 def _comment(entry: Entry | None) -> str:
     if entry is None:
         return ""
-    told = [", ".join(map(str, entry.types)), entry.module.replace(".", "/"), str(entry.place or "").split("/")[-1]]
+    told = [", ".join(map(str, entry.types)), entry.module.replace(".", "/"), entry.place.short if entry.place else ""]
     return f"# {'  '.join(filter(None, told))}"

@@ -222,7 +222,7 @@ class Dump:
         entries = self._last.entries if self._last else ()
         named = [entry for entry in entries if entry.node_name == error.at]
         readers = [e for e in entries if any(source == entry.name for entry in named for source, _ in e.inputs)]
-        told = (e for e in (*named, *readers) if e.place and re.search(_line_of(e), error.message))
+        told = (e for e in (*named, *readers) if e.place and re.search(_line_of(e.place), error.message))
         return next(told, None)
 
     def linked(self, tensors: tuple[LinkedTensor, ...]) -> None:
@@ -289,9 +289,9 @@ def _place(pattern: Pattern) -> Place:
     return Place(file, int(line))
 
 
-def _line_of(entry: Entry) -> str:
-    """An expression that finds its line in a message."""
-    return rf"{re.escape(str(entry.place).rpartition('/')[2])}\b"
+def _line_of(place: Place) -> str:
+    """An expression that finds the line in a message."""
+    return rf"{re.escape(place.short)}\b"
 
 
 def _lines(entries: Sequence[Entry]) -> list[object]:

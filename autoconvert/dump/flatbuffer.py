@@ -14,7 +14,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from autoconvert.dump.entry import Entry, Type, identifier, short_dtype
-from autoconvert.lowering.flatbuffer import NO_TENSOR, names_by_code
+from autoconvert.lowering.flatbuffer import NO_TENSOR, names_by_code, signatures_by_subgraph
 from autoconvert.lowering.operation_names import END, FRAME, NODE, ROOT, origin
 from autoconvert.lowering.subgraph import Subgraph
 from autoconvert.runtime.partitions import Partitions
@@ -48,7 +48,7 @@ class FileGraph:
 
 def graphs_of(model: Any, partitions: Mapping[int, Partitions] = MappingProxyType({})) -> Iterator[FileGraph]:
     """Every subgraph of a `ModelT`, those of signatures first; `partitions` by the number of the subgraph."""
-    signatures = {int(each.subgraphIndex): each for each in model.signatureDefs or ()}
+    signatures = signatures_by_subgraph(model)
     order = [*signatures, *(index for index in range(len(model.subgraphs)) if index not in signatures)]
     for index in order:
         yield _Reader(model, index, signatures.get(index), partitions.get(index)).graph()

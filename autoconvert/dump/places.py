@@ -30,6 +30,11 @@ class Place:
     def __str__(self) -> str:
         return f"{relative(self.file)}:{self.line}"
 
+    @property
+    def short(self) -> str:
+        """The line of the file by its name alone."""
+        return str(self).rpartition("/")[2]
+
 
 def module_of(node: fx.Node) -> str:
     """The path of the module that computed the node; "" for the model as a whole, and for what none did."""
@@ -46,7 +51,7 @@ def place_of(node: fx.Node) -> Place | None:
 def written_at(node: fx.Node) -> Place | None:
     """The line of the pattern from outside that made the node."""
     file, _, rest = str(node.meta.get(WRITTEN, "")).partition(".py:")
-    return Place(f"{file}.py", int(rest.partition(":")[0])) if rest else None
+    return Place(f"{file}.py", int(rest.partition(":")[0])) if rest and _is_file(f"{file}.py") else None
 
 
 @cache

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 
 from autoconvert.dump.entry import Entry
 from autoconvert.dump.folding import Alike, Item, Layer, fold, numbers
-from autoconvert.dump.places import Place
 from autoconvert.dump.wrapping import wrapped
 
 
@@ -35,8 +34,8 @@ def line(entry: Entry, indent: str = "") -> str:
     parts += [f" : {types}"] if types else []
     parts += [f" → {', '.join(entry.results)}"] if entry.results else []
     origin = [
-        _file(entry.place),
-        f"by {_file(entry.written)}" if entry.written else "",
+        entry.place.short if entry.place else "",
+        f"by {entry.written.short}" if entry.written else "",
         entry.detail,
         f"[{entry.pattern}]" if entry.pattern else "",
         entry.kernel,
@@ -51,10 +50,6 @@ def _alike(alike: Alike) -> Iterator[str]:
     yield f"{_path(alike.layer.path)}: layer{several} {numbers(alike.indices)} like layer {alike.layer.index}"
     for theirs, ours in alike.reads:
         yield f"  %{ours} where that reads %{theirs}"
-
-
-def _file(place: Place | None) -> str:
-    return str(place or "").split("/")[-1]
 
 
 def _path(module: str) -> str:

@@ -1,14 +1,15 @@
 """Partitions: which operations of a file the runtime's delegate for processors, XNNPACK, computes in one piece.
 
 Only private functions of ai-edge-litert's interpreter tell (2.3.0), of the first subgraph of a file, and CompiledModel
-has none that do. So each subgraph is put first in a copy of the file, and the copy is opened in a process of its own.
+has none that do. So each subgraph is put first for a while in a copy of the file, which a process of its own opens.
 """
 
 import mmap
 import shutil
 import struct
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ from autoconvert.system.remote import Died, remote
 _SUBGRAPHS, _SIGNATURES = 8, 18
 _ENTRY = struct.Struct("<I")
 _DELEGATE = "DELEGATE"
-# Where a later version has other functions, or none.
-_OTHERWISE = (AttributeError, KeyError, TypeError, ValueError, RuntimeError, OSError)
+# Where a file does not open, or a later version has other functions, or none.
+_NOT_TOLD = (Died, AttributeError, KeyError, TypeError, ValueError, RuntimeError, OSError)
 
 # For each operation of a subgraph the number of the partition that it is in; None where it has a kernel of its own.
 Partitions = Sequence[int | None]
@@ -34,15 +35,12 @@ def partitions_of(path: Path, subgraphs: Sequence[int]) -> dict[int, Partitions]
     """
     found = {}
     with tempfile.TemporaryDirectory(prefix="autoconvert-", ignore_cleanup_errors=True) as folder:
+        copy = Path(folder) / "first.tflite"
+        with suppress(*_NOT_TOLD):
+            shutil.copyfile(path, copy)
         for index in subgraphs:
-            try:
-                copy = Path(folder) / "first.tflite"
-                shutil.copyfile(path, copy)
-                _put_first(copy, index)
-                with remote(_Opened, str(copy)) as opened:
-                    found[index] = in_partitions(*opened.call("nodes"))
-            except (Died, *_OTHERWISE):
-                continue
+            with suppress(*_NOT_TOLD), _first(copy, index), remote(_Opened, str(copy)) as opened:
+                found[index] = in_partitions(*opened.call("nodes"))
     return found
 
 
@@ -90,8 +88,18 @@ def in_words(found: Iterable[Partitions]) -> str:
     return f"XNNPACK computes {len(inside)} of {sum(map(len, parts))} operations, in {count} pieces"
 
 
-def _put_first(path: Path, index: int) -> None:
-    """Exchanges a subgraph with the first one, in place; signatures, which would name the wrong one, go.
+@contextmanager
+def _first(path: Path, index: int) -> Iterator[None]:
+    """A subgraph has the place of the first one, in the file itself, for so long; signatures go."""
+    _exchange_with_first(path, index)
+    try:
+        yield
+    finally:
+        _exchange_with_first(path, index)
+
+
+def _exchange_with_first(path: Path, index: int) -> None:
+    """Exchanges two subgraphs in the file; signatures, which would name the wrong one, are left out of its list.
 
     A list of tables holds how far each of them is from its entry (https://flatbuffers.dev/internals).
     """
