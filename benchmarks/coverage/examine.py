@@ -1,12 +1,12 @@
 """One type from its configuration to its row: build, save, convert, run, compare, count."""
 
+import copy
 import gc
 import os
 import resource
 import tempfile
 import time
 import traceback
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from unittest.mock import patch
 import torch
 from file_runner import FileRunner
 from multiply_adds import Growth, growth, model_of, products
-from outcome import CONTEXT, LARGER_CONTEXT, Outcome, Stage, Status, brief
+from outcome import CONTEXT, SMALLER_CONTEXT, Outcome, Stage, Status, brief
 from parity import PREFILL_LENGTH, TEXT_LENGTH, compare, says_something
 from tiny_models import NotBuildable, build, config_of, logits_of, sample_tokens, save
 from torch import Tensor
@@ -33,13 +33,18 @@ from autoconvert.ir.model import Model
 from autoconvert.ir.program import Program
 from autoconvert.lowering.cpu import CPU
 from autoconvert.lowering.litert import lower
+from autoconvert.passes import hoist_projections
+from autoconvert.passes.pipeline import PASSES
 from autoconvert.passes.specialize_shapes import signature_programs
 from autoconvert.quantization.choices import DEFAULT
-from autoconvert.rewrite.pass_manager import Pass
+from autoconvert.rewrite.pass_manager import Options, Pass, run_passes
 from autoconvert.source.source import load_source
 
 # The step of the table that each stage or pass of a conversion ends; what is not here is within the next.
 _ENDS = {"trace": "trace", "fuse": "fuse", "check graph": "state", "check constants": "lower"}
+
+# What comes after it asks for the context.
+_LAST_WITHOUT_CONTEXT = hoist_projections.PASS
 
 
 class _Enough(Exception):
@@ -55,6 +60,7 @@ class _Watcher:
     is_of_steps: bool = False
     fusion: Fusion = field(default_factory=Fusion)
     program: Program | None = None
+    before_context: Program | None = None
 
     def started(self, stage: str) -> None:
         if stage == "lower":
@@ -71,6 +77,8 @@ class _Watcher:
 
     def after(self, step: Pass, program: Program) -> None:
         self.program, self.fusion = program, program.fusion
+        if step is _LAST_WITHOUT_CONTEXT:
+            self.before_context = program.with_graph(copy.deepcopy(program.graph))
         self._ended(step.name)
 
     def _ended(self, what: str) -> None:
@@ -136,12 +144,12 @@ def _examined(model_type: str, stage: Stage, watcher: _Watcher) -> Outcome:
             watcher.finished("check graph", 0.0, "")
             return Outcome(model_type, "right")
         file, why_fixed = bundle.files["tflite"], str(bundle.report.settings["why_fixed"])
-        fixed = _fixed(folder, CONTEXT, PREFILL_LENGTH, Stages(rewritten=watcher.program)) if not why_fixed else file
+        fixed = file if why_fixed else _fixed(folder, watcher.program)
         files = dict.fromkeys((file, fixed))
         found = max((compare(FileRunner(each), tokens, reference) for each in files), key=lambda parity: parity.worst)
         if not found.is_right:
             return Outcome(model_type, "wrong", str(found), ("run",), distance=found.worst)
-        counted = _growth(fixed, _decode_alone(folder, LARGER_CONTEXT))
+        counted = _growth(_decode_alone(watcher.before_context, SMALLER_CONTEXT), fixed)
         watcher.passed += ["run", "parity"]
         _check_rounded(folder)
     reason = "" if counted.only_in_attention else f"decode grows in {', '.join(counted.elsewhere)}"
@@ -176,33 +184,28 @@ def _save(model_type: str, folder: Path) -> tuple[list[int], Tensor]:
     return tokens, reference
 
 
-def _fixed(folder: Path, context: int, prefill: int, stages: Stages) -> Path:
+def _fixed(folder: Path, rewritten: Program | None) -> Path:
     """A file of fixed lengths: decode grows with its context, and chunks are padded."""
     return convert(
         folder / "model",
-        folder / f"fixed-{context}",
+        folder / "fixed",
         quantize="none",
-        context=context,
-        prefill=[prefill],
+        context=CONTEXT,
+        prefill=[PREFILL_LENGTH],
         formats=("tflite",),
         verify="off",
-        stages=stages,
+        stages=Stages(rewritten=rewritten),
     ).files["tflite"]
 
 
-def _decode_alone(folder: Path, context: int) -> Any:
-    """Decode with fixed lengths, a `ModelT`, without the rest of its file."""
-    graphs = []
-
-    def lower_decode(program: Program) -> Program:
-        *_, signature = CPU.text_signatures("decoder", (1,))
-        for name, part in signature_programs(Model({"decoder": program}, (signature,)), CPU.port_names):
-            graphs.append(lower(name, part, CPU))
-        raise _Enough
-
-    with suppress(_Enough):
-        _fixed(folder, context, 1, Stages(before_lower=lower_decode))
-    return model_of(graphs[0])
+def _decode_alone(program: Program | None, context: int) -> Any:
+    """Decode at another context with fixed lengths, a `ModelT`, from a program that knows no context yet."""
+    assert program is not None
+    passes = PASSES[PASSES.index(_LAST_WITHOUT_CONTEXT) + 1 :]
+    rewritten = run_passes(program, Options(CPU.capacity(context), (), lambda *_: None, CPU), passes)
+    *_, signature = CPU.text_signatures("decoder", (1,))
+    ((name, part),) = signature_programs(Model({"decoder": rewritten}, (signature,)), CPU.port_names)
+    return model_of(lower(name, part, CPU))
 
 
 def _check_rounded(folder: Path) -> None:
@@ -210,9 +213,9 @@ def _check_rounded(folder: Path) -> None:
     convert(folder / "model", folder / "rounded", context=CONTEXT, formats=("tflite",))
 
 
-def _growth(file: Path, larger: Any) -> Growth:
-    at_smaller, at_larger = (products(model, "decode") for model in (model_of(file.read_bytes()), larger))
-    return growth(at_smaller, at_larger, LARGER_CONTEXT / CONTEXT)
+def _growth(smaller: Any, file: Path) -> Growth:
+    at_smaller, at_larger = (products(model, "decode") for model in (smaller, model_of(file.read_bytes())))
+    return growth(at_smaller, at_larger, CONTEXT / SMALLER_CONTEXT)
 
 
 def _blamed(error: Exception) -> tuple[Status, str]:

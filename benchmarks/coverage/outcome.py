@@ -13,7 +13,7 @@ Stage = Literal["graph", "file"]
 Status = Literal["right", "refused", "wrong", "failed", "not buildable"]
 STATUSES: tuple[Status, ...] = ("right", "refused", "wrong", "failed", "not buildable")
 CONTEXT = 64
-LARGER_CONTEXT = 128
+SMALLER_CONTEXT = 32
 
 # The columns of the table, in the order in which a conversion goes.
 STEPS = ("trace", "fuse", "state", "lower", "run", "parity", DEFAULT)

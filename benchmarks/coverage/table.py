@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from outcome import CONTEXT, LARGER_CONTEXT, STATUSES, STEPS, Outcome
+from outcome import CONTEXT, SMALLER_CONTEXT, STATUSES, STEPS, Outcome
 
 from autoconvert.quantization.choices import DEFAULT
 
@@ -14,7 +14,7 @@ _EXPLANATION = (
     "decoded at every position, past every window, and compared with the model's own full forward. *Right* is a",
     "largest difference below 10⁻³ of the logits' standard deviation, at every position of both files; and the",
     f"conversion to {DEFAULT}, the default, passes its own checks.",
-    f"Multiply-adds are decode's at contexts of {CONTEXT} and {LARGER_CONTEXT}, lengths fixed; where a type is right",
+    f"Multiply-adds are decode's at contexts of {SMALLER_CONTEXT} and {CONTEXT}, lengths fixed; where a type is right",
     "they grow in attention's scores and values alone. A trace marked *step* is of the model's own single step, where",
     "that of a whole text cannot be split.",
 )
