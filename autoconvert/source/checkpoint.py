@@ -20,6 +20,11 @@ class SafetensorsCheckpoint:
     def __init__(self, files: Mapping[str, SafetensorsFile]) -> None:
         self._files = files
 
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """What the headers say beside tensors."""
+        return {key: text for file in set(self._files.values()) for key, text in file.metadata.items()}
+
     def names(self) -> Collection[str]:
         return self._files.keys()
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -17,6 +18,7 @@ from transformers import (
 
 from autoconvert.errors import AutoconvertError, InputError, MachineError
 from autoconvert.source.checkpoint_files import SAFETENSORS
+from autoconvert.source.quantized.settings import Quantization, quantization_in
 from autoconvert.source.skeleton import build_without_values
 
 AUTO_MODEL = "AutoModelForCausalLM"
@@ -28,23 +30,12 @@ ADAPTER_HINT = (
 
 
 def read_config(folder: Path, trust_remote_code: bool = False) -> PreTrainedConfig:
-    """The configuration in `folder`/config.json.
+    """The configuration in `folder`/config.json, but for how the checkpoint is quantized: the module is the plain one.
 
-    Raises InputError where there is none, it cannot be read, it says that the checkpoint is quantized, or no
-    causal language model is known for it.
+    Raises InputError where there is none, it cannot be read, or no causal language model is known for it.
     """
     path = folder / "config.json"
-    if not path.is_file():
-        raise InputError(f"{path}: missing", hint=_hint_for_no_config(folder))
-    try:
-        fields = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not JSON ({error})", hint="download or save the model again") from error
-    except OSError as error:
-        raise MachineError(f"{path}: cannot be read ({error.strerror})", hint="check disk and permissions") from error
-    if not isinstance(fields, Mapping):
-        raise InputError(f"{path}: not a JSON object", hint="download or save the model again")
-    _refuse_quantized(path, fields)
+    fields = _fields(folder)
     if (folder / ADAPTER).is_file():
         # from_pretrained would load it too, where peft is installed.
         raise InputError(f"{folder}: there is an adapter in it ({ADAPTER})", hint=ADAPTER_HINT)
@@ -79,7 +70,13 @@ def read_config(folder: Path, trust_remote_code: bool = False) -> PreTrainedConf
         else:
             hint = "pass a causal (decoder-only) language model, or a module of your own"
         raise InputError(f"{path}: there is no causal language model for type {model_type!r}", hint=hint)
+    _leave_out_quantization(config)
     return config
+
+
+def read_quantization(folder: Path) -> Quantization | None:
+    """What `folder`/config.json says of how the checkpoint is quantized. Raises as `read_config`."""
+    return quantization_in(folder / "config.json", _fields(folder))
 
 
 def build_module(config: PreTrainedConfig, trust_remote_code: bool = False) -> PreTrainedModel:
@@ -118,22 +115,33 @@ def build_module(config: PreTrainedConfig, trust_remote_code: bool = False) -> P
         ) from error
 
 
-def _refuse_quantized(path: Path, fields: Mapping[str, object]) -> None:
-    for scope in (fields, fields.get("text_config")):
-        if isinstance(scope, Mapping) and (quantization := scope.get("quantization_config")):
-            method = quantization.get("quant_method") if isinstance(quantization, Mapping) else None
-            raise InputError(
-                f"{path}: the checkpoint is quantized already ({method or 'quantization_config'}), "
-                "which is not supported yet",
-                hint="pass the original checkpoint in bfloat16, float16 or float32",
-            )
+def _fields(folder: Path) -> Mapping[str, Any]:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise InputError(f"{path}: missing", hint=_hint_for_no_config(folder))
+    try:
+        fields = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not JSON ({error})", hint="download or save the model again") from error
+    except OSError as error:
+        raise MachineError(f"{path}: cannot be read ({error.strerror})", hint="check disk and permissions") from error
+    if not isinstance(fields, Mapping):
+        raise InputError(f"{path}: not a JSON object", hint="download or save the model again")
+    return fields
+
+
+def _leave_out_quantization(config: PreTrainedConfig) -> None:
+    """Transformers replaces layers, and hands the field from the model's configuration on to that of its text."""
+    for scope in (config, *(getattr(config, key, None) for key in config.sub_configs)):
+        if isinstance(scope, PreTrainedConfig) and "quantization_config" in vars(scope):
+            del scope.quantization_config
 
 
 def _hint_for_no_config(folder: Path) -> str:
     if (folder / ADAPTER).is_file():
         return f"this is an adapter: {ADAPTER_HINT}"
     if any(folder.glob("*.gguf")):
-        return "GGUF files are not supported: pass the original Hugging Face checkpoint"
+        return "beside other weights a GGUF file is not read: pass its path"
     return "pass a folder as save_pretrained writes it"
 
 

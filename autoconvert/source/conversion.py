@@ -8,7 +8,7 @@ public interface. This file follows `core_model_loading.convert_and_load_state_d
 
 import copy
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,7 @@ from autoconvert.source.derivation import Converted, Derivation, Groups, Renamed
 from autoconvert.source.weights import Weights
 
 Tensors = Mapping[str, list[torch.Tensor]]
+IGNORED = "the model class ignores it"
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,11 @@ class Plan:
     unmatched: Mapping[str, str]
 
 
-def plan_conversion(module: nn.Module, checkpoint: Weights) -> Plan:
+def plan_conversion(module: nn.Module, checkpoint: Weights, mapping: Sequence[Any] | None = None) -> Plan:
     """What `from_pretrained` would load into each parameter and persistent buffer of `module`.
 
-    Reads headers only. Raises InputError where tensors cannot be put together.
+    `mapping` are renamings and stackings in place of those that transformers has for the module's class. Reads headers
+    only. Raises InputError where tensors cannot be put together.
     """
     if not isinstance(module, PreTrainedModel):
         known = module.state_dict().keys()
@@ -57,7 +59,7 @@ def plan_conversion(module: nn.Module, checkpoint: Weights) -> Plan:
             {name: "the module has no such tensor" for name in names if name not in known},
         )
     state = module.state_dict()
-    transforms = get_model_conversion_mapping(module)
+    transforms = get_model_conversion_mapping(module) if mapping is None else mapping
     renamings = [transform for transform in transforms if isinstance(transform, WeightRenaming)]
     converters = [transform for transform in transforms if isinstance(transform, WeightConverter)]
     by_pattern = {pattern: converter for converter in converters for pattern in converter.source_patterns}
@@ -155,7 +157,7 @@ def _first_rows(converter: Any, groups: Groups, made: Mapping[str, torch.Tensor]
 def _why_unmatched(module: PreTrainedModel, target: str) -> str:
     ignored: Collection[str] = module._keys_to_ignore_on_load_unexpected or ()
     if any(re.search(pattern, target) for pattern in ignored):
-        return "the model class ignores it"
+        return IGNORED
     if target in dict(module.named_buffers()):
         return "the module computes it"
     return "the module has no such tensor"

@@ -20,10 +20,11 @@ class Header:
 
 
 class HeaderWeights:
-    """As `Weights`, but reading raises InputError."""
+    """As `Weights`, but reading raises InputError. `metadata` is what the headers say beside tensors."""
 
-    def __init__(self, headers: Mapping[str, Header]) -> None:
+    def __init__(self, headers: Mapping[str, Header], metadata: Mapping[str, str] | None = None) -> None:
         self._headers = headers
+        self.metadata: Mapping[str, str] = metadata or {}
 
     def names(self) -> Collection[str]:
         return self._headers.keys()

@@ -92,7 +92,8 @@ def fetch_headers(
             name: Header(tuple(tensor.shape), tensor.dtype)
             for file in files.values()
             for name, tensor in file.tensors.items()
-        }
+        },
+        {key: str(text) for file in files.values() for key, text in (file.metadata or {}).items()},
     )
 
 

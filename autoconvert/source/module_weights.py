@@ -7,6 +7,7 @@ from torch import nn
 
 from autoconvert.errors import InputError
 from autoconvert.source.derivation import Derivation
+from autoconvert.source.quantized.decoding import Checkpoint, sources_of, stored_of
 from autoconvert.source.weights import FLOAT_DTYPES, StoredWeights, TensorWeights
 
 
@@ -14,11 +15,13 @@ class ModuleWeights:
     """Tensors of a checkpoint by the names of the module that they belong to.
 
     A tied parameter reads under each of its names. A buffer that the checkpoint does not hold reads as the
-    value that the module computed. A parameter is floating point: other dtypes raise InputError.
+    value that the module computed. A parameter is floating point: other dtypes raise InputError. `checkpoint` has the
+    tensors as the files store them, where those of the module are decoded from them.
     """
 
-    def __init__(self, module: nn.Module, checkpoint: StoredWeights, derivations: Mapping[str, Derivation]) -> None:
-        self.checkpoint = checkpoint
+    def __init__(self, module: nn.Module, checkpoint: Checkpoint, derivations: Mapping[str, Derivation]) -> None:
+        self.checkpoint: StoredWeights = stored_of(checkpoint)
+        self._tensors = checkpoint
         self._derivations: dict[str, Derivation] = dict(derivations)
         self._buffers = TensorWeights(dict(module.named_buffers(remove_duplicate=False)))
         self._parameters = {
@@ -33,14 +36,15 @@ class ModuleWeights:
         return self._derivations.keys() | set(self._buffers.names())
 
     def sources(self, name: str) -> tuple[str, ...]:
-        """The checkpoint tensors that `name` is made from; none for a buffer that the module computed."""
-        return () if self._computed(name) else self._derivation(name).sources
+        """The stored tensors that `name` is made from; none for a buffer that the module computed."""
+        made = () if self._computed(name) else self._derivation(name).sources
+        return tuple(stored for source in made for stored in sources_of(self._tensors, source))
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return self._buffers.shape(name) if self._computed(name) else self._derivation(name).shape(self.checkpoint)
+        return self._buffers.shape(name) if self._computed(name) else self._derivation(name).shape(self._tensors)
 
     def dtype(self, name: str) -> torch.dtype:
-        return self._buffers.dtype(name) if self._computed(name) else self._derivation(name).dtype(self.checkpoint)
+        return self._buffers.dtype(name) if self._computed(name) else self._derivation(name).dtype(self._tensors)
 
     def nbytes(self, name: str) -> int:
         return torch.Size(self.shape(name)).numel() * self.dtype(name).itemsize
@@ -48,12 +52,12 @@ class ModuleWeights:
     def read(self, name: str) -> torch.Tensor:
         if self._computed(name):
             return self._buffers.read(name)
-        return self._checked(name).read(self.checkpoint)
+        return self._checked(name).read(self._tensors)
 
     def read_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
         if self._computed(name):
             return self._buffers.read_rows(name, start, stop)
-        return self._checked(name).read_rows(self.checkpoint, start, stop)
+        return self._checked(name).read_rows(self._tensors, start, stop)
 
     def check(self, name: str) -> None:
         """Raise InputError unless the checkpoint holds `name` in the module's shape and a floating dtype."""
@@ -78,12 +82,12 @@ class ModuleWeights:
         where = name if derivation.sources == (name,) else f"{name} (from {_listed(derivation.sources)})"
         if name not in self._parameters:
             return derivation
-        if (shape := derivation.shape(self.checkpoint)) != self._parameters[name]:
+        if (shape := derivation.shape(self._tensors)) != self._parameters[name]:
             raise InputError(
                 f"{where}: the checkpoint has shape {list(shape)}, the module {list(self._parameters[name])}",
                 hint="check that config.json belongs to this checkpoint",
             )
-        if (dtype := derivation.dtype(self.checkpoint)) not in FLOAT_DTYPES:
+        if (dtype := derivation.dtype(self._tensors)) not in FLOAT_DTYPES:
             raise InputError(
                 f"{where}: dtype {str(dtype).removeprefix('torch.')} is not supported yet as a weight",
                 hint="use a checkpoint in bfloat16, float16 or float32",

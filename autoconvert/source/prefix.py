@@ -8,6 +8,7 @@ from torch import nn
 from autoconvert.errors import InputError
 from autoconvert.source.conversion import Plan, plan_conversion
 from autoconvert.source.module_weights import ties
+from autoconvert.source.quantized.decoding import Checkpoint, DecodedWeights
 from autoconvert.source.weights import StoredWeights
 
 
@@ -39,7 +40,7 @@ class WithoutPrefix:
         return self._weights.pieces(self._prefix + name)
 
 
-def match(module: nn.Module, checkpoint: StoredWeights) -> tuple[Plan, StoredWeights, tuple[str, ...]]:
+def match(module: nn.Module, checkpoint: Checkpoint) -> tuple[Plan, Checkpoint, tuple[str, ...]]:
     """How the tensors of `module` are made, of which weights, and what there is to say about it.
 
     Where some are missing, and all are there without a prefix that every name has, that prefix is left out.
@@ -51,7 +52,7 @@ def match(module: nn.Module, checkpoint: StoredWeights) -> tuple[Plan, StoredWei
     if not _missing(module, plan):
         return plan, checkpoint, ()
     for prefix in _shared_prefixes(checkpoint.names()):
-        stripped = WithoutPrefix(checkpoint, prefix)
+        stripped = _without(checkpoint, prefix)
         without = plan_conversion(module, stripped)
         if not _missing(module, without):
             return without, stripped, (f"every name of the checkpoint begins with {prefix}, which was left out",)
@@ -64,6 +65,12 @@ def match(module: nn.Module, checkpoint: StoredWeights) -> tuple[Plan, StoredWei
             hint="check that config.json belongs to this checkpoint",
         )
     return plan, checkpoint, ()
+
+
+def _without(checkpoint: Checkpoint, prefix: str) -> Checkpoint:
+    if not isinstance(checkpoint, DecodedWeights):
+        return WithoutPrefix(checkpoint, prefix)
+    return checkpoint.renamed(WithoutPrefix(checkpoint.stored, prefix), lambda name: name.removeprefix(prefix))
 
 
 def _missing(module: nn.Module, plan: Plan) -> list[str]:

@@ -12,12 +12,14 @@ import psutil
 _STEP = 128 << 10
 
 
-def read_ahead(folder: Path) -> Thread | None:
-    """Begins to bring the safetensors files of `folder` into the page cache; not where they would fill half the memory.
+def read_ahead(model: Path) -> Thread | None:
+    """Begins to bring a file, or the safetensors or else the GGUF files of a folder, into the page cache.
+
+    Not where they would fill half the memory.
 
     The thread, if there is one, ends when all is asked for. What cannot be read says so where it is read.
     """
-    files = sorted(folder.glob("*.safetensors"))
+    files = [model] if model.is_file() else sorted(model.glob("*.safetensors")) or sorted(model.glob("*.gguf"))
     size = sum(file.stat().st_size for file in files)
     if not hasattr(os, "posix_fadvise") or size > psutil.virtual_memory().available // 2:
         return None

@@ -1,7 +1,8 @@
 """One safetensors file, read tensor by tensor.
 
 The format (https://huggingface.co/docs/safetensors): 8 bytes of little-endian header length, a JSON header
-`{name: {"dtype", "shape", "data_offsets": [begin, end]}}`, and the data, where the offsets count from.
+`{name: {"dtype", "shape", "data_offsets": [begin, end]}}`, where `__metadata__` is no tensor but texts by name, and the
+data, where the offsets count from.
 Reads are plain reads, not a memory map: a mapped file counts as resident memory page by page.
 """
 
@@ -56,8 +57,17 @@ class SafetensorsFile:
         self.path = path
         self._state: FileState
 
-    @cached_property
+    @property
     def entries(self) -> Mapping[str, Entry]:
+        return self._header[0]
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """What the header says beside its tensors."""
+        return self._header[1]
+
+    @cached_property
+    def _header(self) -> tuple[Mapping[str, Entry], Mapping[str, str]]:
         try:
             with self.path.open("rb") as file:
                 self._state = state_of(os.fstat(file.fileno()))
@@ -69,7 +79,8 @@ class SafetensorsFile:
         if header is None:
             raise self._corrupt("the header is longer than the file")
         try:
-            fields = {name: field for name, field in json.loads(header).items() if name != "__metadata__"}
+            fields = json.loads(header)
+            metadata = {str(name): str(value) for name, value in (fields.pop("__metadata__", None) or {}).items()}
             entries = {name: _entry(field, 8 + length) for name, field in fields.items()}
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise self._corrupt(f"the header cannot be read ({type(error).__name__}: {error})") from error
@@ -78,7 +89,7 @@ class SafetensorsFile:
                 raise self._corrupt(f"tensor {name} ends at byte {entry.end}, the file at byte {size}: it is truncated")
             if entry.dtype in DTYPES and entry.end - entry.begin != _nbytes(entry):
                 raise self._corrupt(f"tensor {name} has {entry.end - entry.begin} bytes, not {_nbytes(entry)}")
-        return entries
+        return entries, metadata
 
     def dtype(self, name: str) -> torch.dtype:
         if (dtype := DTYPES.get(self.entries[name].dtype)) is None:

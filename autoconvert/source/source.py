@@ -1,7 +1,9 @@
 """A model as its owner gives it: where it comes from, its module, and its weights."""
 
 import importlib.resources
+import weakref
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
@@ -14,9 +16,12 @@ from autoconvert.source.checkpoint import open_checkpoint
 from autoconvert.source.checkpoint_files import CheckpointFiles, checkpoint_files
 from autoconvert.source.derivation import Derivation, Renamed
 from autoconvert.source.file_state import FileState, state_of
+from autoconvert.source.gguf_folder import GgufModel, open_gguf
+from autoconvert.source.gguf_parts import SUFFIX, only_model_in, parts_of
 from autoconvert.source.header_weights import HeaderWeights
 from autoconvert.source.hub import Progress, commit_of, download, fetch_headers
 from autoconvert.source.module_weights import ModuleWeights, ties
+from autoconvert.source.quantized.decoding import Checkpoint, sources_of, stored_of
 from autoconvert.source.skeleton import copy_without_values, is_fake, set_buffer, untie
 from autoconvert.source.weights import FLOAT_DTYPES, StoredWeights, TensorWeights, Weights
 from autoconvert.system.output import expanded
@@ -24,7 +29,7 @@ from autoconvert.system.output import expanded
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-Kind = Literal["hub", "folder", "module", "demo"]
+Kind = Literal["hub", "folder", "file", "module", "demo"]
 KINDS = get_args(Kind)
 
 DEMO = "demo"
@@ -33,7 +38,7 @@ COMPARED_ROWS = 4096
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a model comes from: an id of the hub, the name of a folder or of a module's class, or demo.
+    """Where a model comes from: an id of the hub, the name of a folder, a file or a module's class, or demo.
 
     `revision` is the hub's commit, where one is known.
     """
@@ -49,7 +54,8 @@ class Source:
 
     `name` is for the output folder, `origin` for receipts. `module` is in eval mode and float32; its parameters have
     no values, its buffers do. `weights` reads by the module's names. `folder` holds the tokenizer,
-    generation_config.json and the chat template, if there is one. `is_built` says that the module is what
+    generation_config.json and the chat template, if there is one; `why_no_tokenizer` says why it holds none, where that
+    is known. `is_built` says that the module is what
     its configuration makes, and no more. `checkpoint` has every tensor of the
     checkpoint with its bytes, and `unmatched` why some have no place in the module. `files` are those that hold it, as
     they were when they were opened, `notes` sentences for the summary, and `trusts_code` says whether code that comes
@@ -68,6 +74,7 @@ class Source:
     files: Mapping[Path, FileState] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     trusts_code: bool = False
+    why_no_tokenizer: str = ""
 
     @property
     def parameters(self) -> int:
@@ -98,7 +105,7 @@ def load_source(
     allow_pickle: bool = False,
     progress: Progress = lambda done, total: None,
 ) -> Source:
-    """The model that `model` names: "demo", a local folder, a hub id, or a module itself.
+    """The model that `model` names: "demo", a local folder or GGUF file, a hub id, or a module itself.
 
     `progress` is called with bytes done and bytes in all while a model is downloaded.
 
@@ -115,16 +122,23 @@ def load_source(
     if not str(model):
         raise InputError("no model is named", hint="pass a folder, a hub id, or demo")
     folder = expanded(model)
-    if folder.is_dir():
+    if (is_gguf := folder.suffix == SUFFIX and folder.is_file()) or folder.is_dir():
         if revision is not None:
-            raise InputError(f"{model}: a folder has no revisions", hint="leave --revision out")
+            raise InputError(
+                f"{model}: a {'file' if is_gguf else 'folder'} has no revisions", hint="leave --revision out"
+            )
+        if is_gguf:
+            origin = Origin("file", folder.name, commit_of(folder.parent.resolve()))
+            return _from_gguf(folder, parts_of(folder)[0], origin, trust_remote_code)
         name = folder.resolve().name
         origin = Origin("folder", name, commit_of(folder.resolve()))
+        if (file := only_model_in(folder)) is not None:
+            return _from_gguf(file, name, origin, trust_remote_code)
         return _from_folder(folder, name, origin, trust_remote_code, allow_pickle)
     if isinstance(model, Path) or _is_path(model):
         raise InputError(
-            f"{model}: {'not a folder' if folder.exists() else 'no such folder'}",
-            hint="pass the folder that holds config.json and the weights",
+            f"{model}: {'neither a folder nor a .gguf file' if folder.exists() else 'no such folder'}",
+            hint="pass the folder that holds config.json and the weights, or a .gguf file",
         )
     folder = download(
         model,
@@ -161,6 +175,17 @@ def _is_path(model: str) -> bool:
     return model.startswith((".", "/", "~")) or Path(model).exists()
 
 
+def _from_gguf(path: Path, name: str, origin: Origin, trust_remote_code: bool) -> Source:
+    opened = open_gguf(path, trust_remote_code)
+    with ExitStack() as failed:
+        failed.callback(opened.temporary.cleanup)
+        source = _from_folder(opened.folder, name, origin, trust_remote_code, False, gguf=opened)
+        failed.pop_all()
+    # The folder lasts as long as the source.
+    weakref.finalize(source.module, opened.temporary.cleanup)
+    return source
+
+
 def _from_folder(
     folder: Path,
     name: str,
@@ -168,22 +193,37 @@ def _from_folder(
     trust_remote_code: bool,
     allow_pickle: bool,
     headers: HeaderWeights | None = None,
+    gguf: GgufModel | None = None,
 ) -> Source:
     # A module in memory converts without transformers; only a folder needs it.
-    from autoconvert.source.config import build_module, read_config
+    from autoconvert.source.config import build_module, read_config, read_quantization
     from autoconvert.source.heads import refuse_without_head
     from autoconvert.source.prefix import match
+    from autoconvert.source.quantized.formats import decoded, refuse_transposed
 
     config = read_config(folder, trust_remote_code)
-    found = checkpoint_files(folder) if headers is None else CheckpointFiles(())
+    found = checkpoint_files(folder) if headers is None and gguf is None else CheckpointFiles(())
     files = {folder / name: state_of((folder / name).stat()) for name in found.files}
-    stored: StoredWeights = open_checkpoint(folder, allow_pickle, found) if headers is None else headers
+    stored: StoredWeights
+    if gguf is not None:
+        files, stored = dict(gguf.checkpoint.files), gguf.checkpoint
+    else:
+        stored = open_checkpoint(folder, allow_pickle, found) if headers is None else headers
     module = build_module(config, trust_remote_code)
-    plan, checkpoint, notes = match(module, stored)
+    kinds: tuple[str, ...] = ()
+    checkpoint: Checkpoint
+    if gguf is not None:
+        plan, checkpoint, notes = gguf.match(module)
+    else:
+        shapes = {tensor: tuple(value.shape) for tensor, value in module.state_dict().items()}
+        weights, kinds = decoded(stored, read_quantization(folder), shapes)
+        plan, checkpoint, notes = match(module, weights)
+        refuse_transposed(module, plan.derivations, checkpoint)
     refuse_without_head(folder / "config.json", config, module, plan)
     if headers is None:
         _untie_what_differs(module, plan.derivations, checkpoint)
         _fill_buffers(module, plan.derivations, checkpoint)
+    in_files = stored_of(checkpoint)
     return Source(
         name=name,
         module=module,
@@ -192,11 +232,12 @@ def _from_folder(
         folder=folder,
         origin=origin,
         is_built=True,
-        checkpoint={tensor: checkpoint.nbytes(tensor) for tensor in checkpoint.names()},
-        unmatched=plan.unmatched,
+        checkpoint={tensor: in_files.nbytes(tensor) for tensor in in_files.names()},
+        unmatched={of: why for tensor, why in plan.unmatched.items() for of in sources_of(checkpoint, tensor)},
         files=files,
-        notes=found.notes + notes,
+        notes=found.notes + kinds + notes,
         trusts_code=trust_remote_code,
+        why_no_tokenizer=gguf.why_no_tokenizer if gguf is not None else "",
     )
 
 

@@ -5,12 +5,14 @@ from dataclasses import dataclass
 
 from autoconvert.source.accounting import module_weights
 from autoconvert.source.source import Source
-from autoconvert.source.weights import StoredWeights
+from autoconvert.source.weights import PackedWeights, StoredWeights
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Its dtype as PyTorch names it, its shape, and the SHA-256 of its bytes, row-major and little-endian, in hex."""
+    """Its dtype as PyTorch names it, or the type of packed numbers as their format does, its shape, and the SHA-256 of
+    its bytes, row-major and little-endian, in hex.
+    """
 
     dtype: str
     shape: tuple[int, ...]
@@ -39,4 +41,6 @@ def stored_tensors(
 
 
 def dtype_name(checkpoint: StoredWeights, name: str) -> str:
+    if isinstance(checkpoint, PackedWeights):
+        return checkpoint.stored_as(name)
     return str(checkpoint.dtype(name)).removeprefix("torch.")

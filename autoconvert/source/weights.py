@@ -1,7 +1,7 @@
 """The weights of a model, read one at a time by the names of its module."""
 
 from collections.abc import Collection, Iterator, Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -38,6 +38,14 @@ class StoredWeights(Weights, Protocol):
 
     def pieces(self, name: str) -> Iterator[memoryview]:
         """The bytes of the tensor as they are stored, row-major; each piece is valid until the next."""
+
+
+@runtime_checkable
+class PackedWeights(StoredWeights, Protocol):
+    """Weights whose `dtype` is that of what is read, while their bytes hold it in fewer bits."""
+
+    def stored_as(self, name: str) -> str:
+        """How the format calls the type of the stored bytes; as PyTorch does where it is a dtype."""
 
 
 class TensorWeights:

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from autoconvert.errors import InputError, Refused
-from autoconvert.source.config import build_module
+from autoconvert.source.config import build_module, read_config, read_quantization
 from autoconvert.source.skeleton import build_without_values, is_fake
 from autoconvert.source.source import load_source
 
@@ -107,10 +107,11 @@ def test_a_type_without_a_causal_model_is_named(tmp_path: Path) -> None:
         load_source(tmp_path)
 
 
-def test_a_quantized_checkpoint_is_not_supported_yet(folder: Path) -> None:
+def test_the_module_is_that_of_a_configuration_without_quantization(folder: Path) -> None:
     change_config(folder, quantization_config={"quant_method": "gptq", "bits": 4})
-    with pytest.raises(InputError, match=r"quantized already \(gptq\), which is not supported yet"):
-        load_source(folder)
+    assert not hasattr(read_config(folder), "quantization_config")
+    quantization = read_quantization(folder)
+    assert quantization is not None and quantization.method == "gptq" and quantization.integer("bits") == 4
 
 
 @pytest.mark.parametrize("changes", [{"hidden_size": "many"}, {"hidden_act": "no-such-function"}])

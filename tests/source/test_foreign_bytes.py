@@ -5,16 +5,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from autoconvert.source.checkpoint import open_checkpoint
 from autoconvert.source.config import build_module, read_config
+from autoconvert.source.gguf_file import GgufCheckpoint
+from autoconvert.source.source import load_source
 from autoconvert.source.token_ids import check_token_ids
 from autoconvert.source.weights import Weights
 from tests.foreign_bytes import VALUES, bounded, documents, ends_well, flipped
-from tests.source.tiny import llama
+from tests.source.gguf_files import write_gguf
+from tests.source.tiny import build, llama
 
 BAD_INPUT, REFUSED = 2, 3
 CONFIG = {**json.loads(llama().to_json_string(use_diff=False)), "model_type": "llama", "auto_map": {}}
@@ -112,3 +115,39 @@ def test_a_pickle_of_any_bytes(folder: Path, content: bytes) -> None:
     (folder / "model.safetensors").unlink(missing_ok=True)
     (folder / "pytorch_model.bin").write_bytes(content)
     ends_well(lambda: read_all(folder), BAD_INPUT)
+
+
+@pytest.fixture(scope="module")
+def gguf(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return write_gguf(build(llama(num_hidden_layers=1)), tmp_path_factory.mktemp("gguf") / "whole.gguf").read_bytes()
+
+
+def read_gguf(path: Path) -> None:
+    checkpoint = GgufCheckpoint([path])
+    for name in checkpoint.names():
+        if checkpoint.nbytes(name) < 1 << 20:
+            assert checkpoint.read(name).shape == checkpoint.shape(name)
+
+
+@bounded
+@given(bit=st.integers(0, 8 * 1600), end=st.integers(0, 1 << 14), cut=st.booleans())
+def test_a_damaged_gguf_file(tmp_path: Path, gguf: bytes, bit: int, end: int, cut: bool) -> None:
+    path = tmp_path / "tiny.gguf"
+    path.write_bytes(gguf[:end] if cut else flipped(gguf, bit))
+    ends_well(lambda: read_gguf(path), BAD_INPUT)
+
+
+@settings(bounded, max_examples=5)
+@given(bit=st.integers(0, 8 * 1600))
+def test_a_model_of_a_gguf_file_with_a_bit_flipped(tmp_path: Path, gguf: bytes, bit: int) -> None:
+    path = tmp_path / "tiny.gguf"
+    path.write_bytes(flipped(gguf, bit))
+    ends_well(lambda: load_source(path), BAD_INPUT, REFUSED)
+
+
+@bounded
+@given(content=st.one_of(st.binary(max_size=80), st.binary(max_size=60).map(lambda rest: b"GGUF\3\0\0\0" + rest)))
+def test_a_gguf_file_of_any_bytes(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "tiny.gguf"
+    path.write_bytes(content)
+    ends_well(lambda: read_gguf(path), BAD_INPUT)

@@ -111,7 +111,7 @@ def test_a_plan_downloads_headers_and_no_weights(model: Path, downloads: Path, m
 
     class Hub:
         def get_safetensors_metadata(self, _: str, **__: object) -> object:
-            file = SimpleNamespace(tensors=SafetensorsFile(model / "model.safetensors").entries)
+            file = SimpleNamespace(tensors=SafetensorsFile(model / "model.safetensors").entries, metadata={})
             return SimpleNamespace(files_metadata={"model.safetensors": file})
 
     monkeypatch.setattr(hub, "HfApi", Hub)

@@ -283,7 +283,7 @@ def test_a_path_that_is_no_folder_is_not_asked_of_the_hub(tmp_path: Path) -> Non
             load_source(path)
     file = tmp_path / "model.gguf"
     file.touch()
-    with pytest.raises(InputError, match="not a folder"):
+    with pytest.raises(InputError, match="not a GGUF file"):
         load_source(str(file))
 
 

@@ -1,0 +1,1 @@
+"""Tests of checkpoints that are quantized already, in tiny models that each test packs by the format's layout."""
