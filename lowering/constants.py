@@ -1,6 +1,6 @@
 """Weight inputs of a graph become constants: placed, named, typed, and cut off the signatures."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ from autoconvert.lowering import flatbuffer
 from autoconvert.lowering.dequantize import widen
 from autoconvert.quantization.encoding import Encoding
 from autoconvert.quantization.encodings.float32 import FLOAT32
-from autoconvert.quantization.recipe import Recipe, Use
+from autoconvert.quantization.recipe import HEAD, MULTIPLIED, Recipe, Use
 
 
 @dataclass
@@ -52,8 +52,9 @@ def make_constants(model: Any, weights: Mapping[str, Weight], recipe: Recipe) ->
     constants = _constants_by_identity(weights)
     constant_of = {weight.name: constant for constant in constants for weight in constant.weights}
     _cut_weight_inputs(model, weights, constant_of)
+    heads = {id(each) for index in range(len(model.subgraphs)) for each in flatbuffer.before_logits(model, index)}
     for constant in constants:
-        _collect_uses(model, constant)
+        _collect_uses(model, constant, heads)
     used = [constant for constant in constants if constant.uses]
     _name(model, used)
     for constant in used:
@@ -74,17 +75,41 @@ class ZeroPoints:
         return self._of_length.setdefault(count, np.zeros(count, np.int64))
 
 
-def reserve_scales(constant: Constant, zero_points: ZeroPoints) -> npt.NDArray[np.float32] | None:
+def reserve_scales(model: Any, constant: Constant, zero_points: ZeroPoints) -> npt.NDArray[Any] | None:
     """The array of scales that all tensors of the constant hold, still zeros; None where its encoding has none."""
     encoding = constant.encoding
     if encoding.scale_shape is None:
         return None
+    if encoding.block is not None:
+        return _scales_of_blocks(model, constant, encoding.scale_shape(constant.weight.shape), encoding.block)
     scales = np.zeros(encoding.scale_shape(constant.weight.shape), np.float32)
     # The flatbuffer has them in a row, whatever their shape: a view, so that it sees what is filled in.
     in_a_row = scales.reshape(-1)
     for tensor in constant.tensors:
         tensor.quantization = schema.QuantizationParametersT(
             scale=in_a_row, zeroPoint=zero_points(len(in_a_row)), quantizedDimension=encoding.quantized_dimension
+        )
+    return scales
+
+
+def _scales_of_blocks(model: Any, constant: Constant, shape: tuple[int, ...], block: int) -> npt.NDArray[np.float16]:
+    """A tensor beside the weight in each of its subgraphs; all have the data of one buffer."""
+    scales = np.zeros(shape, np.float16)
+    model.buffers.append(schema.BufferT(data=scales.reshape(-1).view(np.uint8)))
+    for (subgraph_index, _, _), tensor in zip(constant.places, constant.tensors, strict=True):
+        subgraph = model.subgraphs[subgraph_index]
+        beside = schema.TensorT(
+            name=tensor.name + b"/scales",
+            type=schema.TensorType.FLOAT16,
+            shape=list(shape),
+            buffer=len(model.buffers) - 1,
+            hasRank=True,
+        )
+        subgraph.tensors.append(beside)
+        # A zero point of -1 is none: the schema's way to leave a tensor out.
+        details = schema.BlockwiseQuantizationT(scales=len(subgraph.tensors) - 1, zeroPoints=-1, blockSize=block)
+        tensor.quantization = schema.QuantizationParametersT(
+            detailsType=schema.QuantizationDetails.BlockwiseQuantization, details=details
         )
     return scales
 
@@ -130,17 +155,20 @@ def _cut_weight_inputs(model: Any, weights: Mapping[str, Weight], constant_of: M
         subgraph.inputs = [index for index in subgraph.inputs if index not in bound]
 
 
-def _collect_uses(model: Any, constant: Constant) -> None:
-    """Fill in `uses`, and forget the places where nothing uses the weight."""
+def _collect_uses(model: Any, constant: Constant, heads: Container[int]) -> None:
+    """Fill in `uses`, and forget the places where nothing uses the weight; `heads` are operators before the logits."""
     used_places = []
     for subgraph_index, tensor_index, weight in constant.places:
         subgraph = model.subgraphs[subgraph_index]
-        uses = {
-            (flatbuffer.operator_name(model, operator), operand)
+        users = [
+            (operator, operand)
             for operator in subgraph.operators
             for operand, index in enumerate(operator.inputs)
             if index == tensor_index
-        }
+        ]
+        uses = {(flatbuffer.operator_name(model, operator), operand) for operator, operand in users}
+        if any(id(operator) in heads for operator, _ in users) and MULTIPLIED in uses:
+            uses.add(HEAD)
         if tensor_index in subgraph.outputs:
             uses.add(("OUTPUT", subgraph.outputs.index(tensor_index)))
         if uses:
@@ -171,7 +199,7 @@ def _name(model: Any, constants: list[Constant]) -> None:
 
 def _place(model: Any, constant: Constant, recipe: Recipe) -> None:
     weight = constant.weight
-    constant.encoding = recipe.encoding_of(weight.sources, constant.uses, len(weight.shape))
+    constant.encoding = recipe.encoding_of(weight.sources, constant.uses, weight.shape)
     # Zero is a default, which a flatbuffer leaves out; the layout fills in the real numbers.
     constant.buffer = schema.BufferT(offset=1, size=1)
     model.buffers.append(constant.buffer)

@@ -16,6 +16,7 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
 from autoconvert.errors import BROKEN, AutoconvertError, InputError
+from autoconvert.ir.interface import Role
 
 FILE_IDENTIFIER = b"TFL3"
 NO_TENSOR = -1
@@ -28,6 +29,7 @@ def names_by_code(enumeration: type) -> dict[int, str]:
 
 
 _OPERATOR_NAMES = names_by_code(schema.BuiltinOperator)
+_PRODUCTS = {"FULLY_CONNECTED", "BATCH_MATMUL", "CONV_2D"}
 
 
 def read_model(data: bytes) -> Any:
@@ -143,6 +145,19 @@ def operator_name(model: Any, operator: Any) -> str:
     if builtin == schema.BuiltinOperator.CUSTOM and code.customCode:
         return str(code.customCode.decode())
     return str(_OPERATOR_NAMES.get(builtin, f"BUILTIN_{builtin}"))
+
+
+def before_logits(model: Any, subgraph_index: int) -> list[Any]:
+    """The operators whose results come to the logits and are no factor of a product again."""
+    signature = signatures_by_subgraph(model).get(subgraph_index)
+    results = signature.outputs if signature else []
+    wanted = {result.tensorIndex for result in results if result.name.decode() == Role.LOGITS.value}
+    found = []
+    for operator in reversed(model.subgraphs[subgraph_index].operators):
+        if not wanted.isdisjoint(operator.outputs):
+            found.append(operator)
+            wanted.update(operator.inputs if operator_name(model, operator) not in _PRODUCTS else ())
+    return found
 
 
 def operator_code(model: Any, builtin: int, version: int) -> int:

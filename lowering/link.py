@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ Progress = Callable[[int, int], None]
 class LinkedTensor:
     """A constant of the file: the weights that share it, and where and how its `size` bytes are stored.
 
-    `uses` are operators with the operand's number, such as `FULLY_CONNECTED:1`; they decide the `dtype`.
+    `uses` are operators with the operand's number, such as `FULLY_CONNECTED:1`; they decide the `dtype`. `kept` numbers
+    lay on a grid before, and are not rounded again.
     """
 
     names: tuple[str, ...]
@@ -41,6 +43,7 @@ class LinkedTensor:
     uses: tuple[str, ...]
     offset: int
     size: int
+    kept: int = 0
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,12 @@ class Linked:
     tensors: tuple[LinkedTensor, ...]
     signatures: tuple[LinkedSignature, ...]
     unused: tuple[str, ...]
+
+    @property
+    def kept(self) -> float:
+        """The share of all numbers that are stored smaller, and were not rounded for it: a checkpoint had them so."""
+        smaller = [tensor for tensor in self.tensors if tensor.size < 4 * prod(tensor.shape)]
+        return sum(tensor.kept for tensor in smaller) / max(1, sum(prod(tensor.shape) for tensor in smaller))
 
     @property
     def bytes_by_dtype(self) -> dict[str, int]:
@@ -92,12 +101,14 @@ def link(
     constants = make_constants(model, weights, recipe)
     name_operations(model, weights)
     check_shapes(constants, store)
-    tables = externalise_graph_constants(model)
     zero_points = ZeroPoints()
-    scales = {id(constant): reserve_scales(constant, zero_points) for constant in constants}
+    scales = {id(constant): reserve_scales(model, constant, zero_points) for constant in constants}
+    # Scales of blocks too, which are filled in until the tables are written.
+    tables = externalise_graph_constants(model)
     external = [(constant.buffer, constant.size) for constant in constants]
     layout = lay_out(model, external + [(buffer, data.nbytes) for buffer, data in tables])
 
+    kept: Counter[int] = Counter()
     with StreamedFile(path, layout.file_size) as file, closing(encoded_tiles(constants, store)) as tiles:
         for tile in tiles:
             data = tile.encoded.data
@@ -106,12 +117,13 @@ def link(
             file.write_at(offset, data.reshape(-1).view(np.uint8).data)
             if (filled := scales[id(tile.constant)]) is not None and tile.encoded.scales is not None:
                 filled[tile.first_row : tile.first_row + len(tile.encoded.scales)] = tile.encoded.scales
+            kept[id(tile.constant)] += tile.encoded.kept
             progress(offset + data.nbytes, layout.file_size)
         for buffer, table in tables:
             file.write_at(buffer.offset, table.data)
         file.write_at(0, flatbuffer.write_model(model))
         progress(layout.file_size, layout.file_size)
-    return _linked(path, layout.file_size, layout.flatbuffer_size, model, constants, weights)
+    return _linked(path, layout.file_size, layout.flatbuffer_size, model, constants, weights, kept)
 
 
 def _linked(
@@ -121,6 +133,7 @@ def _linked(
     model: Any,
     constants: Sequence[Constant],
     weights: Mapping[str, Weight],
+    kept: Mapping[int, int],
 ) -> Linked:
     tensors = tuple(
         LinkedTensor(
@@ -131,6 +144,7 @@ def _linked(
             uses=tuple(f"{operator}:{operand}" for operator, operand in sorted(constant.uses)),
             offset=constant.buffer.offset,
             size=constant.size,
+            kept=kept.get(id(constant), 0),
         )
         for constant in constants
     )

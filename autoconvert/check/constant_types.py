@@ -22,8 +22,8 @@ _BYTES = {"float32": 4, "int32": 4, "uint32": 4, "float16": 2, "int16": 2, "int6
 _AGAIN = "Get the file again, or make it again."
 # What rounds constants alike.
 _RECIPES = {"float16": RECIPES["fp16"], "int8": RECIPES["int8"]}
-# In σ, root mean square, as Recipe.rounding has it; four bits are rounded sixteen times as coarsely as eight.
-_ROUNDING = {**{name: recipe.rounding for name, recipe in _RECIPES.items()}, "int4": 0.6}
+# In σ, root mean square.
+_ROUNDING = {"float16": RECIPES["fp16"].rounding, "int8": RECIPES["int8"].rounding, "int4": RECIPES["int4"].rounding}
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,11 @@
 """What the source says of the texts that a file reads: computed once, and before it is needed where time is."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
-from autoconvert.check.parity import distance, reference_of
+from autoconvert.check.parity import OF_ROUNDING, SEEDS, distance, reference_of
 from autoconvert.check.readings import Reading
 from autoconvert.check.rounded_source import rounded_reference
 from autoconvert.quantization.recipe import Recipe
@@ -40,6 +40,11 @@ class Expected:
         self.prepare([reading])
         return self._logits[reading]
 
+    def of_text(self, tokens: Sequence[int]) -> Tensor:
+        """Logits [tokens, vocabulary] after each token of a text; they are not kept."""
+        with reference_of(self._source) as reference:
+            return reference(tokens)
+
     def rounded(self, reading: Reading, recipe: Recipe, jitter: int = 0) -> Tensor:
         """Logits of `reading`, which the source can read, when it is rounded as a file of `recipe` is.
 
@@ -47,6 +52,19 @@ class Expected:
         """
         with rounded_reference(self._source, recipe, jitter) as reference:
             return reference.placed(reading.tokens, reading.start, reading.compared)
+
+    def last_bits(self, ids: Sequence[int], target: Sequence[int], recipe: Recipe) -> float:
+        """By how much other last bits in what is multiplied may change the log-probabilities of `target` after `ids`.
+
+        Of a token's natural log-probability; as much more than a few seeds change it as chance may.
+        """
+        tokens, compared = [*ids, *target[:-1]], range(len(ids) - 1, len(ids) + len(target) - 1)
+        scores = []
+        for seed in (0, *SEEDS):
+            with rounded_reference(self._source, recipe, seed) as reference:
+                logits = reference.placed(tokens, 0, compared)
+            scores.append(logits.log_softmax(-1).gather(1, torch.tensor(target)[:, None]))
+        return OF_ROUNDING * max(float((score - scores[0]).abs().max()) for score in scores[1:])
 
     def rounding(self, reading: Reading) -> Tensor | None:
         """How far float32 takes the source itself from float64, at each compared position of `reading`, in σ.

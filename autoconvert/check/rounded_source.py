@@ -17,7 +17,8 @@ from torch.overrides import TorchFunctionMode
 
 from autoconvert.check.parity import Reference, reference_of
 from autoconvert.quantization.encoding import Encoding
-from autoconvert.quantization.recipe import Recipe
+from autoconvert.quantization.expected_uses import expected_uses
+from autoconvert.quantization.recipe import MULTIPLIED, Recipe, Use
 from autoconvert.source.source import Source
 from autoconvert.source.streamed import LazyParameter
 from autoconvert.source.weights import Weights
@@ -33,6 +34,9 @@ _PRODUCTS: Mapping[Any, int] = {
     Tensor.mm: 0,
 }
 
+# A buffer is no parameter.
+_AS_A_FACTOR = frozenset({MULTIPLIED})
+
 # How far two kernels are apart in float32, relative to the number.
 _LAST_BITS = 4 * torch.finfo(torch.float32).eps
 
@@ -43,7 +47,7 @@ def rounded_reference(source: Source, recipe: Recipe, jitter: int = 0) -> Iterat
 
     With `jitter`, a seed, the last bits of what is multiplied are others, as if another kernel had computed it.
     """
-    rounded = _Rounded(source.weights, recipe)
+    rounded = _Rounded(source.weights, recipe, expected_uses(source.module))
     with reference_of(replace(source, weights=rounded)) as reference, _RoundedProducts(rounded, jitter):
         yield reference
 
@@ -54,6 +58,7 @@ class _Rounded:
 
     weights: Weights
     recipe: Recipe
+    uses: Mapping[str, frozenset[Use]]
 
     def names(self) -> Collection[str]:
         return self.weights.names()
@@ -79,7 +84,7 @@ class _Rounded:
 
     def takes_integers(self, name: str) -> bool:
         """Whether the kernel that multiplies with this table rounds the other factor."""
-        encoding = self._encoding(name)
+        encoding = self._encoding(name, self.shape(name))
         return np.issubdtype(encoding.dtype, np.integer) and encoding.dequantize_version is None
 
     def _is_table(self, name: str) -> bool:
@@ -87,13 +92,13 @@ class _Rounded:
         shape = self.shape(name)
         return len(shape) > 1 and shape[-2] > 1
 
-    def _encoding(self, name: str) -> Encoding:
-        return self.recipe.expected_of(name, rank=2)
+    def _encoding(self, name: str, shape: Sequence[int]) -> Encoding:
+        return self.recipe.encoding_of([name], self.uses.get(name, _AS_A_FACTOR), shape[-2:])
 
     def _rounded(self, name: str, value: Tensor) -> Tensor:
         if not self._is_table(name):
             return value
-        encoding, rows = self._encoding(name), value.float().reshape(-1, value.shape[-1]).numpy()
+        encoding, rows = self._encoding(name, value.shape), value.float().reshape(-1, value.shape[-1]).numpy()
         stored = encoding.encode(rows)
         return torch.from_numpy(encoding.decode(stored.data, stored.scales)).reshape(value.shape)
 

@@ -2,8 +2,8 @@
 
 import mmap
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,10 @@ _TYPE_NAMES = {number: name.lower() for name, number in vars(schema.TensorType).
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor whose data lies after the flatbuffer; `scales` float32 [scales], as the flatbuffer lists them."""
+    """A tensor whose data lies after the flatbuffer; `scales` float32 [scales], as the file lists them.
+
+    `block` is how many numbers of a row share one, where they are a tensor of their own.
+    """
 
     name: str
     tensor_type: int
@@ -33,10 +36,12 @@ class Stored:
     size: int
     scales: Numbers | None
     quantized_dimension: int
+    block: int | None = None
 
     def __str__(self) -> str:
         kind = _TYPE_NAMES.get(self.tensor_type, f"type {self.tensor_type}")
-        scales = "" if self.scales is None else f" with {len(self.scales)} scales along axis {self.quantized_dimension}"
+        each = f"along axis {self.quantized_dimension}" if self.block is None else f"for {self.block} numbers each"
+        scales = "" if self.scales is None else f" with {len(self.scales)} scales {each}"
         return f"{kind} of {self.shape} in {self.size} bytes{scales}"
 
     @property
@@ -52,6 +57,8 @@ class Stored:
         return (
             self.tensor_type == encoding.tensor_type
             and self.size == encoding.data_size(self.shape)
+            and self.block == encoding.block
+            and encoding.fits(self.shape)
             and (0 if self.scales is None else len(self.scales)) == encoding.scale_count(self.shape)
             and (self.scales is None or self.quantized_dimension == encoding.quantized_dimension)
         )
@@ -80,7 +87,7 @@ class Constants:
                 if data[4:8] != FILE_IDENTIFIER:
                     raise InputError(f"{path} is not a TFLite file", hint="Give a .tflite file.")
                 model = root_of(data, len(data))
-                self.tensors = {stored.name: stored for stored in _external_tensors(model)}
+                self.tensors = {stored.name: stored for stored in _external_tensors(model, data)}
                 self.signature_inputs = dict(_signature_inputs(model))
         except OSError as error:
             raise InputError(f"{path} cannot be read: {error.strerror}", hint="Give a .tflite file.") from error
@@ -117,17 +124,22 @@ class Constants:
         return items.reshape(stop - start, stored.columns // encoding.packed)
 
 
-def _external_tensors(model: Any) -> Iterator[Stored]:
+def _external_tensors(model: Any, data: mmap.mmap) -> Iterator[Stored]:
+    """All but the scales of others, which are read with those."""
     for subgraph in map(model.Subgraphs, range(model.SubgraphsLength())):
-        for tensor in map(subgraph.Tensors, range(subgraph.TensorsLength())):
+        tensors = [subgraph.Tensors(index) for index in range(subgraph.TensorsLength())]
+        blocks = {index: blockwise for index, tensor in enumerate(tensors) if (blockwise := _blockwise(tensor))}
+        scales = {blockwise.Scales() for blockwise in blocks.values()}
+        for index, tensor in enumerate(tensors):
             buffer = model.Buffers(tensor.Buffer())
-            if buffer.Size() > 0:
-                yield _stored(tensor, buffer)
+            if buffer.Size() > 0 and index not in scales:
+                stored = _stored(tensor, buffer)
+                yield _with_blocks(stored, blocks[index], model, tensors, data) if index in blocks else stored
 
 
 def _stored(tensor: Any, buffer: Any) -> Stored:
     name = tensor.Name().decode()
-    shape = tuple(int(tensor.Shape(axis)) for axis in range(tensor.ShapeLength()))
+    shape = _shape(tensor)
     quantization = tensor.Quantization()
     scales, dimension = None, 0
     if quantization is not None and quantization.ScaleLength() > 0:
@@ -135,6 +147,32 @@ def _stored(tensor: Any, buffer: Any) -> Stored:
         if np.any(quantization.ZeroPointAsNumpy()):
             raise CheckFailed(f"constant {name!r} is not quantized symmetrically", hint=BUG)
     return Stored(name, tensor.Type(), shape, buffer.Offset(), buffer.Size(), scales, dimension)
+
+
+def _shape(tensor: Any) -> tuple[int, ...]:
+    return tuple(int(tensor.Shape(axis)) for axis in range(tensor.ShapeLength()))
+
+
+def _blockwise(tensor: Any) -> Any:
+    """What a tensor says of the blocks that its scales are for; None where it has no such scales."""
+    quantization = tensor.Quantization()
+    if quantization is None or quantization.DetailsType() != schema.QuantizationDetails.BlockwiseQuantization:
+        return None
+    blockwise, details = schema.BlockwiseQuantization(), quantization.Details()
+    blockwise.Init(details.Bytes, details.Pos)
+    return blockwise
+
+
+def _with_blocks(stored: Stored, blockwise: Any, model: Any, tensors: Sequence[Any], data: mmap.mmap) -> Stored:
+    if blockwise.ZeroPoints() >= 0:
+        raise CheckFailed(f"constant {stored.name!r} is not quantized symmetrically", hint=BUG)
+    scales = tensors[blockwise.Scales()]
+    buffer = model.Buffers(scales.Buffer())
+    if scales.Type() != schema.TensorType.FLOAT16:
+        raise CheckFailed(f"constant {stored.name!r} has scales that are not float16", hint=BUG)
+    outside = data[buffer.Offset() : buffer.Offset() + buffer.Size()] if buffer.Size() else buffer.DataAsNumpy()
+    numbers = np.frombuffer(bytes(outside), np.float16).astype(np.float32)
+    return replace(stored, scales=numbers, block=blockwise.BlockSize())
 
 
 def _signature_inputs(model: Any) -> Iterator[tuple[str, tuple[str, ...]]]:

@@ -32,18 +32,20 @@ def encode(value: torch.Tensor, encoding: Encoding) -> Encoded:
     step = max(1, _TILE_ELEMENTS // max(1, columns)) if encoding.by_rows else max(1, rows)
     data = np.empty((rows, columns // encoding.packed), encoding.dtype)
     scales = None if encoding.scale_shape is None else np.empty(encoding.scale_shape(shape), np.float32)
+    kept = 0
     for start in range(0, rows, step):
         part = value[start : start + step] if shape else value.reshape(1)
         numbers = part.detach().to(torch.float32).reshape(len(part), columns).contiguous().numpy()
         tile = _encode_tile(numbers, encoding, start)
         data[start : start + step] = tile.data
+        kept += tile.kept
         if scales is not None:
             scales[start : start + step] = tile.scales
-    return Encoded(data, scales)
+    return Encoded(data, scales, kept)
 
 
 def _encode_tile(rows: Numbers, encoding: Encoding, first_row: int) -> Encoded:
-    with np.errstate(invalid="ignore", over="ignore"):
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
         encoded = encoding.encode(rows)
     if np.isfinite(encoded.data if encoded.scales is None else encoded.scales).all():
         return encoded

@@ -18,10 +18,14 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Encoded:
-    """Rows as they are stored: `data` [rows, …] in the encoding's dtype; `scales` float32, None where it has none."""
+    """Rows as they are stored: `data` [rows, …] in the encoding's dtype; `scales` float32, None where it has none.
+
+    `kept` counts the numbers that were on such a grid before, and are not rounded again.
+    """
 
     data: Stored
     scales: Numbers | None = None
+    kept: int = 0
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,9 @@ class Encoding:
 
     `packed` is how many numbers one item of `dtype` holds; it divides the columns of every weight.
 
+    `block` is how many numbers of a row share a scale, where a row has several: the columns of a weight are a multiple
+    of it, and its scales are a tensor of their own, in float16 [rows, blocks].
+
     `dequantize_version` is for what no kernel reads as a weight: that version of DEQUANTIZE widens it before its use.
     """
 
@@ -56,15 +63,29 @@ class Encoding:
     quantized_dimension: int = 0
     by_rows: bool = True
     packed: int = 1
+    block: int | None = None
     dequantize_version: int | None = None
+
+    @property
+    def bits(self) -> int:
+        """Of a number."""
+        return np.dtype(self.dtype).itemsize * 8 // self.packed
+
+    def fits(self, shape: Shape) -> bool:
+        """Whether a weight of this shape can be stored so."""
+        return prod(shape[1:]) % (self.block or self.packed) == 0
 
     def data_size(self, shape: Shape) -> int:
         """Bytes of a weight of this shape, without scales."""
         return prod(shape) // self.packed * np.dtype(self.dtype).itemsize
 
     def scale_count(self, shape: Shape) -> int:
-        """How many float32 scales each signature has for a weight of this shape."""
+        """How many scales a weight of this shape has."""
         return 0 if self.scale_shape is None else prod(self.scale_shape(shape))
+
+    def scale_size(self, shape: Shape, signatures: int) -> int:
+        """Bytes of the scales of a weight of this shape: float32 in each signature, or float16 once."""
+        return self.scale_count(shape) * (signatures * 4 if self.block is None else 2)
 
 
 def largest_of_rows(rows: Numbers) -> Numbers:

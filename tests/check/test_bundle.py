@@ -1,6 +1,6 @@
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from autoconvert.check.bundle import EngineCheck, check_bundle, spoken
+from autoconvert.check.bundle import EngineCheck, LastBits, check_bundle, spoken
 from autoconvert.errors import CheckFailed
 from autoconvert.packaging.chat_template import ChatTemplate
 from autoconvert.packaging.tokenizer import TokenizerSpec, load_tokenizer, read_tokenizer
@@ -71,10 +71,16 @@ def source() -> TokenizerSpec:
 
 
 def checked(
-    file: Path, logits: Callable[[list[int]], torch.Tensor], tokenizer: TokenizerSpec, *, tolerance: float
+    file: Path,
+    logits: Callable[[list[int]], torch.Tensor],
+    tokenizer: TokenizerSpec,
+    *,
+    tolerance: float,
+    last_bits: LastBits | None = None,
 ) -> EngineCheck:
     prompts = spoken(runner_of(logits), CONTEXT, tokenizer, thorough=True)
-    return check_bundle(file, tokenizer, prompts, room=CONTEXT - 2 * min(PREFILL), tolerance=tolerance)
+    room = CONTEXT - 2 * min(PREFILL)
+    return check_bundle(file, tokenizer, prompts, room=room, tolerance=tolerance, last_bits=last_bits)
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +135,25 @@ def test_a_small_error_fails_a_tight_tolerance_and_passes_a_loose_one(whole: Pat
     with pytest.raises(CheckFailed):
         checked(whole, warmer, source(), tolerance=1e-3)
     assert 1e-3 < checked(whole, warmer, source(), tolerance=0.5).worst < 0.5
+
+
+def test_what_last_bits_explain_is_no_error_and_no_more_is(whole: Path) -> None:
+    def warmer(ids: list[int]) -> torch.Tensor:
+        return reference_logits(ids) / 1.01
+
+    asked: list[tuple[int, int]] = []
+
+    def last_bits(ids: Sequence[int], target: Sequence[int]) -> float:
+        asked.append((len(ids), len(target)))
+        return explained
+
+    explained = 0.5
+    found = checked(whole, warmer, source(), tolerance=1e-3, last_bits=last_bits)
+    assert 1e-3 < found.worst < explained
+    assert {length for length, _ in asked} <= set(found.lengths)
+    explained = found.worst / 2
+    with pytest.raises(CheckFailed, match="log-probability"):
+        checked(whole, warmer, source(), tolerance=1e-3, last_bits=last_bits)
 
 
 def test_a_lost_start_token_fails(tmp_path: Path) -> None:

@@ -30,12 +30,12 @@ def tensor_of(file: Linked, name: str) -> LinkedTensor:
 
 
 def overwrite(file: Linked, name: str, row: int, column: int, change: Callable[[np.ndarray], np.ndarray]) -> None:
-    """Change one stored number of a constant."""
+    """Change one stored number of a constant; of int4 the byte that it is in."""
     tensor = tensor_of(file, name)
-    dtype = np.dtype(tensor.dtype)
+    dtype, packed = (np.dtype(np.uint8), 2) if tensor.dtype == "int4" else (np.dtype(tensor.dtype), 1)
     data = bytearray(file.path.read_bytes())
     columns = tensor.shape[1] if len(tensor.shape) > 1 else 1
-    position = tensor.offset + (row * columns + column) * dtype.itemsize
+    position = tensor.offset + (row * columns + column) // packed * dtype.itemsize
     number = np.frombuffer(data, dtype, count=1, offset=position)
     number[:] = change(number.copy())
     file.path.write_bytes(data)
@@ -54,7 +54,7 @@ def test_damaged_or_missing_file_is_an_input_error(tmp_path: Path) -> None:
         Constants(tmp_path / "missing.tflite")
 
 
-@pytest.mark.parametrize("recipe", ["none", "fp16", "int8"])
+@pytest.mark.parametrize("recipe", ["none", "fp16", "int8", "int4"])
 def test_linked_file_passes_and_every_weight_is_compared(tmp_path: Path, recipe: str) -> None:
     file = linked(tmp_path, recipe)
     result = checked(file, recipe)
@@ -72,6 +72,7 @@ def test_linked_file_passes_and_every_weight_is_compared(tmp_path: Path, recipe:
         ("fp16", "up_bias"),
         ("int8", "up"),
         ("int8", "mix"),
+        ("int4", "down"),
     ],
 )
 def test_smallest_wrong_number_is_found_and_named(tmp_path: Path, recipe: str, name: str) -> None:
@@ -80,6 +81,9 @@ def test_smallest_wrong_number_is_found_and_named(tmp_path: Path, recipe: str, n
     def next_number(number: np.ndarray) -> np.ndarray:
         if number.dtype == np.int8:
             return np.where(number < 127, number + 1, number - 1)
+        if number.dtype == np.uint8:
+            # The lower half of the byte is a number.
+            return np.where(number & 0xF == 7, number - 1, number + 1 - (number & 0xF == 0xF) * 16).astype(np.uint8)
         return np.asarray(np.nextafter(number, np.array(np.inf, number.dtype)))
 
     overwrite(file, name, 40, 0, next_number)
@@ -96,30 +100,41 @@ def test_number_that_is_not_finite_is_found(tmp_path: Path) -> None:
 
 def change_scales(file: Linked, name: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
     """Change the scales of a constant, which its tensors in all signatures share."""
-    scales = Constants(file.path).tensors[name].scales
-    assert scales is not None
-    data = bytearray(file.path.read_bytes())
-    position = data.index(scales.tobytes())
-    data[position : position + scales.nbytes] = change(scales).tobytes()
+    stored = Constants(file.path).tensors[name]
+    assert stored.scales is not None
+    dtype = np.float32 if stored.block is None else np.float16
+    data, here, there = (
+        bytearray(file.path.read_bytes()),
+        stored.scales.astype(dtype).tobytes(),
+        change(stored.scales).astype(dtype).tobytes(),
+    )
+    position = data.index(here)
+    data[position : position + len(here)] = there
     file.path.write_bytes(data)
 
 
 @pytest.mark.parametrize("name", ["up", "down"])
 @pytest.mark.parametrize("factor", [0.98, 1.02, -1, 0, np.nan])
-def test_wrong_scale_is_found(tmp_path: Path, name: str, factor: float) -> None:
-    file = linked(tmp_path, "int8")
-    row = np.arange(tensor_of(file, name).shape[0]) == 30
-    change_scales(file, name, lambda scales: np.where(row, scales * np.float32(factor), scales))
+@pytest.mark.parametrize("recipe", ["int8", "int4"])
+def test_wrong_scale_is_found(tmp_path: Path, name: str, factor: float, recipe: str) -> None:
+    file = linked(tmp_path, recipe)
+    rows = tensor_of(file, name).shape[0]
+
+    def changed(scales: np.ndarray) -> np.ndarray:
+        row = np.repeat(np.arange(rows) == 30, len(scales) // rows)
+        return np.where(row, scales * np.float32(factor), scales)
+
+    change_scales(file, name, changed)
     with pytest.raises(CheckFailed, match=f"row 30 of constant '{name}' lies"):
-        checked(file, "int8")
+        checked(file, recipe)
 
 
-@pytest.mark.parametrize(("recipe", "size"), [("none", 4), ("fp16", 2), ("int8", 1)])
-def test_rows_in_each_others_place_are_found(tmp_path: Path, recipe: str, size: int) -> None:
+@pytest.mark.parametrize(("recipe", "size"), [("none", 4), ("fp16", 2), ("int8", 1), ("int4", 0.5)])
+def test_rows_in_each_others_place_are_found(tmp_path: Path, recipe: str, size: float) -> None:
     file = linked(tmp_path, recipe)
     tensor = tensor_of(file, "down")
     data = bytearray(file.path.read_bytes())
-    width = tensor.shape[1] * size
+    width = int(tensor.shape[1] * size)
     seventh, eighth = (tensor.offset + row * width for row in (7, 8))
     here, there = slice(seventh, seventh + width), slice(eighth, eighth + width)
     data[here], data[there] = data[there], data[here]

@@ -18,7 +18,7 @@ from tests.source.tiny import CONFIGS, build
 CAPACITY = 64
 
 
-@pytest.mark.parametrize("recipe", ["int8", "fp16"])
+@pytest.mark.parametrize("recipe", ["int8", "fp16", "int4"])
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gemma3", "mixtral"])
 def test_it_gives_the_files_own_numbers(name: str, recipe: str, tmp_path: Path) -> None:
     folder = noisy(build(CONFIGS[name]))

@@ -14,7 +14,7 @@ from torch import fx
 
 from autoconvert.check.stored import Constants
 from autoconvert.errors import AutoconvertError, InputError, MachineError
-from autoconvert.lowering import tiles
+from autoconvert.lowering import flatbuffer, tiles
 from autoconvert.lowering.link import Linked, link
 from autoconvert.quantization.recipes import RECIPES, UNQUANTIZED
 from autoconvert.system import streamed_file
@@ -59,7 +59,7 @@ def test_int8_file_says_what_its_constants_say(tmp_path: Path, delegate: bool, s
         assert np.abs(actual[name] - expected[name]).max() < 0.015 * np.abs(expected[name]).max()
 
 
-@pytest.mark.parametrize("recipe", ["none", "fp16", "int8"])
+@pytest.mark.parametrize("recipe", ["none", "fp16", "int8", "int4"])
 def test_the_runtime_of_the_phone_agrees_with_the_interpreter(tmp_path: Path, recipe: str) -> None:
     """CompiledModel verifies and loads the flatbuffer by code of its own."""
     path = linked(tmp_path, recipe).path
@@ -86,7 +86,7 @@ def test_tied_weights_and_signatures_share_one_buffer(tmp_path: Path) -> None:
     file = linked(tmp_path, "int8")
     (tied,) = (tensor for tensor in file.tensors if "embed" in tensor.names)
     assert tied.names == ("embed", "head")
-    assert tied.uses == ("EMBEDDING_LOOKUP:1", "FULLY_CONNECTED:1")
+    assert tied.uses == ("EMBEDDING_LOOKUP:1", "FULLY_CONNECTED:1", "HEAD:1")
     tensors = Constants(file.path).tensors
     places = [tensors[name] for name in ("embed", "decode/embed", "head")]
     assert {(place.offset, place.size) for place in places} == {(tied.offset, tied.size)}
@@ -117,6 +117,19 @@ def test_only_tables_of_rows_are_stored_smaller(tmp_path: Path) -> None:
     for tensor in linked(tmp_path, "int8").tensors:
         names_by_dtype.setdefault(tensor.dtype, []).append(tensor.names[0])
     assert names_by_dtype == {"int8": ["embed", "up", "down"], "float32": ["norm", "up_bias", "mix"]}
+
+
+def test_what_is_looked_up_or_gives_the_logits_is_not_stored_in_four_bits(tmp_path: Path) -> None:
+    dtypes = {tensor.names: tensor.dtype for tensor in linked(tmp_path, "int4").tensors if tensor.dtype != "float32"}
+    assert dtypes == {("embed", "head"): "int8", ("up",): "int4", ("down",): "int4"}
+
+
+def test_scales_of_blocks_are_stored_once(tmp_path: Path) -> None:
+    file = linked(tmp_path, "int4")
+    model = flatbuffer.read_model(file.path.read_bytes())
+    scales = [tensor for subgraph in model.subgraphs for tensor in subgraph.tensors if b"up/scales" in tensor.name]
+    assert [list(tensor.shape) for tensor in scales] == [[weightless.HIDDEN, weightless.WIDTH // 32]] * 2
+    assert len({tensor.buffer for tensor in scales}) == 1
 
 
 def test_signatures_keep_their_inputs_without_the_weights(tmp_path: Path) -> None:
@@ -168,7 +181,7 @@ def test_progress_ends_at_the_size_of_the_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["model.embed.weight", "model.norm.weight", "model.up.weight", "model.mix.weight"])
-@pytest.mark.parametrize("recipe", ["none", "fp16", "int8"])
+@pytest.mark.parametrize("recipe", ["none", "fp16", "int8", "int4"])
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
 def test_non_finite_weight_is_refused_by_name(tmp_path: Path, name: str, recipe: str, number: float) -> None:
     store = weightless.checkpoint()

@@ -9,7 +9,7 @@ from autoconvert.quantization.encode import UnrepresentableRow, encode
 from autoconvert.quantization.encoding import Encoding
 from autoconvert.quantization.encodings.float16 import FLOAT16
 from autoconvert.quantization.encodings.float32 import FLOAT32
-from autoconvert.quantization.encodings.int8_rows import INT8_ROWS
+from autoconvert.quantization.encodings.uniform import INT8_ROWS
 from autoconvert.quantization.recipes import ENCODINGS
 
 
@@ -35,8 +35,8 @@ def test_values_of_any_shape_are_rows_of_columns() -> None:
 @pytest.mark.parametrize("number", [float("nan"), float("-inf")])
 @pytest.mark.parametrize("encoding", ENCODINGS, ids=lambda encoding: encoding.name)
 def test_row_that_is_not_finite_is_named(monkeypatch: pytest.MonkeyPatch, encoding: Encoding, number: float) -> None:
-    monkeypatch.setattr(encode_module, "_TILE_ELEMENTS", 16)
-    value = torch.ones(10, 8)
+    monkeypatch.setattr(encode_module, "_TILE_ELEMENTS", 64)
+    value = torch.ones(10, 32)
     value[7, 2] = number
     with pytest.raises(UnrepresentableRow, match="row 7 has NaN or infinite numbers") as caught:
         encode(value, encoding)

@@ -9,13 +9,22 @@ from ai_edge_litert.tools import flatbuffer_utils
 from ai_edge_quantizer import quantizer, recipe
 
 from autoconvert.lowering.link import link
-from autoconvert.quantization.encode import encode
+from autoconvert.quantization.encode import UnrepresentableRow, encode
 from autoconvert.quantization.encoding import Encoding
 from autoconvert.quantization.encodings.float16 import FLOAT16
 from autoconvert.quantization.encodings.float32 import FLOAT32
-from autoconvert.quantization.encodings.int8_rows import INT8_ROWS
+from autoconvert.quantization.encodings.uniform import BLOCKS, CHOICES, INT4_BLOCKS, INT8_ROWS, Choice, uniform
 from autoconvert.quantization.recipes import ENCODINGS, RECIPES, UNQUANTIZED
 from tests.lowering import weightless
+
+# Every scheme; the choice by mean squares knows no blocks.
+SCHEMES = [
+    uniform(bits, block, choice)
+    for bits in (8, 4)
+    for block in (None, *BLOCKS)
+    for choice in CHOICES
+    if choice != "mse" or block is None
+]
 
 
 def test_linked_int8_model_is_what_the_quantizer_makes_of_the_float_model(tmp_path: Path) -> None:
@@ -75,11 +84,51 @@ def test_float16_is_rounded_to_nearest() -> None:
     assert decoded(value, FLOAT16).tolist() == [[1.0, 1.0, 1 + 2**-9, 0.0, 65504.0]]
 
 
-def test_row_of_zeros_stays_zeros() -> None:
-    encoded = encode(torch.zeros(2, 8), INT8_ROWS)
-    assert encoded.scales is not None
-    assert not encoded.data.any()
-    assert (encoded.scales > 0).all()
+@pytest.mark.parametrize("encoding", SCHEMES, ids=lambda encoding: encoding.name)
+def test_zeros_stay_zeros(encoding: Encoding) -> None:
+    value = torch.randn(2, 768, generator=torch.Generator().manual_seed(1))
+    value[0], value[1, 256:512] = 0, 0
+    encoded = encode(value, encoding)
+    assert encoded.scales is not None and (encoded.scales > 0).all()
+    assert not encoding.decode(encoded.data, encoded.scales)[value.numpy() == 0].any()
+
+
+def test_the_first_number_of_a_pair_is_in_the_lower_half() -> None:
+    value = torch.zeros(1, 32)
+    value[0, :4] = torch.tensor([7.0, -1.0, -7.0, 2.0])
+    assert encode(value, INT4_BLOCKS).data[0, :2].tolist() == [0xF7, 0x29]
+
+
+def test_blocks_are_what_the_quantizer_makes_of_them(tmp_path: Path) -> None:
+    graphs, weights, store = weightless.lowered(), weightless.weights(), weightless.checkpoint()
+    float_path, int4_path = tmp_path / "float.tflite", tmp_path / "int4.tflite"
+    link(graphs, weights, store, UNQUANTIZED, float_path)
+    link(graphs, weights, store, RECIPES["int4"], int4_path)
+    reference = quantizer.Quantizer(str(float_path), recipe.dynamic_wi4b32_afp32()).quantize().quantized_model
+    theirs = flatbuffer_utils.read_model_from_bytearray(bytes(reference))
+    ours = flatbuffer_utils.read_model(str(int4_path))
+    compared = 0
+    for our_graph, their_graph in zip(ours.subgraphs, theirs.subgraphs, strict=True):
+        by_name = {tensor.name: tensor for tensor in their_graph.tensors}
+        for tensor in our_graph.tensors:
+            if tensor.quantization is None or tensor.quantization.details is None:
+                continue
+            other = by_name[tensor.name]
+            details, their_details = tensor.quantization.details, other.quantization.details
+            assert (tensor.type, details.blockSize) == (other.type, their_details.blockSize)
+            assert (details.zeroPoints, tensor.quantization.quantizedDimension) == (
+                their_details.zeroPoints,
+                other.quantization.quantizedDimension,
+            )
+            for mine, yours in (
+                (tensor, other),
+                (our_graph.tensors[details.scales], their_graph.tensors[their_details.scales]),
+            ):
+                assert list(mine.shape) == list(yours.shape)
+                np.testing.assert_array_equal(ours.buffers[mine.buffer].data, theirs.buffers[yours.buffer].data)
+            compared += 1
+    assert compared == 4  # up and down in both signatures
+    assert [code.version for code in ours.operatorCodes] == [code.version for code in theirs.operatorCodes]
 
 
 def values() -> torch.Tensor:
@@ -87,7 +136,7 @@ def values() -> torch.Tensor:
     return torch.randn(64, 256, generator=torch.Generator().manual_seed(2)) * torch.logspace(-6, 4, 64)[:, None]
 
 
-@pytest.mark.parametrize("encoding", [FLOAT16, INT8_ROWS], ids=lambda encoding: encoding.name)
+@pytest.mark.parametrize("encoding", [FLOAT16, *SCHEMES], ids=lambda encoding: encoding.name)
 def test_the_tolerance_holds_and_is_no_wider_than_needed(encoding: Encoding) -> None:
     value, encoded = values(), encode(values(), encoding)
     share = np.abs(encoding.decode(encoded.data, encoded.scales) - value.numpy())
@@ -101,16 +150,50 @@ def test_float32_is_exact() -> None:
     assert not FLOAT32.tolerance(values().numpy(), None).any()
 
 
+@pytest.mark.parametrize("encoding", SCHEMES, ids=lambda encoding: encoding.name)
+@pytest.mark.parametrize("factor", [1.02, -1, 0, 0.5, np.nan])
+def test_another_step_is_found(encoding: Encoding, factor: float) -> None:
+    value, encoded = values(), encode(values(), encoding)
+    assert encoded.scales is not None
+    scales = encoded.scales * np.float32(factor)
+    with np.errstate(invalid="ignore"):
+        distance = np.abs(encoding.decode(encoded.data, scales) - value.numpy())
+        wrong = ~(distance <= encoding.tolerance(value.numpy(), scales)).all(axis=1)
+    assert wrong.all()
+
+
 def test_no_distance_is_right_where_a_step_is_coarser_than_its_row_needs() -> None:
     value, encoded = values(), encode(values(), INT8_ROWS)
     assert encoded.scales is not None
     scales = encoded.scales.copy()
     scales[[3, 5]] *= np.array([1.01, -1], np.float32)
-    wrong = np.isnan(INT8_ROWS.tolerance(value.numpy(), scales)[:, 0])
+    coarse = np.rint(value.numpy() / scales[:, None]).clip(-127, 127).astype(np.int8)
+    distance = np.abs(INT8_ROWS.decode(coarse, scales) - value.numpy())
+    wrong = ~(distance <= INT8_ROWS.tolerance(value.numpy(), scales)).all(axis=1)
     assert np.flatnonzero(wrong).tolist() == [3, 5]
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS, ids=lambda encoding: encoding.name)
+@pytest.mark.parametrize("choice", ["octav", "mse"])
+def test_a_choice_may_cut_off_large_numbers_for_the_sake_of_the_others(choice: Choice) -> None:
+    value = torch.randn(64, 512, generator=torch.Generator().manual_seed(3))
+    value[:, 7] *= 3
+    squares = {
+        each: float(np.square(decoded(value, uniform(4, None, each)) - value.numpy()).mean())
+        for each in ("min-max", choice)
+    }
+    assert squares[choice] < 0.8 * squares["min-max"]
+
+
+@pytest.mark.parametrize("encoding", SCHEMES, ids=lambda encoding: encoding.name)
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+def test_what_is_not_finite_is_not_cut_off(encoding: Encoding, number: float) -> None:
+    value = values()
+    value[7, 2] = number
+    with pytest.raises(UnrepresentableRow, match="row 7"):
+        encode(value, encoding)
+
+
+@pytest.mark.parametrize("encoding", [*ENCODINGS, *SCHEMES], ids=lambda encoding: encoding.name)
 def test_sizes_are_those_of_what_is_stored(encoding: Encoding) -> None:
     encoded = encode(values(), encoding)
     assert encoding.data_size((64, 256)) == encoded.data.nbytes

@@ -12,12 +12,12 @@ from ai_edge_litert.schema_py_generated import TensorType
 from autoconvert.check.constants import check_constants
 from autoconvert.check.stored import Constants
 from autoconvert.driver.convert import convert
-from autoconvert.driver.needs import file_size, parameter_shapes
+from autoconvert.driver.needs import file_size, parameters_of
 from autoconvert.errors import CheckFailed, InputError
 from autoconvert.lowering import tiles
 from autoconvert.lowering.link import Linked, link
 from autoconvert.quantization.encoding import Encoded, Encoding, Numbers, Shape, Stored
-from autoconvert.quantization.encodings.int8_rows import INT8_ROWS
+from autoconvert.quantization.encodings.uniform import INT8_ROWS
 from autoconvert.quantization.recipe import Recipe, RecipeRule
 from autoconvert.source.source import load_source
 from tests.lowering import weightless
@@ -139,8 +139,8 @@ def test_encodings_are_mixed_by_name(tmp_path: Path) -> None:
     assert stored["int4"] == sizes["model.embed_tokens.weight"] / 2
     assert any(check.name == "file in the interpreter" for check in bundle.report.checks)
     source = load_source(module)
-    shapes = parameter_shapes(source, [name for name, _ in module.named_parameters()])
-    assert file_size(shapes, recipe, signatures=0) == sum(stored.values())
+    parameters = parameters_of(source, [name for name, _ in module.named_parameters()])
+    assert file_size(parameters, recipe, signatures=0) == sum(stored.values())
 
 
 @pytest.mark.parametrize("encoding", OWN, ids=lambda encoding: encoding.name)
