@@ -3,7 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from autoconvert.errors import AutoconvertError, BrokenPass, CheckFailed, InputError, MachineError, Refused
+from autoconvert.errors import AutoconvertError, BadGrade, BrokenPass, CheckFailed, InputError, MachineError, Refused
 
 if TYPE_CHECKING:
     from autoconvert.check.verdict import Verdict
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AutoconvertError",
+    "BadGrade",
     "BrokenPass",
     "Bundle",
     "CheckFailed",

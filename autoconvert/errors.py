@@ -71,6 +71,12 @@ class CheckFailed(AutoconvertError):
         self.folder: Path | None = None
 
 
+class BadGrade(AutoconvertError):
+    """A file is the model, but what rounding costs is more than is allowed."""
+
+    exit_code = 4
+
+
 class MachineError(AutoconvertError):
     """The machine or the network: disk full, no access, not enough memory."""
 

@@ -31,6 +31,10 @@ ALLOWED = {
     "autoconvert/rewrite/pattern.py": (2, "code of a pattern runs, which anybody may have written"),
     "autoconvert/source/checkpoint.py": (1, "a damaged pickle makes torch's reader raise anything"),
     "autoconvert/source/config.py": (2, "foreign configuration code runs"),
+    "autoconvert/source/gguf_folder.py": (
+        2,
+        "transformers reads settings and a vocabulary that anybody may have written",
+    ),
     "autoconvert/source/skeleton.py": (1, "the model's own code runs"),
     "autoconvert/tracing/loops.py": (1, "the model's own code runs; what is ours is raised again"),
     "autoconvert/tracing/module.py": (1, "the model's own code runs; what is ours is raised again"),

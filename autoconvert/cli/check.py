@@ -21,7 +21,7 @@ def check(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A .litertlm bundle or a .tflite, whoever made it.")],
     model: Annotated[
         str,
-        typer.Argument(metavar="MODEL", help="What it was made of: a folder, an id of the Hugging Face hub, or demo."),
+        typer.Argument(metavar="MODEL", help="What it was made of: a folder, a .gguf file, an id of the hub, or demo."),
     ],
     verify: Annotated[
         Verify,

@@ -1,5 +1,6 @@
 """`autoconvert MODEL`: convert a model."""
 
+import re
 import shlex
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -13,7 +14,7 @@ from autoconvert.cli.asked import asked
 from autoconvert.cli.failures import explained
 from autoconvert.cli.output import stdout_console
 from autoconvert.cli.quiet import quiet_libraries
-from autoconvert.quantization.choices import DEFAULT, SUMMARIES, Choice
+from autoconvert.quantization.choices import DEFAULT, SUMMARIES, WORST_DIVERGENCE
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -33,8 +34,8 @@ def convert(
         str,
         typer.Argument(
             metavar="MODEL",
-            help="A folder with config.json and safetensors, an id of the Hugging Face hub, or demo: a small "
-            "trained model that comes with autoconvert.",
+            help="A folder with config.json and safetensors, a .gguf file, an id of the Hugging Face hub, or demo: a "
+            "small trained model that comes with autoconvert.",
         ),
     ],
     output: Annotated[
@@ -47,9 +48,11 @@ def convert(
         ),
     ] = None,
     quantize: Annotated[
-        Choice,
+        str,
         typer.Option(
-            help=f"How matrices are stored. {'; '.join(f'{name}: {said}' for name, said in SUMMARIES.items())}."
+            metavar=f"{'|'.join(SUMMARIES)}|FILE.json",
+            help=f"How matrices are stored. {'; '.join(f'{name}: {said}' for name, said in SUMMARIES.items())}; "
+            "a file: as this recipe of ai-edge-quantizer says, with regular expressions for names of tensors.",
         ),
     ] = DEFAULT,
     context: Annotated[
@@ -85,6 +88,38 @@ def convert(
             "nothing."
         ),
     ] = "quick",
+    grade_text: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="What is rounded is graded: how far its next tokens are from the model's, on the beginning of this "
+            "text. Default: a page that ships.",
+        ),
+    ] = None,
+    max_kl: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            min=0.0,
+            help="Store the most sensitive matrices finer than --quantize says, until the file's next tokens diverge "
+            "from the model's by X nats at most.",
+        ),
+    ] = None,
+    target_size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="700MB",
+            help="Store the least sensitive matrices coarser than --quantize says, until the weights have this size.",
+        ),
+    ] = None,
+    allow_bad_grade: Annotated[
+        bool,
+        typer.Option(
+            "--allow-bad-grade",
+            help="Write a file of a bad grade too: one whose next tokens diverge by more than "
+            f"{WORST_DIVERGENCE:g} nats, or than --max-kl allows.",
+        ),
+    ] = False,
     revision: Annotated[
         str | None, typer.Option(metavar="NAME", help="A branch, tag or commit of a hub model.")
     ] = None,
@@ -157,6 +192,8 @@ def convert(
       autoconvert demo                              the model that comes along
       autoconvert meta-llama/Llama-3.2-1B -o llama  from the hub, to ./llama
       autoconvert ./my-finetune --context 2048      from a folder
+      autoconvert demo --quantize int4              an eighth of the size, and what that costs
+      autoconvert ./Qwen3-0.6B-Q4_K_M.gguf          from a GGUF file
       autoconvert demo --dump demo-passes           and what each pass did, in ./demo-passes
 
     \b
@@ -201,6 +238,8 @@ def convert(
     """
     lengths = None if prefill is None else lengths_in(prefill)
     names = formats_in(formats)
+    refuse_unknown_recipe(quantize)
+    size = None if target_size is None else size_in(target_size)
     if stop_after is not None and dump is None:
         raise typer.BadParameter(
             "A conversion that ends early leaves nothing but its dump: say where with --dump DIR.",
@@ -231,7 +270,17 @@ def convert(
 
             with display_on(console) as display:
                 bundle = convert_model(
-                    model, output, quantize=quantize, formats=names, cache=cache, display=display, **options
+                    model,
+                    output,
+                    quantize=quantize,
+                    formats=names,
+                    grade_text=grade_text,
+                    max_kl=max_kl,
+                    target_size=size,
+                    allow_bad_grade=allow_bad_grade,
+                    cache=cache,
+                    display=display,
+                    **options,
                 )
         for line in summary(bundle.report, bundle.files, verbose=verbose):
             console.print(line, soft_wrap=True)
@@ -255,6 +304,22 @@ def lengths_in(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise typer.BadParameter(f"{text!r} is not a list of numbers like 128,16.", param_hint="'--prefill'") from None
+
+
+def refuse_unknown_recipe(text: str) -> None:
+    """Raises BadParameter where `text` neither names a recipe nor a recipe's file."""
+    if text not in SUMMARIES and Path(text).suffix != ".json":
+        raise typer.BadParameter(
+            f"{text!r} is none of {', '.join(SUMMARIES)}, and no recipe's .json file.", param_hint="'--quantize'"
+        )
+
+
+def size_in(text: str) -> int:
+    """The bytes of an option like 700MB, 1 MB being 10⁶; raises BadParameter."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(kB|MB|GB|)", text.strip(), re.IGNORECASE)
+    if found is None:
+        raise typer.BadParameter(f"{text!r} is no size like 700MB.", param_hint="'--target-size'")
+    return round(float(found[1]) * {"": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9}[found[2].lower()])
 
 
 def formats_in(text: str) -> tuple[str, ...]:

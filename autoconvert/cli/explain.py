@@ -18,7 +18,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 
 @app.command(no_args_is_help=True)
 def explain(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A folder, an id of the Hugging Face hub, or demo.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A folder, a .gguf file, an id of the hub, or demo.")],
     context: Annotated[int | None, typer.Option(metavar="N", help="As for converting.")] = None,
     patterns: Annotated[
         list[Path] | None, typer.Option("--patterns", metavar="FILE.py", help="As for converting.")

@@ -6,23 +6,23 @@ from typing import Annotated
 import typer
 
 from autoconvert.cli.asked import asked
-from autoconvert.cli.convert import Verify, formats_in, lengths_in
+from autoconvert.cli.convert import Verify, formats_in, lengths_in, refuse_unknown_recipe
 from autoconvert.cli.failures import explained
 from autoconvert.cli.output import stdout_console
 from autoconvert.cli.quiet import quiet_libraries
-from autoconvert.quantization.choices import DEFAULT, Choice
+from autoconvert.quantization.choices import DEFAULT
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
 @app.command(no_args_is_help=True)
 def plan(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A folder, an id of the Hugging Face hub, or demo.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A folder, a .gguf file, an id of the hub, or demo.")],
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", metavar="DIR", help="As for converting: its disk is asked for room."),
     ] = None,
-    quantize: Annotated[Choice, typer.Option(help="As for converting.")] = DEFAULT,
+    quantize: Annotated[str, typer.Option(metavar="NAME|FILE.json", help="As for converting.")] = DEFAULT,
     context: Annotated[int | None, typer.Option(metavar="N", help="As for converting.")] = None,
     prefill: Annotated[str | None, typer.Option(metavar="N,N,…", help="As for converting.")] = None,
     formats: Annotated[str, typer.Option("--format", metavar="NAME,…", help="As for converting.")] = "litertlm",
@@ -53,6 +53,7 @@ def plan(
     """
     lengths = None if prefill is None else lengths_in(prefill)
     names = formats_in(formats)
+    refuse_unknown_recipe(quantize)
     again = asked(model, revision=revision, trust_remote_code=trust_remote_code, patterns=patterns)
     with explained(verbose=verbose, model=again):
         with quiet_libraries():

@@ -23,7 +23,7 @@ def reproduce(
         str | None,
         typer.Argument(
             metavar="[MODEL]",
-            help="The model, where random weights do not do: a folder, an id of the Hugging Face hub, or demo. "
+            help="The model, where random weights do not do: a folder, a .gguf file, an id of the hub, or demo. "
             "Default: where it was.",
         ),
     ] = None,

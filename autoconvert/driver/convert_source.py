@@ -14,11 +14,14 @@ from autoconvert.driver.cache import store as store_compiled
 from autoconvert.driver.compilation import Compilation
 from autoconvert.driver.compile import Stages, compile_model
 from autoconvert.driver.failure import Asked, Fault, fault_of
+from autoconvert.driver.graded_text import text_to_grade
 from autoconvert.driver.library import Library, in_order
 from autoconvert.driver.link_and_check import LinkAndCheck, reading_plan
+from autoconvert.driver.mix import Measured, of_grade, of_size
 from autoconvert.driver.needs import why_not_run
 from autoconvert.driver.ready import Ready, ready
 from autoconvert.driver.receipts import Receipts
+from autoconvert.driver.settings import Settings
 from autoconvert.errors import CheckFailed
 from autoconvert.lowering.compiled import Compiled
 from autoconvert.report.progress import Display, Timeline
@@ -32,6 +35,10 @@ from autoconvert.system.threads import threads
 
 if TYPE_CHECKING:
     from autoconvert.dump.dump import Dump
+
+
+# The device rounds a little else: a mixture aims at so much of the divergence that is allowed.
+_AIMED = 0.95
 
 
 @dataclass(frozen=True)
@@ -65,9 +72,10 @@ def converted(
     ):
         # The checkpoint is hashed while it is read ahead, and Python traces the model.
         receipts = Receipts(source, hasher)
+        expected = Expected(source)
+        settings = _mixed(ready, expected, timeline)
         # What a test has changed must neither be kept nor replaced by what was kept.
         key = key_of(source, settings, outside) if cache and (stages is None or stages.only_watch) else None
-        expected = Expected(source)
         compilation = _compilation(ready, timeline, stages or Stages(), key, outside, dumped, expected)
         compiled = compilation.compiled
         settings = dataclasses.replace(
@@ -81,6 +89,7 @@ def converted(
             source,
             settings,
             ready.needs,
+            ready.grading,
             tokenizer,
             bundled,
             timeline,
@@ -94,6 +103,23 @@ def converted(
         files, report = conversion.run(compilation)
         require_unchanged(source.files)
         return Bundle(publish.folder, publish(files), report)
+
+
+def _mixed(ready: Ready, expected: Expected, timeline: Timeline) -> Settings:
+    """The settings, with encodings mixed for the grade or the size that is asked for."""
+    settings, grading, tokenizer = ready.settings, ready.grading, ready.tokenizer
+    if tokenizer is None or (grading.max_kl is None and grading.target_size is None):
+        return settings
+    with timeline.stage("mix") as stage:
+        tokens = text_to_grade(ready.source, tokenizer, grading, settings)
+        measured = Measured(ready.source, tokens, expected.of_text(tokens), stage.advance)
+        recipe = settings.quantize
+        if grading.target_size is not None:
+            recipe = of_size(measured, settings, grading.target_size)
+        if grading.max_kl is not None and grading.target_size is None:
+            recipe = of_grade(measured, recipe, grading.max_kl * _AIMED)
+        stage.note = recipe.name
+    return dataclasses.replace(settings, quantize=recipe)
 
 
 def attempt(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import prod
 
 from autoconvert.driver.compile import rewrite_within, text_model
-from autoconvert.driver.needs import Needs, file_size, needs_of, parameter_shapes
+from autoconvert.driver.needs import Needs, file_size, needs_of, parameters_of
 from autoconvert.driver.ready import tokenizer_of
 from autoconvert.driver.settings import Settings
 from autoconvert.errors import Refused
@@ -66,15 +66,15 @@ def plan_of(source: Source, settings: Settings, patterns: Sequence[Pattern] = PA
     except Refused as refusal:
         wall = refusal
     compiling = time.perf_counter() - begun
-    shapes = parameter_shapes(source, reached)
+    parameters = parameters_of(source, reached)
     signatures = settings.signatures
     recipes = {**RECIPES, settings.quantize.name: settings.quantize}
-    files = {name: file_size(shapes, recipe, signatures) for name, recipe in recipes.items()}
+    files = {name: file_size(parameters, recipe, signatures) for name, recipe in recipes.items()}
     checkpoint_bytes = sum(source.checkpoint.values())
     moving = _SECONDS_PER_BYTE_READ * checkpoint_bytes + _SECONDS_PER_BYTE_WRITTEN * files[settings.quantize.name]
     return Plan(
         name=source.name,
-        parameters=sum(map(prod, shapes.values())),
+        parameters=sum(prod(parameter.shape) for parameter in parameters.values()),
         checkpoint_bytes=checkpoint_bytes,
         settings=settings,
         blocks=blocks,

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from autoconvert.check.grade import Grading
 from autoconvert.dump.places import without_paths
 from autoconvert.errors import CheckFailed, InputError
 from autoconvert.quantization.recipe import Recipe
@@ -41,6 +42,7 @@ class Asked:
     trust_remote_code: bool = False
     allow_pickle: bool = False
     patterns: Sequence[str | Path | Pattern] = ()
+    grading: Grading = field(default_factory=Grading)
 
 
 @dataclass(frozen=True)

@@ -284,7 +284,7 @@ def _original(asked: Asked, source: Source) -> tuple[str | None, str | None]:
     match source.origin.kind:
         case "module":
             return None, None
-        case "folder":
+        case "folder" | "file":
             return str(expanded(str(asked.model)).absolute()), None
         case "demo":
             return DEMO, None

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,9 +11,11 @@ from autoconvert.check.bundle import SAME_CONSTANTS, SAME_NUMBERS, Spoken, check
 from autoconvert.check.constants import check_constants
 from autoconvert.check.deployment import check_linked_file
 from autoconvert.check.expected import Expected
+from autoconvert.check.grade import Grade, Grading, grade, refuse_bad
 from autoconvert.check.plan import Plan, asks_all_prompts, plan
 from autoconvert.driver.compilation import Compilation
 from autoconvert.driver.compile import Stages
+from autoconvert.driver.graded_text import text_to_grade
 from autoconvert.driver.library import Library, in_order, unmatched
 from autoconvert.driver.localize import localized
 from autoconvert.driver.needs import Needs, why_not_run
@@ -61,6 +64,7 @@ class LinkAndCheck:
     source: Source
     settings: Settings
     needs: Needs
+    grading: Grading
     tokenizer: TokenizerSpec | None
     bundled: TokenizerSpec | None
     timeline: Timeline
@@ -71,6 +75,7 @@ class LinkAndCheck:
     receipts: Receipts
     dump: "Dump | None" = None
     checks: list[CheckResult] = field(default_factory=list)
+    grade: Grade | None = None
 
     def __post_init__(self) -> None:
         if self.dump is not None:
@@ -99,16 +104,19 @@ class LinkAndCheck:
             files,
             self.timeline.stages,
             self.checks,
-            self._notes(compiled),
+            self._notes(compiled, linked),
+            self.grade,
             receipt,
         )
         files["report"] = write_report(report, self.folder / REPORT)
         return files, report
 
-    def _notes(self, compiled: Compiled) -> tuple[str, ...]:
+    def _notes(self, compiled: Compiled, linked: Linked) -> tuple[str, ...]:
         of_tokenizer = self.tokenizer.notes if self.tokenizer else ()
+        kept = f"{linked.kept:.1%} of the numbers lie on a grid of the checkpoint's, and were not rounded again"
         return (
             *self.source.notes,
+            *([kept] if linked.kept else []),
             *of_tokenizer,
             *compiled.notes,
             *unmatched(self.outside, compiled.fusion.patterns),
@@ -143,7 +151,9 @@ class LinkAndCheck:
             with threads(1):
                 self._check_constants(linked, compiled)
             if start is not None:
-                return self._check_file(linked, compiled, start)
+                prompts = self._check_file(linked, compiled, start)
+                self._grade(linked, start())
+                return prompts
         self.checks.append(CheckResult(FILE, False, reason))
         return []
 
@@ -179,6 +189,20 @@ class LinkAndCheck:
             )
             stage.note = f"{checked.constants} tensors, {checked.numbers:,} numbers read back"
             self.checks.append(CheckResult(CONSTANTS, True, stage.note))
+
+    def _grade(self, linked: Linked, runner: Runner) -> None:
+        """What rounding costs on a text, where there is a tokenizer to read one with; raises BadGrade."""
+        if self.tokenizer is None or self.settings.quantize.exact:
+            return
+        with self._runs("The file"), self.timeline.stage("grade") as stage:
+            tokens = text_to_grade(self.source, self.tokenizer, self.grading, self.settings)
+            expected = self.expected.of_text(tokens)
+            runner.reset()
+            bits = 8 * linked.size / self.source.parameters
+            self.grade = grade(tokens, expected, map(runner.decode, tokens), bits)
+            stage.note = f"KL {self.grade.divergence:.2g} in {len(tokens)} tokens"
+            if not self.grading.allow_bad:
+                refuse_bad(self.grade, self.grading.worst)
 
     def _check_file(self, linked: Linked, compiled: Compiled, start: Callable[[], Runner]) -> list[Spoken]:
         """Runs the file, and gives what it says of the prompts that the bundle is then asked."""
@@ -237,7 +261,15 @@ class LinkAndCheck:
 
     def _check_bundle(self, bundle: Path, packed: Path, tokenizer: TokenizerSpec, prompts: Sequence[Spoken]) -> None:
         with self._runs("The bundle"), self.timeline.stage("check bundle") as stage:
-            tolerance = SAME_NUMBERS if self.settings.quantize.exact else SAME_CONSTANTS
-            room = room_for_chat(self.settings.context, self.settings.prefill)
-            stage.note = str(check_bundle(bundle, tokenizer, prompts, room=room, tolerance=tolerance, packed=packed))
+            recipe = self.settings.quantize
+            found = check_bundle(
+                bundle,
+                tokenizer,
+                prompts,
+                room=room_for_chat(self.settings.context, self.settings.prefill),
+                tolerance=SAME_NUMBERS if recipe.exact else SAME_CONSTANTS,
+                last_bits=None if recipe.exact else partial(self.expected.last_bits, recipe=recipe),
+                packed=packed,
+            )
+            stage.note = str(found)
             self.checks.append(CheckResult(BUNDLE, True, stage.note))

@@ -11,7 +11,8 @@ import psutil
 
 from autoconvert.driver.settings import Settings
 from autoconvert.errors import MachineError
-from autoconvert.quantization.recipe import Recipe
+from autoconvert.quantization.expected_uses import expected_uses
+from autoconvert.quantization.recipe import Recipe, Use
 from autoconvert.report.readable import readable_size
 from autoconvert.source.source import Source
 
@@ -39,11 +40,12 @@ class Needs:
 
 def needs_of(source: Source, settings: Settings) -> Needs:
     """What converting `source` takes, from shapes alone: no less than it turns out to be."""
-    shapes = parameter_shapes(source, [name for name, _ in source.module.named_parameters()])
-    file = file_size(shapes, settings.quantize, settings.signatures)
+    parameters = parameters_of(source, [name for name, _ in source.module.named_parameters()])
+    file = file_size(parameters, settings.quantize, settings.signatures)
+    shapes = [parameter.shape for parameter in parameters.values()]
     # Where a disk has no way to put room before the file, the bundle is a copy, and both are there for a moment.
     copies = 2 if "litertlm" in settings.formats else 1
-    whole = [shape for shape in shapes.values() if not _is_read_in_tiles(shape)]
+    whole = [shape for shape in shapes if not _is_read_in_tiles(shape)]
     sizes = [min(_NUMBER_BYTES * prod(shape), _LARGEST_WHOLE) for shape in whole]
     graphs = _GRAPHS_PER_TENSOR * len(shapes)
     scratch = file if settings.verify != "off" else 0
@@ -79,24 +81,34 @@ def why_not_run(scratch: int) -> str:
     return f"not run: needs {readable_size(scratch)} of disk for temporary files, {temporary} has {readable_size(room)}"
 
 
-def parameter_shapes(source: Source, names: Collection[str]) -> dict[str, tuple[int, ...]]:
-    """The shapes of these parameters, each parameter once, by the first of its names."""
+@dataclass(frozen=True)
+class Parameter:
+    """Its shape, and what a graph is expected to use it for."""
+
+    shape: tuple[int, ...]
+    uses: frozenset[Use]
+
+
+def parameters_of(source: Source, names: Collection[str]) -> dict[str, Parameter]:
+    """These parameters, each once, by the first of its names."""
     parameters = dict(source.module.named_parameters(remove_duplicate=False))
+    uses = expected_uses(source.module)
     first: dict[int, str] = {}
     for name in names:
         if name in parameters:
             first.setdefault(id(parameters[name]), name)
-    return {name: tuple(parameters[name].shape) for name in first.values()}
+    return {name: Parameter(tuple(parameters[name].shape), uses[name]) for name in first.values()}
 
 
-def file_size(shapes: Mapping[str, tuple[int, ...]], recipe: Recipe, signatures: int) -> int:
+def file_size(parameters: Mapping[str, Parameter], recipe: Recipe, signatures: int) -> int:
     """Bytes of a `.tflite`, but for its operations: scales are in each signature, the rest is shared.
 
     How the graph uses a parameter is not known yet: one of several axes is taken for tables of rows.
     """
     size = 0
-    for name, shape in shapes.items():
+    for name, parameter in parameters.items():
+        shape = parameter.shape
         table = (prod(shape[:-1]), shape[-1]) if len(shape) > 1 else shape
-        encoding = recipe.expected_of(name, len(table))
-        size += encoding.data_size(table) + signatures * _NUMBER_BYTES * encoding.scale_count(table)
+        encoding = recipe.encoding_of([name], parameter.uses, table)
+        size += encoding.data_size(table) + encoding.scale_size(table, signatures)
     return size

@@ -26,7 +26,7 @@ class Planned(Plan):
 def plan(
     model: str | Path | nn.Module,
     *,
-    quantize: str | Recipe = DEFAULT,
+    quantize: str | Path | Recipe = DEFAULT,
     context: int | None = None,
     prefill: Sequence[int] | None = None,
     formats: Sequence[str] = ("litertlm",),

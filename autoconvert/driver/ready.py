@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from autoconvert.check.grade import Grading
 from autoconvert.driver.failure import Asked
 from autoconvert.driver.needs import Needs, needs_of, refuse_what_cannot_fit
 from autoconvert.driver.settings import Settings, choose
@@ -26,6 +27,7 @@ class Ready:
     settings: Settings
     tokenizer: TokenizerSpec | None
     needs: Needs
+    grading: Grading
 
 
 def ready(source: Source, asked: Asked) -> Ready:
@@ -41,7 +43,16 @@ def ready(source: Source, asked: Asked) -> Ready:
         formats=asked.formats,
         verify=asked.verify,
     )
-    return Ready(source, settings, tokenizer_of(source, settings), needs_of(source, settings))
+    if asked.grading.is_asked_for and not _is_graded(settings):
+        raise InputError(
+            "Only what is rounded and checked, and has a tokenizer, can be graded.",
+            hint="Choose --format litertlm, another --quantize than none, and leave --verify off out.",
+        )
+    return Ready(source, settings, tokenizer_of(source, settings), needs_of(source, settings), asked.grading)
+
+
+def _is_graded(settings: Settings) -> bool:
+    return "litertlm" in settings.formats and settings.verify != "off" and not settings.quantize.exact
 
 
 def tokenizer_of(source: Source, settings: Settings) -> TokenizerSpec | None:
@@ -58,6 +69,11 @@ def tokenizer_of(source: Source, settings: Settings) -> TokenizerSpec | None:
             "A .litertlm bundle needs a tokenizer, and a module in memory has none.",
             hint="Choose --format tflite (formats=('tflite',)), or convert a folder that holds the tokenizer.",
         )
+    if source.why_no_tokenizer:
+        raise InputError(
+            f"A .litertlm bundle needs a tokenizer: {source.why_no_tokenizer}",
+            hint="Choose --format tflite (formats=('tflite',)), or put the model's tokenizer.json beside the file.",
+        )
     check_token_ids(source.folder)
     rows = embedding_rows(source.module)
     return read_tokenizer(source.folder, trust_remote_code=source.trusts_code, rows=rows, trial=STUB)
@@ -68,7 +84,8 @@ def target_folder(source: Source, output: str | Path | None) -> Path:
     if output is not None:
         return expanded(output)
     target = Path(source.name or "model")
-    if source.folder is not None and target.exists() and target.samefile(source.folder):
+    folders = {file.parent for file in source.files} | ({source.folder} if source.folder is not None else set())
+    if target.exists() and any(target.samefile(folder) for folder in folders):
         return target.with_name(target.name + _SUFFIX)
     return target
 

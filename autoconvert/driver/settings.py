@@ -3,12 +3,13 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from autoconvert.errors import InputError
 from autoconvert.lowering.cpu import CPU
 from autoconvert.quantization.recipe import Recipe
-from autoconvert.quantization.recipes import RECIPES
+from autoconvert.quantization.recipe_file import recipe_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -54,7 +55,7 @@ def choose(
     *,
     context: int | None,
     prefill: Sequence[int] | None,
-    quantize: str | Recipe,
+    quantize: str | Path | Recipe,
     formats: Sequence[str],
     verify: str,
 ) -> Settings:
@@ -82,7 +83,7 @@ def choose(
             hint=f"Choose --context {fitting}.",
         )
     chosen = context if context is not None else default_context(config)
-    recipe = _recipe(quantize)
+    recipe = recipe_of(quantize)
     return Settings(
         context=chosen,
         chose_context=context is not None,
@@ -153,10 +154,6 @@ def _prefill(prefill: Sequence[int] | None, context: int) -> tuple[int, ...]:
 
 def _fitting(lengths: tuple[int, ...], context: int) -> tuple[int, ...]:
     return tuple(length for length in lengths if length <= context) or (lengths and (context,))
-
-
-def _recipe(quantize: str | Recipe) -> Recipe:
-    return quantize if isinstance(quantize, Recipe) else RECIPES[_one_of("quantize", quantize, tuple(RECIPES))]
 
 
 def _one_of(option: str, value: str, allowed: Sequence[str]) -> str:

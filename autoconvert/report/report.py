@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from autoconvert.check.grade import Grade
 from autoconvert.ir.fusion import Fusion
 from autoconvert.ir.state import State
 from autoconvert.lowering.link import Linked
@@ -47,6 +48,7 @@ class Report:
     checkpoint: list[dict[str, Any]]
     checks: list[CheckResult]
     notes: list[str]
+    grade: Grade | None
     stages: list[StageTime]
     seconds: float
     peak_memory: int
@@ -65,6 +67,7 @@ def make_report(
     stages: Sequence[StageTime],
     checks: Sequence[CheckResult],
     notes: Sequence[str],
+    grade: Grade | None,
     receipt: Receipt,
 ) -> Report:
     """Gathers a finished conversion; `notes` are sentences on what could not be kept as it was."""
@@ -82,6 +85,7 @@ def make_report(
         checkpoint=[dataclasses.asdict(row) for row in rows],
         checks=list(checks),
         notes=list(notes),
+        grade=grade,
         stages=list(stages),
         seconds=sum(stage.seconds for stage in stages),
         peak_memory=_peak_memory(),

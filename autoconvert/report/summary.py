@@ -24,6 +24,8 @@ def summary(report: Report, files: Mapping[str, Path], *, verbose: bool = False)
     yield labelled("context", readable_context(report.settings))
     weights = [f"{readable_size(size)} {dtype}" for dtype, size in report.bytes_by_dtype.items()]
     yield labelled("weights", ", ".join(weights))
+    if report.grade is not None:
+        yield labelled("grade", str(report.grade))
     yield labelled("checkpoint", _checkpoint(report))
     if report.checks:
         yield labelled("checked", ", ".join(check.name for check in report.checks if check.passed))

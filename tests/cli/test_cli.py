@@ -22,7 +22,7 @@ from autoconvert.cli.convert import Verify
 from autoconvert.cli.convert import app as convert_app
 from autoconvert.driver.settings import Verify as VerifySetting
 from autoconvert.errors import AutoconvertError, BrokenPass, CheckFailed, InputError, MachineError, Refused
-from autoconvert.quantization.choices import SUMMARIES, Choice
+from autoconvert.quantization.choices import SUMMARIES
 from autoconvert.quantization.recipes import RECIPES
 from autoconvert.runtime.generate import generate
 from tests.packaging.tiny_bundle import CHAT_TEMPLATE, byte_level_tokenizer, tiny_llama
@@ -36,6 +36,7 @@ STAGES = [
     "link",
     "check constants",
     "check file",
+    "grade",
     "bundle",
     "check bundle",
 ]
@@ -221,7 +222,7 @@ def test_help_teaches_without_importing_torch() -> None:
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (ran.returncode, ran.stderr) == (0, "")
     for text in ("autoconvert demo", "Exit codes", "130  interrupted", "--prefill", "Default: 4096"):
-        assert text in ran.stdout
+        assert " ".join(text.split()) in " ".join(ran.stdout.split())
     assert all(f"autoconvert {name} --help" in ran.stdout for name in COMMANDS)
 
 
@@ -230,7 +231,6 @@ def test_the_version_is_the_package_s() -> None:
 
 
 def test_the_choices_offered_are_the_ones_that_exist() -> None:
-    assert get_args(Choice) == tuple(RECIPES)
     assert set(SUMMARIES) == set(RECIPES)
     assert set(get_args(Verify)) == set(get_args(VerifySetting))
 
@@ -240,7 +240,8 @@ def test_the_choices_offered_are_the_ones_that_exist() -> None:
     [
         (["demo", "--contxt", "5"], "No such option: --contxt"),
         (["demo", "extra"], "unexpected extra argument"),
-        (["demo", "--quantize", "int3"], "'int3' is not one of"),
+        (["demo", "--quantize", "int3"], "'int3' is none of int8, int4, fp16, none, and no recipe's .json file."),
+        (["demo", "--target-size", "small"], "'small' is no size like 700MB."),
         (["demo", "--prefill", "128;16"], "'128;16' is not a list of numbers like 128,16."),
         (["demo", "--format", "onnx"], "'onnx' is none of litertlm, tflite."),
         (["demo", "--context", "many"], "Invalid value for '--context'"),

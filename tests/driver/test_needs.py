@@ -7,7 +7,7 @@ import psutil
 import pytest
 
 from autoconvert.driver.convert import convert
-from autoconvert.driver.needs import file_size, needs_of, parameter_shapes, refuse_what_cannot_fit, why_not_run
+from autoconvert.driver.needs import Parameter, file_size, needs_of, parameters_of, refuse_what_cannot_fit, why_not_run
 from autoconvert.driver.settings import choose
 from autoconvert.errors import MachineError
 from autoconvert.quantization.recipes import RECIPES
@@ -22,23 +22,25 @@ def source(**changes: object) -> Source:
     return load_source(build(llama(**changes)))
 
 
-def shapes(source: Source) -> dict[str, tuple[int, ...]]:
-    return parameter_shapes(source, [name for name, _ in source.module.named_parameters(remove_duplicate=False)])
+def parameters(source: Source) -> dict[str, Parameter]:
+    return parameters_of(source, [name for name, _ in source.module.named_parameters(remove_duplicate=False)])
 
 
-@pytest.mark.parametrize("recipe", ["none", "fp16", "int8"])
+@pytest.mark.parametrize("recipe", ["none", "fp16", "int8", "int4"])
 @pytest.mark.parametrize("tied", [True, False])
 def test_the_size_of_a_file_is_known_beforehand(recipe: str, tied: bool, tmp_path: Path) -> None:
     model = source(tie_word_embeddings=tied)
     stored = convert(
         build(llama(tie_word_embeddings=tied)), tmp_path, context=16, prefill=(4,), quantize=recipe, formats=("tflite",)
     ).report.bytes_by_dtype
-    assert file_size(shapes(model), RECIPES[recipe], signatures=0) == sum(stored.values())
+    # Scales of blocks, two bytes for 32 numbers, are in a file once.
+    scales = 2 * (2 * stored.get("int4", 0)) // 32
+    assert file_size(parameters(model), RECIPES[recipe], signatures=0) == sum(stored.values()) + scales
 
 
 def test_scales_are_in_each_signature() -> None:
-    rows = sum(shape[0] for shape in shapes(source()).values() if len(shape) == 2)
-    one, two = (file_size(shapes(source()), RECIPES["int8"], signatures=count) for count in (1, 2))
+    rows = sum(each.shape[0] for each in parameters(source()).values() if len(each.shape) == 2)
+    one, two = (file_size(parameters(source()), RECIPES["int8"], signatures=count) for count in (1, 2))
     assert two - one == 4 * rows
 
 

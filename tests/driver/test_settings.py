@@ -55,7 +55,7 @@ def test_a_recipe_may_be_given_itself() -> None:
 def test_a_recipe_that_is_not_known_is_bad_input() -> None:
     with pytest.raises(InputError, match="--quantize int3 is not known") as caught:
         quantized("int3")
-    assert caught.value.hint == "Choose one of: none, fp16, int8."
+    assert caught.value.hint.startswith("Choose one of none, fp16, int8, int4, or a recipe's JSON file")
 
 
 def chosen_context(context: int | None, limit: int) -> int:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from autoconvert.check.grade import Grade
 from autoconvert.packaging.receipt import Receipt
 from autoconvert.report.check_result import CheckResult
 from autoconvert.report.progress import StageTime
@@ -42,6 +43,7 @@ REPORT = Report(
         CheckResult("bundle in the runtime", True, "within 1e-6"),
     ],
     notes=["chat template left out: it cannot render"],
+    grade=Grade(256, 8.25, 12.5, 12.25, 0.975, 0.0031),
     stages=[StageTime("link", 1.5, "")],
     seconds=1.5,
     peak_memory=1_250_000_000,
@@ -68,6 +70,8 @@ def test_it_says_what_was_written_found_and_spent(bundle: Path) -> None:
     assert "model       small: 2 layers with a cache, 2 attention, 3 feed-forward" in said
     assert "context     64 positions, prefilled 16 or 4 at a time" in said
     assert "weights     2.5 MB int8, 900 bytes float32" in said
+    grade = "8.25 bits a weight; in 256 tokens of text KL 0.0031, the model's next token 97.5%, perplexity 12.5 (12.25"
+    assert f"grade       {grade} the model's)" in said
     assert "checkpoint  1 tensors used, 1 left out (4.0 kB)" in said
     assert "checked     rewrites, bundle in the runtime" in said
     assert "took        1.5 s, at most 1.2 GB of memory" in said
