@@ -5,6 +5,7 @@ window or in chunks, which become attributes of the attention; numbers added to 
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, fx
 
 from autoconvert.analysis.binding_times import Time, binding_times, frontier
 from autoconvert.analysis.invariants import POSITIONS_MATERIALIZED, WHOLE_TEXT
-from autoconvert.analysis.masks import Mask, classify_mask
+from autoconvert.analysis.masks import Mask, classify_mask, joined
 from autoconvert.errors import Inseparable, Refused
 from autoconvert.ir.editing import add_constant, emit, finish, infer, set_arguments
 from autoconvert.ir.interface import Role, port_of
@@ -20,7 +21,16 @@ from autoconvert.ir.nodes import is_symbolic, named_arguments, shape
 from autoconvert.ir.program import Program
 from autoconvert.ir.provenance import location
 from autoconvert.passes.pair_tables import hint_outside_attention, looked_up, slot_numbers
-from autoconvert.passes.position_tables import LARGEST_TABLE, evaluate, is_mask_of, is_relative, later_users, rows_at
+from autoconvert.passes.position_tables import (
+    LARGEST_TABLE,
+    evaluate,
+    evaluate_heads,
+    fits,
+    is_mask_of,
+    is_relative,
+    later_users,
+    rows_at,
+)
 from autoconvert.rewrite.pass_manager import Pass
 
 aten = torch.ops.aten
@@ -48,14 +58,19 @@ def materialize_positions(program: Program, context: int) -> Program:
     graph, positions = program.graph, program.input(Role.POSITIONS)
     times = binding_times(program)
     nodes = [node for node in frontier(graph.graph, times, Time.POSITION) if _is_table(node)]
+    wide = {node: masks for node in nodes if (masks := _masks_by_head(program, node, times, context)) is not None}
+    nodes = [node for node in nodes if node not in wide]
     tables = evaluate(program, nodes, times, context)
     input_pos = _input_pos(graph.graph, positions)
+    for node, masks in wide.items():
+        _materialize_mask(graph, node, masks, context, later_users(node, times), input_pos)
     for node, table in zip(nodes, tables, strict=True):
         users = later_users(node, times)
         _refuse_rows_beyond(node, table, users, context)
         axes = [axis - len(shape(node)) for axis, size in enumerate(shape(node)) if is_symbolic(size)]
         if masked := [user for user in users if is_mask_of(node, user)]:
-            _materialize_mask(graph, node, table, masked, input_pos)
+            masks = {relative: classify_mask(table, relative) for relative in set(map(is_relative, masked))}
+            _materialize_mask(graph, node, masks, context, masked, input_pos)
             users = [user for user in users if user not in masked]
         if len(axes) == 1 and users and not shape(node)[axes[0]].node.expr.is_Symbol:  # type: ignore[union-attr]
             raise Inseparable(f"{location(users[0])} uses a table that has several entries for each position.")
@@ -161,19 +176,41 @@ def _replace_users(node: fx.Node, new: fx.Node) -> None:
     node.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
 
 
+def _masks_by_head(
+    program: Program, node: fx.Node, times: dict[fx.Node, Time], context: int
+) -> dict[bool, Mask | str] | None:
+    """What a mask is whose heads do not fit together, by whether the softmax is relative; None for others."""
+    users = later_users(node, times)
+    if fits(node, context) or not users or not all(is_mask_of(node, user) for user in users):
+        return None
+    if (tables := evaluate_heads(program, node, times, context)) is None:
+        return None
+    kinds = set(map(is_relative, users))
+    found = [{relative: classify_mask(table, relative) for relative in kinds} for table in tables]
+    return {relative: joined([masks[relative] for masks in found]) for relative in kinds}
+
+
 def _materialize_mask(
-    graph: fx.GraphModule, node: fx.Node, table: Tensor, users: list[fx.Node], input_pos: fx.Node
+    graph: fx.GraphModule,
+    node: fx.Node,
+    masks: Mapping[bool, Mask | str],
+    context: int,
+    users: list[fx.Node],
+    input_pos: fx.Node,
 ) -> None:
-    """The mask becomes attributes of the attentions in `users`, and a bias where it is more than those say."""
+    """The mask becomes attributes of the attentions in `users`, and a bias where it is more than those say.
+
+    `masks` says what it is, for attentions whose softmax is relative and for those where it is not.
+    """
     for relative in (True, False):
         attentions = [user for user in users if is_relative(user) is relative]
         if not attentions:
             continue
-        mask = classify_mask(table, relative)
+        mask = masks[relative]
         if isinstance(mask, str):
             raise Refused(f"The attention at {location(attentions[0])} has a mask that is {mask}.")
         with graph.graph.inserting_before(next(n for n in graph.graph.nodes if n in attentions)):
-            bias = _bias(graph, f"{node.name}_{relative}", mask, table.shape[-1], input_pos, node)
+            bias = _bias(graph, f"{node.name}_{relative}", mask, context, input_pos, node)
         attributes = {"window": mask.window, "chunk_size": mask.chunk_size, "bias": bias}
         for user in attentions:
             set_arguments(user, mask=None, causal=True, **attributes)

@@ -2,7 +2,8 @@
 
 import bisect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -18,6 +19,7 @@ from autoconvert.ir.interface import Role
 from autoconvert.ir.nodes import concrete, is_symbolic, named_arguments, shape
 from autoconvert.ir.program import Program
 from autoconvert.ir.provenance import location
+from autoconvert.passes.head_by_head import HeadByHead
 
 aten = torch.ops.aten
 
@@ -27,13 +29,21 @@ _LONGEST_MASK = 16384
 LARGEST_TABLE = 256 << 20
 
 
+def fits(node: fx.Node, context: int) -> bool:
+    """Whether a table of the whole value is small enough to be evaluated."""
+    return sum(map(is_symbolic, shape(node))) < 2 or context <= _longest(node)
+
+
+def _longest(node: fx.Node) -> int:
+    return int(_LONGEST_MASK / math.prod(size for size in shape(node) if not is_symbolic(size)) ** 0.5)
+
+
 def evaluate(program: Program, nodes: list[fx.Node], times: dict[fx.Node, Time], context: int) -> list[Tensor]:
     for node in nodes:
-        longest = int(_LONGEST_MASK / math.prod(size for size in shape(node) if not is_symbolic(size)) ** 0.5)
-        if sum(map(is_symbolic, shape(node))) == 2 and context > longest:
+        if not fits(node, context):
             raise Refused(
                 f"The mask at {location(node)} would need {context}² entries for each head to be evaluated.",
-                hint=f"Choose a context of at most {longest} with --context.",
+                hint=f"Choose a context of at most {_longest(node)} with --context.",
             )
     region = extract(program.graph, nodes)
     tables = _run(region, program.roles, context)
@@ -56,6 +66,30 @@ def evaluate(program: Program, nodes: list[fx.Node], times: dict[fx.Node, Time],
                 shorter=most,
             )
     return tables
+
+
+def evaluate_heads(
+    program: Program, node: fx.Node, times: dict[fx.Node, Time], context: int
+) -> Iterator[Tensor] | None:
+    """The same of one value a head at a time, each [..., 1, ..., context, context]; None where that cannot be."""
+    split = HeadByHead(program, node, context)
+    if not split.is_possible or context > _LONGEST_MASK:
+        return None
+
+    def tables() -> Iterator[Tensor]:
+        whole: dict[int, dict[fx.Node, Any]] = {}
+        for head in range(split.heads):
+            table = split.run(head, context, whole.setdefault(context, {}))
+            for shorter in _shorter_lengths(context):
+                if not _begins_with(node, table, split.run(head, shorter, {}), times):
+                    raise Refused(
+                        f"The value of {location(node)} at one position depends on how long the sequence is "
+                        f"(it differs between lengths {shorter} and {context}).",
+                        hint=f"Choose a context of at most {_longest(node)} with --context to see up to where.",
+                    )
+            yield table
+
+    return tables()
 
 
 def _begins_with(node: fx.Node, table: Tensor, part: Tensor, times: dict[fx.Node, Time]) -> bool:

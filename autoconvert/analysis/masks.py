@@ -1,5 +1,6 @@
 """Masks: what a table of who sees whom, and of what is added to the scores, turns out to be."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -48,6 +49,29 @@ def classify_mask(table: Tensor, relative: bool = True) -> Mask | str:
     if slopes is None:
         return _numbers(Mask(*near_enough), bias, visible, size)
     return Mask(*near_enough, slopes=slopes if bool(slopes.any()) else None)
+
+
+def joined(masks: Sequence[Mask | str]) -> Mask | str:
+    """The mask of several heads, from that of each; or why there is none."""
+    known = [mask for mask in masks if isinstance(mask, Mask)]
+    if len(known) < len(masks):
+        return next(mask for mask in masks if isinstance(mask, str))
+    first = known[0]
+    tables = [mask.table for mask in known if mask.table is not None]
+    if tables or any((mask.window, mask.chunk_size) != (first.window, first.chunk_size) for mask in known):
+        return "another for each head, by no rule"
+    if all(mask.distances is None for mask in known):
+        slopes = torch.cat([torch.zeros(1) if mask.slopes is None else mask.slopes for mask in known])
+        return replace(first, slopes=slopes if bool(slopes.any()) else None)
+    length = max(len(mask.distances[0]) for mask in known if mask.distances is not None)
+    return replace(first, slopes=None, distances=torch.cat([_by_distance(mask, length) for mask in known]))
+
+
+def _by_distance(mask: Mask, length: int) -> Tensor:
+    """What a mask of one head adds at each distance, [1, length]."""
+    if mask.distances is not None:
+        return mask.distances
+    return -torch.arange(length) * (torch.zeros(1) if mask.slopes is None else mask.slopes)[:, None]
 
 
 def same_mask(table: Tensor, shorter: Tensor, relative: bool = True) -> bool:

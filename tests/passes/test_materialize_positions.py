@@ -14,7 +14,7 @@ from autoconvert.ir.interface import Role
 from autoconvert.ir.nodes import named_arguments
 from autoconvert.ir.program import Program
 from autoconvert.lowering.cpu import CPU
-from autoconvert.passes import materialize_positions
+from autoconvert.passes import materialize_positions, position_tables
 from autoconvert.passes.pipeline import PASSES
 from autoconvert.patterns import PATTERNS
 from autoconvert.rewrite.pass_manager import Options, run_passes
@@ -129,6 +129,45 @@ def test_what_else_a_mask_does_is_a_bias(name: str) -> None:
     assert given["causal"] is True
     assert list(given["bias"].meta["val"].shape)[-1] == CONTEXT
     models.assert_chunks_give_what_the_model_gives(models.rewrite(module), module)
+
+
+@pytest.mark.parametrize("name", ["by distance", "by key", "by distance from the end", "within a window"])
+def test_heads_that_do_not_fit_together_are_evaluated_one_by_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    together = bound(Decoder(attend=BIASES[name]))
+    monkeypatch.setattr(position_tables, "_LONGEST_MASK", CONTEXT)
+    apart = bound(Decoder(attend=BIASES[name]))
+    assert apart.graph.code == together.graph.code
+    buffers = dict(apart.graph.named_buffers())
+    assert buffers.keys() == dict(together.graph.named_buffers()).keys()
+    for place, numbers in together.graph.named_buffers():
+        torch.testing.assert_close(buffers[place], numbers)
+    assert attention(apart)["window"] == attention(together)["window"]
+
+
+def test_heads_of_different_kinds_are_numbers_for_each_distance(monkeypatch: pytest.MonkeyPatch) -> None:
+    def change(scores: Tensor, row: Tensor, column: Tensor) -> Tensor:
+        far = (row - column).clamp(min=0)
+        is_first = torch.tensor([True, False]).view(1, 2, 1, 1)
+        return scores + torch.where(column > row, -1e9, torch.where(is_first, -0.25 * far, -((1.0 * far) ** 0.5)))
+
+    monkeypatch.setattr(position_tables, "_LONGEST_MASK", CONTEXT)
+    module = Decoder(attend=masked(change))
+    models.assert_chunks_give_what_the_model_gives(models.rewrite(module), module)
+
+
+def test_heads_that_do_not_fit_and_follow_no_rule_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(position_tables, "_LONGEST_MASK", CONTEXT)
+    with pytest.raises(Refused, match="another for each head, by no rule"):
+        bound(Decoder(attend=BIASES["curved for each head"]))
+
+
+def test_a_head_that_grows_with_the_length_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(position_tables, "_LONGEST_MASK", CONTEXT)
+    attend = masked(
+        lambda scores, row, column: (scores + SLOPES * column / scores.shape[-1]).masked_fill(column > row, -1e9)
+    )
+    with pytest.raises(Refused, match="depends on how long"):
+        bound(Decoder(attend=attend))
 
 
 def test_slopes_need_no_table_of_the_context_squared() -> None:
