@@ -4,7 +4,7 @@ This reads the flatbuffer through the schema's accessors and shares no code with
 encoding it asks how to decode what lies there, and how far a number may then be from its source.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -81,14 +81,14 @@ def check_constants(
                 continue
             weight = weights[known]
             found.add(weight.name)
-            encoding = _encoding_of(stored, weight, recipe)
+            encodings = _encodings_of(stored, weight, recipe)
             scales = None if stored.scales is None else stored.scales.tobytes()
             key = (weight.sources, id(weight.program), stored.offset, stored.tensor_type, scales)
             if key in compared:
                 continue
             compared.add(key)
             read = _source_rows(weight, store)
-            job = partial(_compare, constants, stored, encoding, weight, read)
+            job = partial(_compare, constants, stored, encodings, weight, read)
             for _ in pool.map(lambda rows, job=job: job(*rows), _row_ranges(stored)):
                 pass
             numbers += stored.rows * stored.columns
@@ -116,10 +116,10 @@ def _digests(graph: bytes) -> Iterator[bytes]:
             yield sha256(buffer.DataAsNumpy()).digest()
 
 
-def _encoding_of(stored: Stored, weight: Weight, recipe: Recipe) -> Encoding:
-    """The encoding that `recipe` may give the weight and that the file has."""
-    found = next((encoding for encoding in recipe.encodings_of(weight.sources) if stored.may_be(encoding)), None)
-    if found is None or stored.shape != tuple(weight.shape):
+def _encodings_of(stored: Stored, weight: Weight, recipe: Recipe) -> list[Encoding]:
+    """The encodings that `recipe` may give the weight and the file may have, which differ in how steps are chosen."""
+    found = [encoding for encoding in recipe.encodings_of(weight.sources) if stored.may_be(encoding)]
+    if not found or stored.shape != tuple(weight.shape):
         raise CheckFailed(f"constant {stored.name!r} is {stored} in a {recipe.name} file", hint=BUG)
     return found
 
@@ -140,14 +140,25 @@ def _source_rows(weight: Weight, store: SourceTensors) -> ReadRows:
 
 
 def _compare(
-    constants: Constants, stored: Stored, encoding: Encoding, weight: Weight, read: ReadRows, start: int, stop: int
+    constants: Constants,
+    stored: Stored,
+    encodings: Sequence[Encoding],
+    weight: Weight,
+    read: ReadRows,
+    start: int,
+    stop: int,
 ) -> None:
-    """Raise CheckFailed where one of these rows is further from its source than its encoding allows."""
+    """Raise CheckFailed where one of these rows is further from its source than one of `encodings` allows."""
+    encoding = encodings[0]
     source: Numbers = read(start, stop).to(torch.float32).reshape(stop - start, stored.columns).contiguous().numpy()
     with np.errstate(invalid="ignore", over="ignore"):
         distance = constants.numbers(stored, encoding, start, stop)
         distance -= source
-        allowed = encoding.tolerance(source, stored.scales_of_rows(encoding, start, stop))
+        scales = stored.scales_of_rows(encoding, start, stop)
+        allowed = encoding.tolerance(source, scales)
+        for other in encodings[1:]:
+            # A step that one choice would not give, another may.
+            allowed = np.fmax(allowed, other.tolerance(source, scales))
         right = _rows_within(distance, allowed)
     if right.all():
         return

@@ -62,9 +62,11 @@ def test_whatever_the_weights_are_stored_as_the_sources_decide(
         linked = link(list(made.graphs.values()), made.weights, source.weights, recipe, tmp_path / recipe.name)
         found[recipe.name] = logits(linked.path, source, made, readings)
     exact = found["none"][1]
-    for steps, plain in found.values():
+    for stored_as, (steps, plain) in found.items():
+        # Four bits move random weights of so few columns further than any model's.
+        limit = 2.5 if stored_as == "int4" else 0.5
         assert max(float(distance(ours, wanted).max()) for ours, wanted in zip(steps, exact, strict=True)) < 1e-5
-        assert max(float(distance(ours, wanted).max()) for ours, wanted in zip(plain, exact, strict=True)) < 0.5
+        assert max(float(distance(ours, wanted).max()) for ours, wanted in zip(plain, exact, strict=True)) < limit
 
 
 def test_a_weight_is_read_once_however_many_calls_there_are(tmp_path: Path) -> None:
